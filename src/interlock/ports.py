@@ -1,0 +1,183 @@
+"""The few seams behind which a laptop and a cloud look alike. Each has one conformance suite in ``interlock.testing``."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import polars as pl
+
+from interlock.records import Event, Fence, Record, Verification
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Where time comes from; injected everywhere, so that tests own it."""
+
+    def now(self) -> datetime:
+        """Wall time, timezone-aware, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards, for durations."""
+        ...
+
+
+class Transaction(Protocol):
+    """Writes that become visible together or not at all. Reads see the writes made so far."""
+
+    def append(self, kind: str, subject: str, facts: Mapping[str, Any]) -> Event:
+        """Add an event at the end of the chain."""
+        ...
+
+    def insert(self, collection: str, key: str, value: object) -> None:
+        """Write a document that must not exist yet; raises :class:`~interlock.errors.Conflict` when it does."""
+        ...
+
+    def put(self, collection: str, key: str, value: object) -> None:
+        """Write a document, new or not."""
+        ...
+
+    def read(self, collection: str, key: str, type: type[T]) -> T | None:
+        """The document decoded as ``type``, or None."""
+        ...
+
+
+class Ledger(Protocol):
+    """The append-only, hash-chained record of events, and the documents derived from them, in one transaction.
+
+    A *document* is the current state of something (``collection``, ``key``) as JSON. Every change of documents belongs
+    to a transaction; with a ``fence``, commit raises :class:`~interlock.errors.LeaseLost` when a newer lease was given out.
+    """
+
+    def transaction(self, fence: Fence | None = None, *, turn: str = "") -> AbstractContextManager[Transaction]:
+        """Begin; commits when the block ends well, and otherwise changes nothing."""
+        ...
+
+    def read(self, collection: str, key: str, type: type[T]) -> T | None:
+        """The document decoded as ``type``, or None."""
+        ...
+
+    def scan(
+        self, collection: str, type: type[T], *, prefix: str = "", newest_first: bool = False, limit: int | None = None
+    ) -> list[tuple[str, T]]:
+        """Documents in key order (text order), or the reverse."""
+        ...
+
+    def events(
+        self,
+        *,
+        kinds: Sequence[str] = (),
+        subject: str | None = None,
+        after: int = 0,
+        until: datetime | None = None,
+        newest_first: bool = False,
+        limit: int | None = None,
+    ) -> list[Event]:
+        """Events that match, in order of sequence, or the reverse."""
+        ...
+
+    def verify(self) -> Verification:
+        """Recompute every hash."""
+        ...
+
+    def acquire(self, name: str, *, ttl_s: float) -> Fence:
+        """Take a lease with the next fencing number; raises :class:`~interlock.errors.LeaseHeld` while another lives."""
+        ...
+
+    def renew(self, fence: Fence, *, ttl_s: float) -> None:
+        """Extend; raises :class:`~interlock.errors.LeaseLost` when overtaken."""
+        ...
+
+    def release(self, fence: Fence) -> None:
+        """Give back; harmless when already lost."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class BlobInfo(Record, kw_only=True):
+    """A stored blob. ``version`` changes whenever its bytes may have changed (an ETag, or inode + size + times)."""
+
+    key: str
+    size_bytes: int
+    modified: str
+    version: str
+
+
+class Blobs(Protocol):
+    """Immutable bytes by key (``/``-separated, relative, no ``..``), on a disk or an object store."""
+
+    def put(self, key: str, source: bytes | Path) -> bool:
+        """Store durably if absent: True when written, False when the key was there (its bytes are left alone)."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """All bytes; raises :class:`~interlock.errors.NotFound`."""
+        ...
+
+    def fetch(self, key: str, to: Path) -> None:
+        """Copy to a local file in bounded memory; raises :class:`~interlock.errors.NotFound`."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Is it there?"""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """Blobs whose key starts with ``prefix``, in key order."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove; harmless when absent."""
+        ...
+
+    def local(self, key: str) -> Path | None:
+        """The file itself when blobs are files on this machine, else None. Read only."""
+        ...
+
+
+class Commit(Record, kw_only=True):
+    """One commit of a table: its version and the facts that were written with it."""
+
+    version: int
+    facts: dict[str, Any]
+
+
+class Tables(Protocol):
+    """Versioned, append-only tables. ``commit_key`` makes a retry after an unknown outcome harmless."""
+
+    def append(self, table: str, rows: pl.DataFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
+        """Add rows in one atomic, durable commit, creating the table from the frame's schema when it is new.
+
+        When ``commit_key`` was committed before, nothing is written and that commit is returned.
+        """
+        ...
+
+    def replace(self, table: str, rows: pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
+        """Rewrite all rows in one commit, schema included (to widen a type or add a column); old versions stay."""
+        ...
+
+    def committed(self, table: str, commit_key: str) -> Commit | None:
+        """The commit made under that key, or None."""
+        ...
+
+    def version(self, table: str) -> int | None:
+        """Newest version, or None when there is no such table."""
+        ...
+
+    def scan(self, table: str, version: int | None = None) -> pl.LazyFrame:
+        """Rows of a version (default: newest), lazily; raises :class:`~interlock.errors.NotFound`."""
+        ...
+
+    def paths(self, table: str, version: int | None = None) -> list[str]:
+        """The Parquet files of a version, as paths or URLs that Polars and DuckDB can read."""
+        ...
+
+    def maintain(self, table: str) -> None:
+        """Checkpoint and compact when there are many small commits, and sweep what a killed writer left."""
+        ...

@@ -1,0 +1,414 @@
+"""Frozen nouns that the stages exchange, and the one way to turn them into bytes and digests.
+
+Every record is a plain value: no clock, no disk, no behaviour beyond small derived properties. Digests are lower-case
+hexadecimal SHA-256 of the canonical JSON (sorted keys, no white space, UTF-8, no NaN or infinity).
+Times are UTC, ISO 8601 with microseconds and a trailing ``Z``.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from interlock.errors import StoreFault
+
+ColumnType = Literal["bool", "int", "float", "str", "date", "datetime"]
+"""Logical type of a column: int is 64-bit signed, float is binary64, datetime has microseconds and no zone (UTC)."""
+
+Verdict = Literal["promote", "keep", "hold"]
+"""promote: release it. keep: the champion stays. hold: a person must look."""
+
+Who = Literal["candidate", "champion", "baseline"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False, omit_defaults=False):
+    """Base of all records: frozen, by keyword, unknown fields of newer versions ignored when read."""
+
+
+# ---- bytes and digests -------------------------------------------------------------------------------------------
+
+_encoder = msgspec.json.Encoder(order="sorted")
+
+
+def canonical(value: object) -> bytes:
+    """Encode ``value`` as canonical JSON.
+
+    Raises :class:`StoreFault` when it holds a NaN or an infinity (JSON has none, and ``null`` would be a lie).
+    """
+    builtins = msgspec.to_builtins(value)
+    _refuse_non_finite(builtins)
+    return _encoder.encode(builtins)
+
+
+def _refuse_non_finite(value: object) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise StoreFault(f"A record holds {value}, which JSON cannot carry.")
+    elif isinstance(value, dict):
+        for item in value.values():
+            _refuse_non_finite(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_non_finite(item)
+
+
+def digest(value: object) -> str:
+    """SHA-256 of the canonical JSON of ``value``, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def short(full: str) -> str:
+    """First 12 digits of a digest, for people."""
+    return full[:12]
+
+
+def timestamp(moment: datetime) -> str:
+    """ISO 8601 in UTC with microseconds, e.g. ``2026-11-21T02:30:52.000000Z``: sorts as text."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def moment(text: str) -> datetime:
+    """Inverse of :func:`timestamp`."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+# ---- data --------------------------------------------------------------------------------------------------------
+
+
+class Column(Record, kw_only=True):
+    """One column of a signature.
+
+    ``categories`` holds the sorted distinct values of a string or bool column when there are at most
+    ``settings.CATEGORY_CAP`` of them, else None. ``low`` and ``high`` are the observed range of a number (float),
+    or of a date or datetime (ISO text).
+    """
+
+    name: str
+    type: ColumnType
+    nullable: bool
+    categories: tuple[str, ...] | None = None
+    low: float | str | None = None
+    high: float | str | None = None
+
+
+class Output(Record, kw_only=True):
+    """Shape of the answer: a ``label`` out of ``classes``, a ``number`` seen in training between low and high, or ``any``."""
+
+    kind: Literal["label", "number", "any"]
+    type: ColumnType
+    classes: tuple[str | int | bool, ...] | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Signature(Record, kw_only=True):
+    """What a model takes (``inputs``, in the order of the training frame) and what it gives (``output``)."""
+
+    inputs: tuple[Column, ...]
+    output: Output | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the input columns, in order."""
+        return tuple(column.name for column in self.inputs)
+
+
+class FileResult(Record, kw_only=True):
+    """What became of one file of an inbox.
+
+    status: ``accepted`` (its good rows are in the table), ``refused`` (whole, for ``reason``), ``unreadable``
+    (quarantined whole), ``repeated`` (its bytes were ingested before, under ``first_name``).
+    """
+
+    source: str
+    name: str
+    digest: str
+    size_bytes: int
+    status: Literal["accepted", "refused", "unreadable", "repeated"]
+    rows: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    updated: int = 0
+    quarantined: int = 0
+    sequence: int = 0
+    table_version: int | None = None
+    reason: str = ""
+    next_step: str = ""
+    first_name: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    at: str = ""
+
+
+class SourceVersion(Record, kw_only=True):
+    """One source as a snapshot saw it: Delta ``version``, current rows, and the digest of its accepted files in order."""
+
+    source: str
+    version: int
+    rows: int
+    files: int
+    digest: str
+
+
+class Snapshot(Record, kw_only=True):
+    """One immutable version of the accepted rows, split. ``digest`` is of what it was made from, not of a path.
+
+    ``training_key`` and ``holdout_key`` are the blob keys of the Parquet files; ``holdout_digest`` names the exact
+    holdout rows (used to count how often they were asked). ``join_notes`` tell what a join dropped or multiplied.
+    """
+
+    digest: str
+    sources: tuple[SourceVersion, ...]
+    query: str
+    columns: tuple[str, ...]
+    rows: int
+    training_rows: int
+    holdout_rows: int
+    training_key: str
+    holdout_key: str
+    training_digest: str
+    holdout_digest: str
+    split: str
+    join_notes: tuple[str, ...] = ()
+    at: str = ""
+
+
+# ---- model -------------------------------------------------------------------------------------------------------
+
+
+class Training(Record, kw_only=True):
+    """One run of the user's training function."""
+
+    digest: str
+    snapshot: str
+    code: str
+    params: dict[str, Any]
+    seed: int
+    status: Literal["done", "failed"]
+    seconds: float
+    peak_memory_bytes: int
+    rows: int
+    metrics: dict[str, float] = {}
+    output_tail: str = ""
+    error: str = ""
+    at: str = ""
+
+
+class Bundle(Record, kw_only=True):
+    """A packed model. ``digest`` is the SHA-256 of its manifest, which lists every file with its own digest.
+
+    ``form`` names the compiled form that answers in process (``constant``, ``linear``, ``lightgbm``, …), or ``native``
+    when only the user's own code can answer. ``parity`` tells what was compared to keep that form.
+    """
+
+    digest: str
+    name: str
+    task: str
+    kind: Literal["model", "baseline"]
+    form: str
+    form_reason: str = ""
+    parity: dict[str, Any] = {}
+    size_bytes: int
+    snapshot: str
+    code: str
+    params: dict[str, Any] = {}
+    seed: int = 0
+    signature: Signature
+    at: str = ""
+
+
+# ---- release -----------------------------------------------------------------------------------------------------
+
+
+class Score(Record, kw_only=True):
+    """One metric of one model on the holdout, with a two-sided bootstrap interval at the gate's confidence."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(Record, kw_only=True):
+    """Paired gain of the candidate over another model, oriented so that more is better.
+
+    ``low`` is the one-sided lower bound at level ``alpha`` (after the holdout budget); ``differing`` counts the rows
+    on which the two answers differ. ``method`` names how the bound was found.
+    """
+
+    against: Literal["champion", "baseline"]
+    gain: float
+    low: float
+    high: float
+    standard_error: float
+    alpha: float
+    differing: int
+    method: str
+
+
+class SliceScore(Record, kw_only=True):
+    """Candidate and champion on the rows where ``column`` is ``value``; ``high`` bounds the gain from above."""
+
+    column: str
+    value: str
+    rows: int
+    candidate: float
+    champion: float
+    gain: float
+    high: float
+
+
+class Evaluation(Record, kw_only=True):
+    """All that the gate may look at. ``evidence_key`` is the blob with truth and predictions, row by row."""
+
+    candidate: str
+    champion: str | None
+    baseline: str
+    snapshot: str
+    holdout_digest: str
+    metric: str
+    greater_is_better: bool
+    rows: int
+    seed: int
+    resamples: int
+    asks: float
+    scores: dict[str, Score]
+    extra: dict[str, dict[str, float]] = {}
+    comparisons: tuple[Comparison, ...]
+    slices: tuple[SliceScore, ...] = ()
+    latency_ms: float | None = None
+    size_bytes: int = 0
+    evidence_key: str = ""
+    evidence_digest: str = ""
+
+
+class Policy(Record, kw_only=True):
+    """The owner's rules for the gate, from ``[gate]``; see ``settings.Gate`` for the meaning of each field."""
+
+    metric: str
+    at_least: float | None = None
+    min_gain: float = 0.0
+    confidence: float = 0.95
+    slices: tuple[str, ...] = ()
+    min_slice_rows: int = 30
+    too_good: float = 0.9
+    max_asks: int = 100
+    max_latency_ms: float | None = None
+    max_size_mb: float | None = None
+    approval: bool = False
+
+
+class Check(Record, kw_only=True):
+    """One question of the gate: what was seen, what was asked, and the reason in words."""
+
+    name: str
+    passed: bool
+    on_fail: Verdict
+    observed: float | None = None
+    required: float | None = None
+    reason: str
+
+
+class Decision(Record, kw_only=True):
+    """The gate's answer: a pure function of an evaluation and a policy."""
+
+    verdict: Verdict
+    candidate: str
+    champion: str | None
+    reason: str
+    checks: tuple[Check, ...]
+
+
+class Receipt(Record, kw_only=True):
+    """A decision with all that is needed to replay it."""
+
+    evaluation: Evaluation
+    policy: Policy
+    decision: Decision
+
+
+class Release(Record, kw_only=True):
+    """What is live now. ``cause``: gate, approval, rollback or person; ``because`` is the reason in words."""
+
+    generation: int
+    champion: str
+    last_good: str | None
+    baseline: str
+    cause: Literal["gate", "approval", "rollback", "person"]
+    because: str
+    receipt: int | None = None
+    at: str = ""
+
+
+# ---- answers -----------------------------------------------------------------------------------------------------
+
+
+class Audit(Record, kw_only=True):
+    """One rule that a staged batch was held against."""
+
+    name: str
+    passed: bool
+    reason: str
+
+
+class BatchResult(Record, kw_only=True):
+    """What became of one file to score. status: ``published``, ``refused`` (audit failed) or ``unreadable``."""
+
+    name: str
+    digest: str
+    status: Literal["published", "refused", "unreadable"]
+    generation: int
+    model: str
+    rows: int
+    scored: int
+    quarantined: int
+    output: str = ""
+    form: str = ""
+    audits: tuple[Audit, ...] = ()
+    reason: str = ""
+    next_step: str = ""
+    seconds: float = 0.0
+    at: str = ""
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------
+
+
+class Event(Record, kw_only=True):
+    """One entry of the ledger. ``hash`` = SHA-256 of the canonical JSON of every other field, ``previous`` included."""
+
+    sequence: int
+    at: str
+    kind: str
+    subject: str
+    turn: str
+    facts: dict[str, Any]
+    previous: str
+    hash: str
+
+
+class Fence(Record, kw_only=True):
+    """Proof of a lease: the holder may commit while ``number`` is the highest handed out for ``name``."""
+
+    name: str
+    number: int
+    holder: str
+
+
+class Verification(Record, kw_only=True):
+    """Outcome of checking the chain: events read, the head's hash, and the first break if there is one."""
+
+    events: int
+    head: str
+    broken_at: int | None = None
+    reason: str = ""
+
+
+def facts_of(record: msgspec.Struct | Mapping[str, object]) -> dict[str, Any]:
+    """Turn a record into the plain dictionary that an event carries."""
+    result = msgspec.to_builtins(record)
+    assert isinstance(result, dict)
+    return result

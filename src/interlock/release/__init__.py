@@ -1,0 +1,1 @@
+"""A bundle becomes what is live, and stops being it."""

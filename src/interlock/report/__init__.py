@@ -1,0 +1,1 @@
+"""The dossier: pages drawn from recorded facts alone."""

@@ -1,0 +1,1 @@
+"""Memory: the ledger, blobs and tables behind the ports."""
