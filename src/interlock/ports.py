@@ -1,7 +1,8 @@
 """The few seams behind which a laptop and a cloud look alike. Each has one conformance suite in ``interlock.testing``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import polars as pl
 
 from interlock.records import Event, Fence, Record, Verification
+from interlock.settings import Settings
 
 T = TypeVar("T")
 
@@ -181,3 +183,32 @@ class Tables(Protocol):
     def maintain(self, table: str) -> None:
         """Checkpoint and compact when there are many small commits, and sweep what a killed writer left."""
         ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One project, wired: what every stage is given. Made by ``interlock.app`` and by tests."""
+
+    settings: Settings
+    clock: Clock
+    ledger: Ledger
+    blobs: Blobs
+    tables: Tables
+
+
+def _silent(message: str) -> None:
+    """Drop a progress message."""
+    del message
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The pass of the loop that a stage works for: its id, its lease, and where to say what is going on."""
+
+    id: str
+    fence: Fence
+    say: Callable[[str], None] = field(default=_silent)
+
+    def transaction(self, ledger: Ledger) -> AbstractContextManager[Transaction]:
+        """A transaction that this turn may commit only while it holds its lease."""
+        return ledger.transaction(self.fence, turn=self.id)
