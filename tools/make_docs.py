@@ -87,7 +87,9 @@ def _takes(type_: inspect.Type) -> str:
             return "table"
         case inspect.StrType():
             return "duration" if type_.pattern and "ms|s|m" in type_.pattern else "text"
-    return {"IntType": "integer", "FloatType": "number", "BoolType": "true or false"}.get(type(type_).__name__, "anything")
+    return {"IntType": "integer", "FloatType": "number", "BoolType": "true or false"}.get(
+        type(type_).__name__, "anything"
+    )
 
 
 def _default(field: inspect.Field) -> str:
@@ -106,13 +108,23 @@ def cli_page() -> str:
     """The help of the program and of every verb."""
     runner = CliRunner()
     lines = ["# Command line", "", "Generated from the program's own help by `make docs`.", ""]
-    lines += ["Exit codes: 0 done, 1 refused by a decision (a kept or held candidate, a batch that was not published),", ""]
-    lines[-1:] = ["2 misuse, 3 fault. `--json` prints one JSON object; an error is `{\"error\": {…}}`.", ""]
+    lines += [
+        "Exit codes: 0 done, 1 refused by a decision (a kept or held candidate, a batch that was not published),",
+        "",
+    ]
+    lines[-1:] = ['2 misuse, 3 fault. `--json` prints one JSON object; an error is `{"error": {…}}`.', ""]
     for verb in ["", *VERBS]:
         result = runner.invoke(app, [*([verb] if verb else []), "--help"], prog_name="interlock")
         assert result.exit_code == 0, result.output
         title = f"interlock {verb}".strip()
-        lines += [f"## `{title}`", "", "```text", *(line.rstrip() for line in result.output.strip().splitlines()), "```", ""]
+        lines += [
+            f"## `{title}`",
+            "",
+            "```text",
+            *(line.rstrip() for line in result.output.strip().splitlines()),
+            "```",
+            "",
+        ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -121,7 +133,8 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs" / "reference" / "configuration.md": configuration_page(),
         ROOT / "docs" / "reference" / "cli.md": cli_page(),
-        ROOT / "src" / "interlock" / "interlock.schema.json": json.dumps(json_schema(), indent=2, sort_keys=True) + "\n",
+        ROOT / "src" / "interlock" / "interlock.schema.json": json.dumps(json_schema(), indent=2, sort_keys=True)
+        + "\n",
     }
 
 
