@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")]
-)
+GLOBS = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "examples/**/README.md")
+PAGES = sorted(path for glob in GLOBS for path in ROOT.glob(glob))
+VERBS = {"init", "run", "predict", "status", "history", "promote", "rollback", "verify", "replay", "report", "doctor"}
 BLOCK = re.compile(r"(?P<note><!-- not run: [^>]+-->\n\n?)?```console\n(?P<body>.*?)```", re.DOTALL)
 HOME = re.compile(r"^<!-- run in: (?P<folder>[\w/.-]+) -->", re.MULTILINE)
 
@@ -57,10 +57,12 @@ def _run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if _sessions(page.read_text())], ids=lambda page: str(page.relative_to(ROOT))
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if _sessions(page.read_text())], ids=_name)
 def test_every_command_prints_what_the_page_shows(page: Path, tmp_path: Path) -> None:
     text = page.read_text()
     home = HOME.search(text)
@@ -94,19 +96,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_no_page_names_a_verb_that_is_not_there() -> None:
-    verbs = {
-        "init",
-        "run",
-        "predict",
-        "status",
-        "history",
-        "promote",
-        "rollback",
-        "verify",
-        "replay",
-        "report",
-        "doctor",
-    }
     for page in PAGES:
         named = set(re.findall(r"`interlock (?:-\S+ \S+ )*([a-z]+)", page.read_text()))
         assert named <= VERBS, f"{page.name}: {named - VERBS}"
