@@ -20,8 +20,6 @@ from typing import Any
 
 import polars as pl
 from interlock.model.runner import Runner
-from interlock.store.ledger import SqlLedger
-from interlock.store.tables import DeltaTables
 
 from conftest import make_project, write_rows
 from interlock.app import open_parts
@@ -29,6 +27,8 @@ from interlock.cli.operate import verify_project
 from interlock.cli.progress import Silent
 from interlock.configuration import load_settings
 from interlock.loop import run_turn
+from interlock.store.ledger import SqlLedger
+from interlock.store.tables import DeltaTables
 
 
 class Countdown:
