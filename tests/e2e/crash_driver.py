@@ -1,7 +1,7 @@
 """Run a turn and kill it with SIGKILL at its N-th effect, for every N; then run the next turn and describe the end.
 
-An *effect* is a call that changes what outlives the process: a rename or link of a file, a commit of a table, the begin
-and the commit of a ledger transaction; and each call into a worker process. The process is killed before and after each.
+An *effect* is a call that changes what outlives the process: a rename or link of a file, a commit of a table, the
+begin and the commit of a ledger transaction; and each call into a worker process. The kill comes before and after each.
 
     python crash_driver.py FOLDER SHARD SHARDS      prints one JSON object a line
 

@@ -75,9 +75,11 @@ def test_a_worse_first_model_is_refused_naming_the_baseline(project: Path) -> No
 
 def test_a_better_model_replaces_and_rollback_returns(project: Path) -> None:
     good = (project / "train.py").read_text()
-    (project / "train.py").write_text(
-        good.replace("values = np.asarray(X, dtype=float)", "values = np.asarray(X, dtype=float) * [1, 0]")
-    )
+    half_blind = good.replace("dtype=float)
+    return", "dtype=float) * [1, 0]
+    return")
+    assert half_blind != good
+    (project / "train.py").write_text(half_blind)
     first = interlock(project, "run")
     write_rows(project / "inbox" / "b.csv", 400, 1500)
     (project / "train.py").write_text(good)
@@ -158,13 +160,8 @@ def test_the_dossier_is_written_for_releases_and_refusals(project: Path) -> None
 
 
 def test_two_turns_at_once(project: Path) -> None:
-    (project / "train.py").write_text((project / "train.py").read_text() + "\nimport time\n")
-    code = (
-        (project / "train.py")
-        .read_text()
-        .replace("classes = np.unique(y)\n", "time.sleep(4)\n    classes = np.unique(y)\n")
-    )
-    (project / "train.py").write_text(code)
+    slow = (project / "train.py").read_text().replace("    classes =", "    import time\n\n    time.sleep(4)\n    classes =", 1)
+    (project / "train.py").write_text(slow)
     first = subprocess.Popen([sys.executable, "-m", "interlock", "run", "--json"], cwd=project, stdout=subprocess.PIPE)
     try:
         assert first.stdout is not None
