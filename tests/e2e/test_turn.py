@@ -75,9 +75,7 @@ def test_a_worse_first_model_is_refused_naming_the_baseline(project: Path) -> No
 
 def test_a_better_model_replaces_and_rollback_returns(project: Path) -> None:
     good = (project / "train.py").read_text()
-    half_blind = good.replace("dtype=float)
-    return", "dtype=float) * [1, 0]
-    return")
+    half_blind = good.replace("values = np.asarray(X, dtype=float)", "values = np.asarray(X, dtype=float) * [1, 0]")
     assert half_blind != good
     (project / "train.py").write_text(half_blind)
     first = interlock(project, "run")
@@ -160,7 +158,10 @@ def test_the_dossier_is_written_for_releases_and_refusals(project: Path) -> None
 
 
 def test_two_turns_at_once(project: Path) -> None:
-    slow = (project / "train.py").read_text().replace("    classes =", "    import time\n\n    time.sleep(4)\n    classes =", 1)
+    fast = (project / "train.py").read_text()
+    slow = fast.replace(
+        "    classes = np.unique(y)", "    import time\n\n    time.sleep(4)\n    classes = np.unique(y)"
+    )
     (project / "train.py").write_text(slow)
     first = subprocess.Popen([sys.executable, "-m", "interlock", "run", "--json"], cwd=project, stdout=subprocess.PIPE)
     try:
