@@ -5,6 +5,7 @@ newer lease between the check and the commit. Blocks must therefore be short: co
 """
 
 import functools
+import gc
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -131,8 +132,8 @@ class SqlLedger:
         if until is not None:
             query = query.where(_events.at <= timestamp(until))
         query = query.order_by(_events.sequence.desc() if newest_first else _events.sequence).limit(limit)
-        with self._reading() as connection, _readable():
-            return [event_of(row) for row in connection.execute(query)]
+        with self._reading() as connection, _readable(), _no_collection():
+            return [event_of(row) for row in connection.execute(query).all()]
 
     def verify(self) -> Verification:
         """Recompute every hash, in bounded memory, over one consistent view."""
@@ -334,6 +335,18 @@ def _decode(value: str, type: type[T], collection: str, key: str) -> T:  # noqa:
             key=key,
         ) from error
     return result
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the cycle collector: while many small, acyclic values are made it takes three quarters of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
