@@ -6,12 +6,15 @@ recorded before is skipped, so running a turn again after a crash ends as an und
 training function does not keep the champion from scoring today's batch.
 """
 
+import re
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
+
+import msgspec
 
 from interlock.answer.batch import score_inbox
 from interlock.data.ingest import ingest
@@ -21,6 +24,7 @@ from interlock.model.bundle import pack, pack_baseline
 from interlock.model.contract import Contract, read_contract
 from interlock.model.runner import Runner
 from interlock.model.train import train, training_digest
+from interlock.outcome import Problem, Step, TurnResult, batch_note, conclude, files_note
 from interlock.ports import Ledger, Parts, Turn
 from interlock.records import (
     BatchResult,
@@ -30,7 +34,6 @@ from interlock.records import (
     FileResult,
     Receipt,
     Record,
-    Release,
     Snapshot,
     facts_of,
     short,
@@ -41,10 +44,9 @@ from interlock.release.judge import judge
 from interlock.release.registry import current, policy_of, record_decision, taken_back
 
 LEASE = "turn"
+_TURN_ID = re.compile(r"^\d{8}T\d{6}-[0-9a-f]{6}$")
 LEASE_S = 120.0
 """A turn on another host is taken for dead when it has not renewed its lease for this long."""
-
-Outcome = Literal["released", "kept", "held", "unchanged", "waiting", "failed"]
 
 
 class Progress(Protocol):
@@ -61,57 +63,6 @@ class Progress(Protocol):
     def end(self, step: str, note: str, seconds: float, *, failed: bool) -> None:
         """A step is over."""
         ...
-
-
-class Step(Record, frozen=True, kw_only=True):
-    """One step of a turn as it went."""
-
-    name: str
-    note: str
-    seconds: float
-    failed: bool = False
-
-
-class Problem(Record, frozen=True, kw_only=True):
-    """An error that ended a step and not the turn."""
-
-    step: str
-    code: str
-    message: str
-    next_step: str
-    exit_code: int
-
-
-class TurnResult(Record, frozen=True, kw_only=True):
-    """What a turn did. ``sentence`` says what was decided and why, ``next_step`` the one thing to do now.
-
-    outcome: ``released`` (a new champion), ``kept`` (the champion stays, with evidence), ``held`` (a person must look),
-    ``unchanged`` (nothing new to learn from), ``waiting`` (not enough to begin with), ``failed`` (a step broke).
-    """
-
-    turn: str
-    outcome: Outcome
-    sentence: str
-    next_step: str
-    files: tuple[FileResult, ...] = ()
-    snapshot: str = ""
-    candidate: str = ""
-    decision: Decision | None = None
-    receipt: int | None = None
-    release: Release | None = None
-    batches: tuple[BatchResult, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    steps: tuple[Step, ...] = ()
-    seconds: float = 0.0
-    at: str = ""
-
-    @property
-    def exit_code(self) -> int:
-        """0: done; 1: refused by a decision; 2 or 3: a step could not be done."""
-        if self.problems:
-            return max(problem.exit_code for problem in self.problems)
-        refused = self.outcome in ("kept", "held") or any(batch.status == "refused" for batch in self.batches)
-        return 1 if refused else 0
 
 
 class TrainingLink(Record, frozen=True, kw_only=True):
@@ -133,9 +84,10 @@ def run_turn(parts: Parts, progress: Progress) -> TurnResult:
     with _lease(parts.ledger) as fence:
         turn = Turn(id=_new_id(parts), fence=fence, say=progress.say)
         scratch = parts.settings.home / "work" / turn.id
+        _sweep(scratch.parent)
         with Runner(parts.settings.root, contract.preload, scratch) as runner:
             result = _Pass(parts, turn, progress, contract, runner).run()
-        _remove(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
         with turn.transaction(parts.ledger) as transaction:
             transaction.append("turn.ended", turn.id, facts_of(result))
     return result
@@ -143,6 +95,13 @@ def run_turn(parts: Parts, progress: Progress) -> TurnResult:
 
 def _new_id(parts: Parts) -> str:
     return f"{parts.clock.now().strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed turns left behind; the lease says that none of them lives."""
+    for path in folder.glob("*"):
+        if _TURN_ID.match(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _Pass:
@@ -160,35 +119,39 @@ class _Pass:
         self.candidate: str = ""
         self.decision: Decision | None = None
         self.receipt: int | None = None
-        self.release: Release | None = None
+        self.released = False
 
     def run(self) -> TurnResult:
         started = self.parts.clock.monotonic()
+        if current(self.parts.ledger) is None:
+            self.ready_runner()  # the first turn will train: import the user's libraries while files are read
         self._step("ingest", self._ingest)
+        if any(file.status == "accepted" for file in self.files):
+            self.ready_runner()
         if not self.problems and self._has_rows():
             self._step("snapshot", self._snapshot)
         if self.snapshot is not None:
             self._learn(self.snapshot)
         if self.parts.settings.batch.inbox and current(self.parts.ledger) is not None:
             self._step("batch", self._batch)
-        outcome, sentence, next_step = conclude(self)
-        return TurnResult(
+        done = TurnResult(
             turn=self.turn.id,
-            outcome=outcome,
-            sentence=sentence,
-            next_step=next_step,
             files=tuple(self.files),
             snapshot=self.snapshot.digest if self.snapshot else "",
             candidate=self.candidate,
             decision=self.decision,
             receipt=self.receipt,
-            release=self.release,
+            released=self.released,
+            release=current(self.parts.ledger),
             batches=tuple(self.batches),
             problems=tuple(self.problems),
             steps=tuple(self.steps),
             seconds=self.parts.clock.monotonic() - started,
             at=timestamp(self.parts.clock.now()),
         )
+        inboxes = [source.inbox for source in self.parts.settings.sources.values()]
+        outcome, sentence, next_step = conclude(done, inboxes)
+        return msgspec.structs.replace(done, outcome=outcome, sentence=sentence, next_step=next_step)
 
     def ready_runner(self) -> Runner:
         """The worker process, started the first time that somebody will need it."""
@@ -231,7 +194,7 @@ class _Pass:
             names.append("holdout")
         for name in names:
             self.files.extend(ingest(self.parts, self.turn, name))
-        return _files_note(self.files)
+        return files_note(self.files)
 
     def _has_rows(self) -> bool:
         return all(self.parts.tables.version(f"sources/{name}") is not None for name in self.parts.settings.sources)
@@ -288,106 +251,19 @@ class _Pass:
         policy = policy_of(parts.settings)
         decision = decide(evaluation, policy)
         receipt = Receipt(evaluation=evaluation, policy=policy, decision=decision)
-        event, self.release = record_decision(parts, turn, receipt, baseline=baseline.digest)
-        self.decision, self.receipt = decision, event.sequence
+        event, release = record_decision(parts, turn, receipt, baseline=baseline.digest)
+        self.decision, self.receipt, self.released = decision, event.sequence, release is not None
         return decision.reason
 
     def _batch(self) -> str:
         self.batches = score_inbox(self.parts, self.turn, self.ready_runner)
-        return _batch_note(self.batches)
+        return batch_note(self.batches)
 
 
 def _bundle(parts: Parts, digest: str) -> Bundle:
     bundle = parts.ledger.read("bundle", digest, Bundle)
     assert bundle is not None, f"bundle {short(digest)} is released or linked, so it was recorded"
     return bundle
-
-
-# ---- the end, in words -------------------------------------------------------------------------------------------
-
-
-def conclude(done: _Pass) -> tuple[Outcome, str, str]:
-    """Outcome, one sentence and one next step."""
-    if done.problems:
-        first = done.problems[0]
-        return "failed", f"The turn could not do '{first.step}': {first.message}", first.next_step
-    release = current(done.parts.ledger)
-    if done.decision is not None:
-        return _concluded_decision(done, done.decision, release)
-    if done.snapshot is None:
-        inboxes = ", ".join(source.inbox for source in done.parts.settings.sources.values())
-        return "waiting", "There are no accepted rows to learn from yet.", f"Put a data file into {inboxes}."
-    if release is None:
-        return (
-            "waiting",
-            "Nothing new, and the last candidate was not released.",
-            "Add data or change the code; 'interlock history' shows why it was refused.",
-        )
-    refused = [batch for batch in done.batches if batch.status == "refused"]
-    if refused:
-        return "unchanged", f"{refused[0].name} was not published: {refused[0].reason}", refused[0].next_step
-    published = [batch for batch in done.batches if batch.status == "published"]
-    news = f" {_batch_note(done.batches)}." if published else ""
-    bad_files = [file for file in done.files if file.status in ("refused", "unreadable")]
-    if bad_files:
-        return (
-            "unchanged",
-            f"Release {release.generation} stays: {bad_files[0].name} was not taken in. {bad_files[0].reason}{news}",
-            bad_files[0].next_step,
-        )
-    return (
-        "unchanged",
-        f"Nothing new to learn from: release {release.generation} ({short(release.champion)}) stays.{news}",
-        "Put a new file into the inbox, or change the code, and run again.",
-    )
-
-
-def _concluded_decision(done: _Pass, decision: Decision, release: Release | None) -> tuple[Outcome, str, str]:
-    if done.release is not None:
-        return (
-            "released",
-            f"Release {done.release.generation}: {short(decision.candidate)} is live. {decision.reason}",
-            "See the evidence with 'interlock report'.",
-        )
-    if decision.verdict == "hold":
-        return (
-            "held",
-            f"Held: {decision.reason}",
-            f"Look at 'interlock report --decision {done.receipt}', then 'interlock promote {done.receipt} --because …'.",
-        )
-    stays = f"release {release.generation} ({short(release.champion)}) stays" if release else "nothing is live"
-    return (
-        "kept",
-        f"Not released, {stays}. {decision.reason}",
-        f"The evidence: 'interlock report --decision {done.receipt}'.",
-    )
-
-
-def _files_note(files: list[FileResult]) -> str:
-    if not files:
-        return "no new file"
-    accepted = [file for file in files if file.status == "accepted"]
-    note = [
-        f"{sum(file.accepted for file in accepted):,} new rows from {len(accepted)} file{'s' * (len(accepted) != 1)}"
-    ]
-    for label in ("duplicates", "quarantined"):
-        count = sum(getattr(file, label) for file in accepted)
-        if count:
-            note.append(f"{count:,} {label}")
-    for status in ("refused", "unreadable", "repeated"):
-        names = [file.name for file in files if file.status == status]
-        if names:
-            note.append(f"{status}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}")
-    return ", ".join(note)
-
-
-def _batch_note(batches: list[BatchResult]) -> str:
-    if not batches:
-        return "nothing new to score"
-    published = [batch for batch in batches if batch.status == "published"]
-    note = f"{sum(batch.scored for batch in published):,} rows published from {len(published)} file{'s' * (len(published) != 1)}"
-    refused = [batch.name for batch in batches if batch.status != "published"]
-    return f"{note}, refused: {', '.join(refused[:3])}" if refused else note
 
 
 # ---- lease -------------------------------------------------------------------------------------------------------
@@ -414,10 +290,3 @@ def _lease(ledger: Ledger) -> Iterator[Fence]:
         done.set()
         keeper.join()
         ledger.release(fence)
-
-
-def _remove(folder: Path) -> None:
-    """Delete the turn's scratch, and with it what killed turns left beside it: the lease says that none of them lives."""
-    import shutil
-
-    shutil.rmtree(folder.parent, ignore_errors=True)

@@ -41,7 +41,7 @@ def program(
         Path | None, typer.Option("--project", "-C", help="Project folder. Default: this folder or one above it.")
     ] = None,
     env: Annotated[str, typer.Option("--env", help="Environment: the [env.NAME] to lay over the file.")] = "",
-    set: Annotated[  # noqa: A002 - the option is called --set
+    set: Annotated[
         list[str] | None, typer.Option("--set", help="Override one key, as gate.at_least=0.5. Repeatable.")
     ] = None,
     version: Annotated[
@@ -124,7 +124,7 @@ def predict(
 @app.command()
 def status(json: Json = False) -> None:
     """Show what is live, the last turn and the last decision."""
-    from interlock.cli.operate import status_of, status_lines
+    from interlock.cli.operate import status_lines, status_of
 
     current.json = json
     with current.parts() as parts:

@@ -182,10 +182,8 @@ class Verified(Record, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """The outcome for people."""
         if self.sound:
-            return [
-                f"The chain of {self.events:,} entries holds (head {short(self.head)}), "
-                f"and {self.bundles} released bundles have the bytes that were judged."
-            ]
+            chain = f"The chain of {self.events:,} entries holds (head {short(self.head)})"
+            return [f"{chain}, and {self.bundles} released bundles have the bytes that were judged."]
         return [f"{len(self.problems)} problems in {self.events:,} entries:", *(f"  {text}" for text in self.problems)]
 
 

@@ -26,6 +26,11 @@ def one_line(message: str) -> str:
     return text if len(text) <= _MESSAGE else f"{text[:_MESSAGE]}…"
 
 
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
 class Plain:
     """One line when a step ends; long steps say something now and then. Writes to standard error."""
 
@@ -43,12 +48,12 @@ class Plain:
         now = time.monotonic()
         if now - self._last >= self._every_s:
             self._last = now
-            print(f"  {'…':<{_WIDTH}} {one_line(message)}", file=sys.stderr, flush=True)
+            _tell(f"  {'…':<{_WIDTH}} {one_line(message)}")
 
     def end(self, step: str, note: str, seconds: float, *, failed: bool) -> None:
         """Print what became of the step."""
         mark = "x" if failed else "."
-        print(f"{mark} {step:<{_WIDTH}} {one_line(note)}  [{seconds_text(seconds)}]", file=sys.stderr, flush=True)
+        _tell(f"{mark} {step:<{_WIDTH}} {one_line(note)}  [{seconds_text(seconds)}]")
 
 
 class Silent:
