@@ -30,7 +30,11 @@ _READ_BYTES: Final = 256 * 1024
 _SETTLE_S: Final = 10.0
 _STATUS_S: Final = 2.0
 _LAST_WORDS_S: Final = 0.1
-_CRASH_NOISE: Final = re.compile(rf'^(Extension modules: .*|  File "{re.escape(OURS)}.*|  File "<string>".*)\n', re.M)
+_OURS_FIRST: Final = "interlock.model.calls"
+"""What nearly every session needs, imported before the libraries of the project."""
+_CRASH_NOISE: Final = re.compile(
+    rf'^(Extension modules: .*|  File "{re.escape(OURS)}.*|  File "<string>".*)\n', re.MULTILINE
+)
 """Lines of a crash report that are about us, or longer than all the rest."""
 _SET_PIPE_SIZE: Final = 1031
 """F_SETPIPE_SZ of Linux."""
@@ -281,7 +285,7 @@ class Host:
                 start_new_session=True,
             )
         self._channel = Channel(near)
-        self._channel.send({"fork": fork, "preload": list(preload), "search": search})
+        self._channel.send({"fork": fork, "preload": [_OURS_FIRST, *preload], "search": search})
         self._wake_near, self._wake_far = socket.socketpair()
         self._new: deque[Child] = deque()
         self._thread = threading.Thread(target=self._listen, name="interlock-runner", daemon=True)
