@@ -26,7 +26,9 @@ _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)$")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
-Duration = Annotated[str, Meta(pattern=_DURATION.pattern, description="a number with ms, s, m, h, d or w, as 90s or 28d")]
+Duration = Annotated[
+    str, Meta(pattern=_DURATION.pattern, description="a number with ms, s, m, h, d or w, as 90s or 28d")
+]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Name = Annotated[str, Meta(pattern=_SAFE_NAME, description="letters, digits, '_', '.', '-'; at most 64")]
 
@@ -35,7 +37,9 @@ def seconds(duration: str) -> float:
     """Length of a duration such as ``90s`` or ``28d`` in seconds; raises :class:`SettingsError`."""
     match = _DURATION.match(duration)
     if match is None:
-        raise SettingsError(f"'{duration}' is not a duration.", next_step="Write a number with ms, s, m, h, d or w: 90s, 28d.")
+        raise SettingsError(
+            f"'{duration}' is not a duration.", next_step="Write a number with ms, s, m, h, d or w: 90s, 28d."
+        )
     return float(match[1]) * _UNIT_S[match[2]]
 
 
@@ -75,7 +79,9 @@ class HoldoutSpec(_Section, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Columns hashed for the split. Default: the source's key, else the whole row."),
     ] = ()
-    last: Annotated[Duration | None, Meta(description="Judge on the newest rows: this long before the newest time.")] = None
+    last: Annotated[
+        Duration | None, Meta(description="Judge on the newest rows: this long before the newest time.")
+    ] = None
     time: Annotated[str | None, Meta(description="Date or datetime column that `last` is measured on.")] = None
     inbox: Annotated[str | None, Meta(description="Judge on rows that arrive in this inbox and nowhere else.")] = None
 
@@ -92,7 +98,8 @@ class Source(_Section, frozen=True, kw_only=True):
         Meta(description="A key seen before: the new row wins, the old row stays, or the file is refused whole."),
     ] = "keep-last"
     max_bad_rows: Annotated[
-        Share | None, Meta(description="Share of bad rows above which a file is refused whole. Default: that of [data].")
+        Share | None,
+        Meta(description="Share of bad rows above which a file is refused whole. Default: that of [data]."),
     ] = None
     types: Annotated[
         dict[str, Literal["bool", "int", "float", "str", "date", "datetime"]],
@@ -115,10 +122,12 @@ class Source(_Section, frozen=True, kw_only=True):
 
 class Data(Source, frozen=True, kw_only=True):
     sources: Annotated[
-        dict[str, Source], Meta(description="Several inboxes, by name. One source may be written straight under [data].")
+        dict[str, Source],
+        Meta(description="Several inboxes, by name. One source may be written straight under [data]."),
     ] = {}
     query: Annotated[
-        str, Meta(description="DuckDB SQL over the sources by name, giving the training rows. Default: the only source.")
+        str,
+        Meta(description="DuckDB SQL over the sources by name, giving the training rows. Default: the only source."),
     ] = ""
     holdout: Annotated[HoldoutSpec, Meta(description="Rows kept for judging.")] = HoldoutSpec(fraction=0.2)
     max_bad_rows: Annotated[Share, Meta(description="Share of bad rows above which a file is refused whole.")] = 0.01
@@ -126,9 +135,14 @@ class Data(Source, frozen=True, kw_only=True):
 
 class Gate(_Section, frozen=True, kw_only=True):
     metric: Annotated[
-        str, Meta(description="Metric that decides: a scikit-learn name, or file.py:function(y_true, y_pred). Default by task.")
+        str,
+        Meta(
+            description="Metric that decides: a scikit-learn name, or file.py:function(y_true, y_pred). Default by task."
+        ),
     ] = ""
-    greater_is_better: Annotated[bool | None, Meta(description="Only for your own metric function. Default: true.")] = None
+    greater_is_better: Annotated[bool | None, Meta(description="Only for your own metric function. Default: true.")] = (
+        None
+    )
     also: Annotated[tuple[str, ...], Meta(description="More metrics to compute and show.")] = ()
     at_least: Annotated[float | None, Meta(description="The candidate's score must reach this.")] = None
     min_gain: Annotated[float, Meta(ge=0.0, description="The gain must exceed this, beyond doubt.")] = 0.0
@@ -137,7 +151,11 @@ class Gate(_Section, frozen=True, kw_only=True):
     min_slice_rows: Annotated[int, Meta(ge=1, description="Smaller slices are shown, not judged.")] = 30
     too_good: Annotated[
         float,
-        Meta(gt=0.0, le=1.0, description="Hold when this share of the champion's error vanishes at once, or all error does."),
+        Meta(
+            gt=0.0,
+            le=1.0,
+            description="Hold when this share of the champion's error vanishes at once, or all error does.",
+        ),
     ] = 0.9
     max_asks: Annotated[
         int, Meta(ge=1, description="How often one holdout may be asked before it counts as worn out.")
@@ -151,9 +169,12 @@ class Batch(_Section, frozen=True, kw_only=True):
     inbox: Annotated[str, Meta(description="Folder or s3://bucket/prefix with files to score.")] = ""
     output: Annotated[str, Meta(description="Folder or s3://bucket/prefix for published predictions.")] = "predictions"
     keep: Annotated[
-        tuple[str, ...], Meta(description="Columns copied next to the prediction. Default: the key columns that are there.")
+        tuple[str, ...],
+        Meta(description="Columns copied next to the prediction. Default: the key columns that are there."),
     ] = ()
-    max_bad_rows: Annotated[Share, Meta(description="Share of rows that may break the signature before nothing is published.")] = 0.01
+    max_bad_rows: Annotated[
+        Share, Meta(description="Share of rows that may break the signature before nothing is published.")
+    ] = 0.01
     max_shift: Annotated[
         float, Meta(gt=0.0, description="Largest distance (PSI) of the predictions from those on the holdout.")
     ] = 1.0
@@ -166,9 +187,7 @@ class Store(_Section, frozen=True, kw_only=True):
     state: Annotated[
         str, Meta(description="Where the ledger and the release live: sqlite, or a SQLAlchemy URL of a SQLite file.")
     ] = "sqlite"
-    lake: Annotated[
-        str, Meta(description="Where rows, snapshots and bundles live: a folder.")
-    ] = ".interlock/lake"
+    lake: Annotated[str, Meta(description="Where rows, snapshots and bundles live: a folder.")] = ".interlock/lake"
 
 
 class Settings(_Section, frozen=True, kw_only=True):
