@@ -1,27 +1,20 @@
-"""``interlock.toml``, its environments, ``INTERLOCK_…`` variables and ``--set``, as one frozen :class:`Settings`.
+"""All settings of a project as one frozen :class:`Settings`; ``configuration.py`` reads them from files and variables.
 
-Later wins: file, ``[env.NAME]``, environment variables, ``--set``. Unknown or impossible keys raise
-:class:`~interlock.errors.SettingsError` with the nearest valid key and the line of the file.
-The docstring of each field is its documentation: the reference page and the JSON schema are generated from them.
+The description of each field is its documentation: the reference page and the JSON schema are generated from it.
 """
 
-import difflib
-import json
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from interlock.errors import NotFound, SettingsError
+from interlock.errors import SettingsError
 
 FILE_NAME = "interlock.toml"
 CATEGORY_CAP = 200
 """A string column with more distinct values than this has no list of categories in the signature."""
-_PREFIX = "INTERLOCK_"
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)$")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -30,6 +23,9 @@ Duration = Annotated[
     str, Meta(pattern=_DURATION.pattern, description="a number with ms, s, m, h, d or w, as 90s or 28d")
 ]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
+Positive = Annotated[float, Meta(gt=0.0)]
+Character = Annotated[str, Meta(min_length=1, max_length=1)]
 Name = Annotated[str, Meta(pattern=_SAFE_NAME, description="letters, digits, '_', '.', '-'; at most 64")]
 
 
@@ -48,6 +44,8 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Model(_Section, frozen=True, kw_only=True):
+    """[model]: what is learned, by whose code."""
+
     name: Annotated[Name, Meta(description="Name of the model, used in bundles, reports and MLflow folders.")]
     task: Annotated[
         Literal["classification", "regression", "forecast", "custom"],
@@ -72,8 +70,10 @@ class Model(_Section, frozen=True, kw_only=True):
 
 
 class HoldoutSpec(_Section, frozen=True, kw_only=True):
+    """[data.holdout]: which rows are kept for judging."""
+
     fraction: Annotated[
-        float | None, Meta(gt=0.0, lt=1.0, description="Share of rows kept for judging, chosen by a hash of the key.")
+        Fraction | None, Meta(description="Share of rows kept for judging, chosen by a hash of the key.")
     ] = None
     key: Annotated[
         tuple[str, ...],
@@ -87,6 +87,8 @@ class HoldoutSpec(_Section, frozen=True, kw_only=True):
 
 
 class Source(_Section, frozen=True, kw_only=True):
+    """[data] or [data.sources.NAME]: one inbox and its rules."""
+
     inbox: Annotated[
         str, Meta(description="Folder (relative to the project) or s3://bucket/prefix where files land.")
     ] = ""
@@ -115,12 +117,12 @@ class Source(_Section, frozen=True, kw_only=True):
     optional: Annotated[
         tuple[str, ...], Meta(description="Columns that a file may lack; their rows are empty there.")
     ] = ()
-    delimiter: Annotated[
-        str | None, Meta(min_length=1, max_length=1, description="Delimiter of CSV files. Default: found per file.")
-    ] = None
+    delimiter: Annotated[Character | None, Meta(description="Delimiter of CSV files. Default: found per file.")] = None
 
 
 class Data(Source, frozen=True, kw_only=True):
+    """[data]: where rows come from."""
+
     sources: Annotated[
         dict[str, Source],
         Meta(description="Several inboxes, by name. One source may be written straight under [data]."),
@@ -134,11 +136,11 @@ class Data(Source, frozen=True, kw_only=True):
 
 
 class Gate(_Section, frozen=True, kw_only=True):
+    """[gate]: what a candidate must show before it is released."""
+
     metric: Annotated[
         str,
-        Meta(
-            description="Metric that decides: a scikit-learn name, or file.py:function(y_true, y_pred). Default by task."
-        ),
+        Meta(description="What decides: a scikit-learn name, or file.py:function(y_true, y_pred). Default by task."),
     ] = ""
     greater_is_better: Annotated[bool | None, Meta(description="Only for your own metric function. Default: true.")] = (
         None
@@ -160,12 +162,14 @@ class Gate(_Section, frozen=True, kw_only=True):
     max_asks: Annotated[
         int, Meta(ge=1, description="How often one holdout may be asked before it counts as worn out.")
     ] = 100
-    max_latency_ms: Annotated[float | None, Meta(gt=0.0, description="Largest median time to answer one row.")] = None
-    max_size_mb: Annotated[float | None, Meta(gt=0.0, description="Largest size of the bundle, in 10^6 bytes.")] = None
+    max_latency_ms: Annotated[Positive | None, Meta(description="Largest median time to answer one row.")] = None
+    max_size_mb: Annotated[Positive | None, Meta(description="Largest size of the bundle, in 10^6 bytes.")] = None
     approval: Annotated[bool, Meta(description="A person must approve what the gate would promote.")] = False
 
 
 class Batch(_Section, frozen=True, kw_only=True):
+    """[batch]: files that are scored by the release in force."""
+
     inbox: Annotated[str, Meta(description="Folder or s3://bucket/prefix with files to score.")] = ""
     output: Annotated[str, Meta(description="Folder or s3://bucket/prefix for published predictions.")] = "predictions"
     keep: Annotated[
@@ -184,6 +188,8 @@ class Batch(_Section, frozen=True, kw_only=True):
 
 
 class Store(_Section, frozen=True, kw_only=True):
+    """[store]: where memory is kept."""
+
     state: Annotated[
         str, Meta(description="Where the ledger and the release live: sqlite, or a SQLAlchemy URL of a SQLite file.")
     ] = "sqlite"
@@ -191,7 +197,7 @@ class Store(_Section, frozen=True, kw_only=True):
 
 
 class Settings(_Section, frozen=True, kw_only=True):
-    """All settings of one project. ``root`` is the project folder, ``environment`` the chosen ``[env.NAME]`` or empty."""
+    """All settings of one project. ``root``: its folder; ``environment``: the chosen ``[env.NAME]``, or empty."""
 
     model: Model
     params: dict[str, Any] = {}
@@ -199,7 +205,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     gate: Gate = Gate()
     batch: Batch = Batch()
     store: Store = Store()
-    root: Path = Path()
+    root: Path = msgspec.field(default_factory=Path)
     environment: str = ""
 
     @property
