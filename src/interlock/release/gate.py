@@ -1,30 +1,30 @@
 """Shall it go live? A pure function of the evidence and the owner's rules.
 
-Every check says in words what was seen and what was asked. What speaks against the candidate (``keep``) comes before what
-a person must look at (``hold``): nobody is called to look at a model that would not be released anyway. The first check
-that fails gives the verdict and its sentence.
+Every check says in words what was seen and what was asked. What speaks against the candidate (``keep``) comes before
+what a person must look at (``hold``): nobody is called to look at a model that would not be released anyway. The
+first check that fails gives the verdict and its sentence.
 
-**Better** means: the one-sided lower bound of the paired gain lies above the asked gain. A tie keeps the champion. The
-candidate must beat the baseline *and* the champion; each is tested at the full level, because a false release needs both
-to err (intersection-union test: Berger, Technometrics 24, 1982).
+**Better** means: the one-sided lower bound of the paired gain lies above the asked gain. A tie keeps the champion.
+The candidate must beat the baseline *and* the champion; each is tested at the full level, because a false release
+needs both to err (intersection-union test: Berger, Technometrics 24, 1982).
 
-**The holdout budget.** A holdout that is asked again and again is learnt by heart, one answer at a time. Comparison number
-k on one holdout is therefore made at the level ::
+**The holdout budget.** A holdout that is asked again and again is learnt by heart, one answer at a time. Comparison
+number k on one holdout is therefore made at the level ::
 
     alpha_k = (1 - confidence) * 6 / (pi^2 k^2)          sum over all k = 1 - confidence
 
-What this guarantees: as long as all that comes back is "not released", the next candidate cannot depend on the holdout,
-whoever chooses it and however cleverly, because there is only one such history; so by the union bound the probability that
-*any* candidate that is no better is released, up to and including the first release, is at most ``1 - confidence`` (to the
-accuracy of the bounds themselves). This is the argument of the Ladder (Blum & Hardt, ICML 2015: only improvements beyond
-doubt leak) and of the reusable holdout (Dwork, Feldman, Hardt, Pitassi, Reingold & Roth, Science 349, 2015), with
-Bonferroni's alpha spent along 1/k^2.
+What this guarantees: as long as all that comes back is "not released", the next candidate cannot depend on the
+holdout, whoever chooses it and however cleverly, because there is only one such history; so by the union bound the
+probability that *any* candidate that is no better is released, up to and including the first release, is at most ``1
+- confidence`` (to the accuracy of the bounds themselves). This is the argument of the Ladder (Blum & Hardt, ICML
+2015: only improvements beyond doubt leak) and of the reusable holdout (Dwork, Feldman, Hardt, Pitassi, Reingold &
+Roth, Science 349, 2015), with Bonferroni's alpha spent along 1/k^2.
 
-What it does not: a release tells something (which of the k candidates it was), so after p releases on one holdout the number
-of histories, and with it the bound, grows by a factor of at most k^p; people who read the scores and tune by them learn more
-than "not released"; and where the rows overlap in part, ``asks`` counts earlier comparisons by the share of today's rows
-that they had seen, which is exact for the same and for disjoint rows and a plausible rule between. Hence also a plain cap,
-``max_asks``, beyond which a person must look or the holdout be renewed.
+What it does not: a release tells something (which of the k candidates it was), so after p releases on one holdout the
+number of histories, and with it the bound, grows by a factor of at most k^p; people who read the scores and tune by
+them learn more than "not released"; and where the rows overlap in part, ``asks`` counts earlier comparisons by the
+share of today's rows that they had seen, which is exact for the same and for disjoint rows and a plausible rule
+between. Hence also a plain cap, ``max_asks``, beyond which a person must look or the holdout be renewed.
 """
 
 import math
@@ -124,7 +124,10 @@ def _comparison(evaluation: Evaluation, against: str) -> Comparison | None:
 def _beats_champion(evaluation: Evaluation, policy: Policy) -> Check:
     if evaluation.champion is None:
         return Check(
-            name="champion", passed=True, on_fail="keep", reason="There is no champion yet: the baseline is the one to beat."
+            name="champion",
+            passed=True,
+            on_fail="keep",
+            reason="There is no champion yet: the baseline is the one to beat.",
         )
     failure = evaluation.failures.get("champion")
     if failure is None:
@@ -217,16 +220,18 @@ def _too_good(evaluation: Evaluation, policy: Policy) -> Check:
     suspicion = "Look for a column that tells the target, or for held-out rows that training saw."
     if error <= 1e-12:
         gone, passed = 1.0, False
-        reason = f"Too good to be true: no error at all on {evaluation.rows:,} rows ({_metric(evaluation)}). {suspicion}"
+        reason = (
+            f"Too good to be true: no error at all on {evaluation.rows:,} rows ({_metric(evaluation)}). {suspicion}"
+        )
     elif gone >= policy.too_good:
         passed = False
         reason = f"Too good to be true: {gone:.0%} of the champion's error is gone at once. {suspicion}"
     else:
         passed = True
-        reason = f"{max(gone, 0.0):.0%} of the champion's error is gone." if before == before else "Some error is left."  # noqa: PLR0124
-    return Check(
-        name="too good", passed=passed, on_fail="hold", observed=gone, required=policy.too_good, reason=reason
-    )
+        reason = (
+            "Some error is left." if math.isnan(before) else f"{max(gone, 0.0):.0%} of the champion's error is gone."
+        )
+    return Check(name="too good", passed=passed, on_fail="hold", observed=gone, required=policy.too_good, reason=reason)
 
 
 def _holdout_budget(evaluation: Evaluation, policy: Policy) -> Check:
@@ -257,7 +262,7 @@ def _why_promoted(checks: tuple[Check, ...], evaluation: Evaluation) -> str:
 
 
 def _metric(evaluation: Evaluation) -> str:
-    return evaluation.metric
+    return evaluation.metric.rpartition(":")[2]
 
 
 def figure(value: float) -> str:

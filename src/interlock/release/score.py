@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_changes
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,13 +86,27 @@ class Problem:
         )
 
 
+Reads = Literal["labels", "probabilities", "numbers"]
+
+
 @dataclass(frozen=True)
 class Metric(ABC):
-    """One metric. ``best`` is the value of a perfect model; ``labels`` tells whether the truth must be labels."""
+    """One metric. ``best`` is the value of a perfect model; ``reads`` tells what part of the answers it looks at."""
 
     name: str
     best: float
-    labels: bool
+    reads: Reads
+
+    @property
+    def labels(self) -> bool:
+        """Whether the truth must be labels."""
+        return self.reads != "numbers"
+
+    def differing(self, problem: Problem, one: int, other: int) -> int:
+        """Count the rows on which two models answer differently, as far as this metric can see."""
+        mine, theirs = (getattr(problem.answers[model], self.reads) for model in (one, other))
+        differs = np.asarray(mine != theirs)
+        return int((differs.any(axis=1) if differs.ndim == 2 else differs).sum())
 
     def joint(self, problem: Problem, rng: np.random.Generator, resamples: int) -> Joint:
         """Scores of all models and their joint variation; raises :class:`Undefined` with the reason."""
@@ -261,7 +276,7 @@ def _brier(problem: Problem, answers: Answers) -> Floats:
     chances = _chances(problem, answers, "neg_brier_score")
     truth = np.asarray(problem.codes)[:, None] == np.arange(chances.shape[1])
     halves = 2.0 if chances.shape[1] == 2 else 1.0
-    return ((chances - truth) ** 2).sum(axis=1, keepdims=True) / halves
+    return np.asarray(((chances - truth) ** 2).sum(axis=1, keepdims=True) / halves)
 
 
 def _minus(means: Floats) -> Floats:
@@ -364,35 +379,35 @@ class Weighted(Metric):
 
 def _per_class(name: str, per_class: Tally) -> list[Metric]:
     return [
-        Counts(name, 1.0, True, _binary(per_class), binary=True),
-        Counts(f"{name}_macro", 1.0, True, _macro(per_class)),
-        Counts(f"{name}_micro", 1.0, True, _accuracy),  # one label a row: micro averages are the accuracy
-        Counts(f"{name}_weighted", 1.0, True, _weighted(per_class)),
+        Counts(name, 1.0, "labels", _binary(per_class), binary=True),
+        Counts(f"{name}_macro", 1.0, "labels", _macro(per_class)),
+        Counts(f"{name}_micro", 1.0, "labels", _accuracy),  # one label a row: micro averages are the accuracy
+        Counts(f"{name}_weighted", 1.0, "labels", _weighted(per_class)),
     ]
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Counts("accuracy", 1.0, True, _accuracy),
-        Counts("balanced_accuracy", 1.0, True, _balanced_accuracy),
-        Counts("matthews_corrcoef", 1.0, True, _matthews),
+        Counts("accuracy", 1.0, "labels", _accuracy),
+        Counts("balanced_accuracy", 1.0, "labels", _balanced_accuracy),
+        Counts("matthews_corrcoef", 1.0, "labels", _matthews),
         *_per_class("f1", _f1),
         *_per_class("precision", _precision),
         *_per_class("recall", _recall),
-        Area("roc_auc", 1.0, True, rest=False),
-        Area("roc_auc_ovr", 1.0, True, rest=True),
-        Weighted("average_precision", 1.0, True, _average_precision, binary=True),
-        Means("neg_log_loss", 0.0, True, _log_loss, _minus),
-        Means("neg_brier_score", 0.0, True, _brier, _minus),
-        Means("r2", 1.0, False, _determination, _explained),
-        Means("neg_mean_squared_error", 0.0, False, _squared, _minus),
-        Means("neg_root_mean_squared_error", 0.0, False, _squared, _minus_root),
-        Means("neg_mean_absolute_error", 0.0, False, _absolute, _minus),
-        Means("neg_mean_absolute_percentage_error", 0.0, False, _relative, _minus),
-        Weighted("neg_median_absolute_error", 0.0, False, _median_error),
-        Means("neg_smape", 0.0, False, _symmetric, _minus),
-        Means("neg_mase", 0.0, False, _scaled, _minus),
+        Area("roc_auc", 1.0, "probabilities", rest=False),
+        Area("roc_auc_ovr", 1.0, "probabilities", rest=True),
+        Weighted("average_precision", 1.0, "probabilities", _average_precision, binary=True),
+        Means("neg_log_loss", 0.0, "probabilities", _log_loss, _minus),
+        Means("neg_brier_score", 0.0, "probabilities", _brier, _minus),
+        Means("r2", 1.0, "numbers", _determination, _explained),
+        Means("neg_mean_squared_error", 0.0, "numbers", _squared, _minus),
+        Means("neg_root_mean_squared_error", 0.0, "numbers", _squared, _minus_root),
+        Means("neg_mean_absolute_error", 0.0, "numbers", _absolute, _minus),
+        Means("neg_mean_absolute_percentage_error", 0.0, "numbers", _relative, _minus),
+        Weighted("neg_median_absolute_error", 0.0, "numbers", _median_error),
+        Means("neg_smape", 0.0, "numbers", _symmetric, _minus),
+        Means("neg_mase", 0.0, "numbers", _scaled, _minus),
     )
 }
 
