@@ -240,8 +240,8 @@ def _holdout_budget(evaluation: Evaluation, policy: Policy) -> Check:
     reason = (
         f"The holdout is asked for time number {asked} of at most {policy.max_asks}."
         if passed
-        else f"The holdout is worn out: this is comparison number {asked} on its rows, and {policy.max_asks} are allowed. "
-        "Hold out fresh rows."
+        else f"The holdout is worn out: this is comparison number {asked} on its rows, and {policy.max_asks} are "
+        "allowed. Hold out fresh rows."
     )
     return Check(
         name="holdout budget",

@@ -76,6 +76,10 @@ class Problem:
         truth = self.numbers if self.codes is None else self.codes
         return 0 if truth is None else len(truth)
 
+    def only(self, model: int) -> "Problem":
+        """Keep the answers of one model."""
+        return with_changes(self, answers=(self.answers[model],))
+
     def where(self, rows: NDArray[np.bool_]) -> "Problem":
         """Keep some of the rows (bool [n])."""
         return with_changes(
