@@ -54,14 +54,14 @@ class Measured:
 
 
 def real() -> Rows:
-    """The 422 + 20 patients of the example."""
+    """Give the 422 + 20 patients of the example."""
     rows = table()
     X, y = rows[["bmi"]].to_numpy(), rows["progression"].to_numpy()
     return Rows("442 (diabetes)", X[:-HOLDOUT_ROWS], y[:-HOLDOUT_ROWS], X[-HOLDOUT_ROWS:], y[-HOLDOUT_ROWS:])
 
 
 def synthetic(count: int, seed: int = 0) -> Rows:
-    """``count`` rows of the same shape: body-mass index about 26 +- 4.4, the line of the real data, noise of 62."""
+    """Make ``count`` rows of the same shape: body-mass index 26.4 +- 4.4, the real line, noise of 62."""
     rng = np.random.default_rng(seed)
     X = rng.normal(26.4, 4.4, (count + 10_000, 1))
     y = 10.2 * X[:, 0] - 117.8 + rng.normal(0.0, 62.0, len(X))
@@ -69,19 +69,19 @@ def synthetic(count: int, seed: int = 0) -> Rows:
 
 
 def closed_form(model: LinearRegression) -> tuple[float, float]:
-    """Slope and intercept of the closed form."""
+    """Read slope and intercept of the closed form."""
     return float(model.coef_[0]), float(model.intercept_)
 
 
 def scaled_sgd(model: Any) -> tuple[float, float]:
-    """Slope and intercept of a StandardScaler + SGDRegressor pipeline, back in the units of the data."""
+    """Read slope and intercept of a StandardScaler + SGDRegressor pipeline, back in the units of the data."""
     scaler, sgd = model[0], model[1]
     slope = float(sgd.coef_[0] / scaler.scale_[0])
     return slope, float(sgd.intercept_[0]) - slope * float(scaler.mean_[0])
 
 
 def ours(model: SimpleLinearRegression) -> tuple[float, float]:
-    """Slope and intercept of the class of this example."""
+    """Read slope and intercept of the class of this example."""
     return model.slope_, model.intercept_
 
 

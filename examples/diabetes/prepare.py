@@ -6,7 +6,6 @@
 example, and go to the inbox ``data/test``; the other 422 go to ``data/train``. Running it again changes nothing.
 """
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +15,11 @@ HOLDOUT_ROWS = 20
 
 
 def table() -> pd.DataFrame:
-    """All 442 rows: ``patient`` (a made-up name for the row), ``bmi`` in kg/m², ``progression`` one year later (25 to 346)."""
+    """Give all 442 rows.
+
+    ``patient`` (a made-up name for the row), ``bmi`` (kg/m²), and ``progression`` of the disease one year later
+    (25 to 346).
+    """
     bundled = load_diabetes(as_frame=True, scaled=False).frame
     return pd.DataFrame(
         {
@@ -28,14 +31,14 @@ def table() -> pd.DataFrame:
 
 
 def drop(frame: pd.DataFrame, path: Path) -> None:
-    """Put ``frame`` at ``path`` as CSV in one step, so that nobody ever reads half a file; leave an equal file alone."""
+    """Put ``frame`` at ``path`` as CSV in one step, so that nobody reads half a file; leave an equal file alone."""
     text = frame.to_csv(index=False)
     if path.exists() and path.read_text() == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent.parent / f"{path.name}.partial"
     partial.write_text(text)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def prepare(folder: Path) -> None:

@@ -86,7 +86,7 @@ class SimpleLinearRegression:
         return self
 
     def predict(self, X: ArrayLike) -> Floats:
-        """Heights of the line at X, shape (n,) or (n, 1); returns shape (n,), float64, in units of y.
+        """Give the heights of the line at X, shape (n,) or (n, 1); returns shape (n,), float64, in units of y.
 
         O(n) time and memory. Raises ValueError before ``fit`` and for values that are not finite.
         """
@@ -96,7 +96,7 @@ class SimpleLinearRegression:
 
     @staticmethod
     def __loss(weights: Floats, x: Floats, y: Floats) -> float:
-        """Mean squared error of the line ``weights = (intercept, slope)``. O(n) time and memory."""
+        """Give the mean squared error of the line ``weights = (intercept, slope)``. O(n) time and memory."""
         residual = weights[0] + weights[1] * x - y
         return float(residual @ residual) / x.size
 
@@ -132,7 +132,7 @@ class SimpleLinearRegression:
 
 
 def _batches(rng: np.random.Generator, x: Floats, y: Floats, batch: int) -> Iterator[tuple[Floats, Floats]]:
-    """Every row once, in a fresh random order, ``batch`` rows at a time (the last batch may be smaller)."""
+    """Give every row once, in a fresh random order, ``batch`` rows at a time (the last batch may be smaller)."""
     order = rng.permutation(x.size)
     x, y = x[order], y[order]
     for start in range(0, x.size, batch):
@@ -140,7 +140,7 @@ def _batches(rng: np.random.Generator, x: Floats, y: Floats, batch: int) -> Iter
 
 
 def _vector(values: ArrayLike, name: str) -> Floats:
-    """``values`` as float64 of shape (n,), all finite; raises ValueError."""
+    """Give ``values`` as float64 of shape (n,), all finite; raises ValueError."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"{name} must have one dimension, not the shape {array.shape}.")
@@ -150,7 +150,7 @@ def _vector(values: ArrayLike, name: str) -> Floats:
 
 
 def _feature(values: ArrayLike) -> Floats:
-    """One feature, shape (n,) or (n, 1), as shape (n,); raises ValueError."""
+    """Give one feature, shape (n,) or (n, 1), as shape (n,); raises ValueError."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -158,13 +158,13 @@ def _feature(values: ArrayLike) -> Floats:
 
 
 def _scale(values: Floats) -> float:
-    """Standard deviation, or 1 for a constant (whose slope is then 0)."""
+    """Give the standard deviation, or 1 for a constant (whose slope is then 0)."""
     spread = float(values.std())
     return spread if spread > 0.0 else 1.0
 
 
 def train(X: Any, y: Any, learning_rate: float, epochs: int, batch_size: int, tolerance: float, seed: int) -> Any:
-    """What the loop calls: X holds the column ``bmi``, y the progression; the rest comes from ``[params]``."""
+    """Fit the line; X holds the column ``bmi``, y the progression, and the rest comes from ``[params]``."""
     model = SimpleLinearRegression(
         learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, tolerance=tolerance, seed=seed
     )

@@ -19,7 +19,6 @@ Whatever is dropped twice is the same to the byte; running any of this again cha
 """
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
@@ -36,7 +35,7 @@ SLOTS = (1, 2, 3, 4)
 
 
 def table() -> pd.DataFrame:
-    """All 569 rows: ``sample_id`` (a made-up name for the row), 30 float columns, ``malignant`` (1 or 0)."""
+    """Give all 569 rows: ``sample_id`` (a made-up name for the row), 30 float columns, ``malignant`` (1 or 0)."""
     bundled = load_breast_cancer(as_frame=True).frame
     bundled.columns = [name.replace(" ", "_") for name in bundled.columns]
     bundled.insert(0, "sample_id", [f"S{number:03d}" for number in range(1, len(bundled) + 1)])
@@ -44,7 +43,7 @@ def table() -> pd.DataFrame:
 
 
 def parts() -> dict[str, pd.DataFrame]:
-    """The disjoint groups of samples that all files are made of."""
+    """Make the disjoint groups of samples that all files are made of."""
     rows = table().iloc[np.random.default_rng(SEED).permutation(569)]
     arriving = rows.iloc[TEST + TO_SCORE :]
     smooth = arriving[arriving["mean_concavity"] <= SMOOTH]
@@ -60,7 +59,7 @@ def parts() -> dict[str, pd.DataFrame]:
 
 
 def slot(number: int) -> pd.DataFrame:
-    """The rows of one slot, duplicates and damage included; raises KeyError for a number that is not in SLOTS."""
+    """Give the rows of one slot, duplicates and damage included; raises KeyError for a number that is not in SLOTS."""
     group = parts()
     resent = group["first"].iloc[:RESENT]
     third = pd.concat([resent, group["few_more"], resent.iloc[:TWICE]])
@@ -73,7 +72,7 @@ def slot(number: int) -> pd.DataFrame:
 
 
 def damaged(rows: pd.DataFrame) -> pd.DataFrame:
-    """The same rows, every fifth with the word of a failing instrument instead of two measurements."""
+    """Give the same rows, every fifth with the word of a failing instrument instead of two measurements."""
     broken = rows.astype({"mean_radius": object, "mean_area": object})
     every = len(rows) // DAMAGED
     broken.iloc[::every, [broken.columns.get_loc(name) for name in ("mean_radius", "mean_area")]] = "LENS DIRTY"
@@ -81,14 +80,14 @@ def damaged(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def drop(frame: pd.DataFrame, path: Path) -> None:
-    """Put ``frame`` at ``path`` as CSV in one step, so that nobody ever reads half a file; leave an equal file alone."""
+    """Put ``frame`` at ``path`` as CSV in one step, so that nobody reads half a file; leave an equal file alone."""
     text = frame.to_csv(index=False)
     if path.exists() and path.read_text() == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent.parent / f"{path.name}.partial"
     partial.write_text(text)
-    os.replace(partial, path)
+    partial.replace(path)
     print(f"{path.relative_to(path.parent.parent.parent)}: {len(frame)} rows")
 
 

@@ -1,4 +1,4 @@
-"""Standard scaling, then AdaBoost over decision stumps. The model has a .predict of its own, so there is no predict.py."""
+"""Standard scaling, then AdaBoost. The model has a .predict of its own, so there is no predict.py."""
 
 import pandas as pd
 from sklearn.ensemble import AdaBoostClassifier
@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 
 def train(X: pd.DataFrame, y: pd.Series, n_estimators: int, learning_rate: float, seed: int) -> Pipeline:
-    """X: 30 measurements of each sample; y: 1 for malignant, 0 for benign."""
+    """Fit the pipeline. X: 30 measurements of each sample; y: 1 for malignant, 0 for benign."""
     model = make_pipeline(
         StandardScaler(),
         AdaBoostClassifier(n_estimators=n_estimators, learning_rate=learning_rate, random_state=seed),
