@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from sklearn.datasets import load_diabetes
 
+FOLDER = Path(__file__).parent
 HOLDOUT_ROWS = 20
 
 
@@ -39,15 +40,14 @@ def drop(frame: pd.DataFrame, path: Path) -> None:
     partial = path.parent.parent / f"{path.name}.partial"
     partial.write_text(text)
     partial.replace(path)
+    print(f"{path.relative_to(path.parent.parent.parent)}: {len(frame)} rows")
 
 
-def prepare(folder: Path) -> None:
-    """Write both inboxes under ``folder``."""
+def main() -> None:
     rows = table()
-    drop(rows.iloc[:-HOLDOUT_ROWS], folder / "data/train/patients.csv")
-    drop(rows.iloc[-HOLDOUT_ROWS:], folder / "data/test/held_out.csv")
+    drop(rows.iloc[:-HOLDOUT_ROWS], FOLDER / "data/train/patients.csv")
+    drop(rows.iloc[-HOLDOUT_ROWS:], FOLDER / "data/test/held_out.csv")
 
 
 if __name__ == "__main__":
-    prepare(Path(__file__).parent)
-    print("data/train/patients.csv: 422 rows to learn from; data/test/held_out.csv: 20 rows to be judged on")
+    main()

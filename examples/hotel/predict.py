@@ -2,12 +2,14 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from features import derive
 
 
-def predict(model: dict[str, Any], data: pd.DataFrame) -> np.ndarray:
-    """Give one status per row of ``data``, in order."""
+def predict(model: dict[str, Any], data: pd.DataFrame) -> pd.DataFrame:
+    """Give one row per row of ``data``, in order: the status, and the probability of each status in sorted order."""
     probabilities = model["booster"].predict(derive(data, model["countries"]))
-    return model["statuses"][probabilities.argmax(axis=1)]
+    answers = pd.DataFrame({"prediction": model["statuses"][probabilities.argmax(axis=1)]}, index=data.index)
+    for place in range(probabilities.shape[1]):
+        answers[f"probability_{place}"] = probabilities[:, place]
+    return answers

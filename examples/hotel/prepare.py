@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+FOLDER = Path(__file__).parent
 SEED = 2024
 HOTELS, NEW_HOTELS, RESTARRED = 300, 40, 5
 PER_FILE, FILES, TO_SCORE = 4_000, 3, 1_500
@@ -140,34 +141,33 @@ def drop(frame: pd.DataFrame, path: Path) -> None:
     print(f"{path.relative_to(path.parent.parent.parent)}: {len(frame)} rows")
 
 
-def prepare(folder: Path, mode: str, *, one_more: bool = False) -> None:
-    """Write the files of a first run under ``folder``, or with ``one_more`` the next file of each kind that grows."""
+def prepare(mode: str, *, one_more: bool = False) -> None:
+    """Write the files of a first run, or with ``one_more`` the next file of each kind that grows."""
     if one_more:
-        files = len(list((folder / "data/bookings").glob("bookings_*.csv"))) + 1
+        files = len(list((FOLDER / "data/bookings").glob("bookings_*.csv"))) + 1
         parts, waves = [files], [max(files - FILES, 0) + 1]
     else:
         parts, waves = list(range(1, FILES + 1)), [1]
         for part in (1, 2):
-            drop(hotel_file(part), folder / f"data/hotels/hotels_{part}.csv")
+            drop(hotel_file(part), FOLDER / f"data/hotels/hotels_{part}.csv")
     for part in parts:
-        drop(booking_file(part, mode), folder / f"data/bookings/bookings_{part}.csv")
+        drop(booking_file(part, mode), FOLDER / f"data/bookings/bookings_{part}.csv")
     for wave in waves:
-        drop(to_score(wave), folder / f"data/to_score/arrivals_{wave}.csv")
+        drop(to_score(wave), FOLDER / f"data/to_score/arrivals_{wave}.csv")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=("signal", "noise"), default="signal")
     parser.add_argument("--next", action="store_true", help="one more file of bookings and one more file to score")
     parser.add_argument("--reset", action="store_true", help="forget data/ and .interlock/ first")
-    options = parser.parse_args()
-    folder = Path(__file__).parent
+    options = parser.parse_args(arguments)
     if options.reset:
-        shutil.rmtree(folder / "data", ignore_errors=True)
-        shutil.rmtree(folder / ".interlock", ignore_errors=True)
-    if options.next and not (folder / "data/bookings").is_dir():
+        shutil.rmtree(FOLDER / "data", ignore_errors=True)
+        shutil.rmtree(FOLDER / ".interlock", ignore_errors=True)
+    if options.next and not (FOLDER / "data/bookings").is_dir():
         raise SystemExit("Nothing is there to go on from. Run prepare.py without --next first.")
-    prepare(folder, options.mode, one_more=options.next)
+    prepare(options.mode, one_more=options.next)
 
 
 if __name__ == "__main__":

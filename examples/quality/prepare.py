@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_breast_cancer
 
+FOLDER = Path(__file__).parent
 SEED = 7
 SMOOTH = 0.07
 TEST, TO_SCORE = 200, 40
@@ -91,24 +92,23 @@ def drop(frame: pd.DataFrame, path: Path) -> None:
     print(f"{path.relative_to(path.parent.parent.parent)}: {len(frame)} rows")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slot", type=int, choices=SLOTS, action="append", default=[])
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--to-score", action="store_true")
     parser.add_argument("--reset", action="store_true")
-    options = parser.parse_args()
-    folder = Path(__file__).parent
+    options = parser.parse_args(arguments)
     plain = not (options.slot or options.test or options.to_score or options.reset)
     if options.reset:
-        shutil.rmtree(folder / "data", ignore_errors=True)
-        shutil.rmtree(folder / ".interlock", ignore_errors=True)
+        shutil.rmtree(FOLDER / "data", ignore_errors=True)
+        shutil.rmtree(FOLDER / ".interlock", ignore_errors=True)
     if options.test or plain:
-        drop(parts()["test"], folder / "data/test/test.csv")
+        drop(parts()["test"], FOLDER / "data/test/test.csv")
     if options.to_score or plain:
-        drop(parts()["to_score"], folder / "data/to_score/samples.csv")
+        drop(parts()["to_score"], FOLDER / "data/to_score/samples.csv")
     for number in options.slot or ([1] if plain else []):
-        drop(slot(number), folder / f"data/inbox/slot_{number}.csv")
+        drop(slot(number), FOLDER / f"data/inbox/slot_{number}.csv")
 
 
 if __name__ == "__main__":
