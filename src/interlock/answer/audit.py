@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
-from interlock.data.profile import Profile, profile, psi
+from interlock.data.profile import ColumnProfile, Profile, profile, psi
+from interlock.errors import DataRefused
 from interlock.records import Audit, Output, Record
 from interlock.settings import Batch
 
@@ -87,6 +88,32 @@ _NEXT_STEPS: Mapping[str, str] = {
     "new categories": "Train with rows that hold these categories, or raise batch.max_new_categories.",
     "shift": "Look at what changed in the file; if the change is real, train on newer rows or raise batch.max_shift.",
 }
+
+
+def measure_shift(reference: Profile | None, sample: pl.DataFrame) -> Shift:
+    """Largest PSI over the answer columns that ``reference`` knows, between it and a sample of the answers."""
+    if sample.height < MIN_SHIFT_ROWS:
+        return Shift(skipped=f"{sample.height:,} rows are too few to compare ({MIN_SHIFT_ROWS} are needed)")
+    if reference is None or reference.rows < MIN_SHIFT_ROWS:
+        return Shift(skipped="the holdout had too few rows to compare with")
+    pairs = [
+        (before, now)
+        for now in profile(sample, reference=reference).columns
+        if (before := reference.column(now.name)) is not None
+    ]
+    if not pairs:
+        return Shift(skipped="the bundle knows no answers on the holdout")
+    distances = {now.name: _distance(before, now) for before, now in pairs}
+    worst = max(distances, key=lambda name: distances[name])
+    return Shift(distance=distances[worst], rows=sample.height, column=worst)
+
+
+def _distance(before: ColumnProfile, now: ColumnProfile) -> float:
+    """PSI, or infinity when the answers are of another kind than those on the holdout."""
+    try:
+        return psi(before, now)
+    except DataRefused:
+        return math.inf
 
 
 # ---- one rule each -----------------------------------------------------------------------------------------------
