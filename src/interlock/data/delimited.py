@@ -99,7 +99,6 @@ def _parse(path: Path, shape: _Shape, schema: Mapping[str, pl.DataType]) -> pl.D
             schema=dict(schema),
             separator=shape.delimiter,
             null_values=[""],
-            rechunk=False,
             glob=False,
         )
     except FAILED:

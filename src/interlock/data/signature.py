@@ -262,7 +262,7 @@ def read_and_check(
 
 def merge_bad(read: pl.DataFrame, checked: pl.DataFrame, rows: pl.Series) -> pl.DataFrame:
     """Bad cells of the reader and of :func:`check` as one frame (row from 1, column, reason), one finding a cell."""
-    numbered = checked.with_columns(rows.gather(checked["row"]).alias("row")).select(BAD_SCHEMA)
+    numbered = checked.with_columns(rows.gather(checked["row"]).alias("row")).select(*BAD_SCHEMA)
     known = pl.concat([read, numbered])
     return known.unique(subset=["row", "column"], keep="first", maintain_order=True).sort("row", maintain_order=True)
 
