@@ -1,0 +1,285 @@
+"""What the ledger and the blobs know about one release or one decision, gathered in one place.
+
+Only recorded facts: events, documents, files of the bundle (each checked against its recorded digest before it is
+shown) and the evidence of the holdout. No user code runs and no clock is read; the same records give the same story.
+What should be there and is not is listed in ``missing``, never guessed.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import msgspec
+import polars as pl
+
+from interlock.errors import NotFound, NothingToServe
+from interlock.ports import Ledger, Parts
+from interlock.records import (
+    BatchResult,
+    Bundle,
+    Event,
+    FileResult,
+    Receipt,
+    Record,
+    Release,
+    Snapshot,
+    Training,
+    Verification,
+)
+from interlock.settings import Settings
+
+R = TypeVar("R", bound=Record)
+
+FILE_KINDS = ("file.accepted", "file.refused", "file.unreadable", "file.repeated")
+BATCH_KINDS = ("batch.published", "batch.refused", "batch.unreadable")
+_TEXT_BYTES = 200_000
+
+
+@dataclass(frozen=True)
+class Entry(Generic[R]):
+    """A record with the event that carries it."""
+
+    event: Event
+    record: R
+
+
+class BundleFile(Record, kw_only=True):
+    """One file of a bundle as its manifest lists it; ``text`` is its content when it is text worth showing."""
+
+    path: str
+    digest: str
+    size_bytes: int
+    text: str | None = None
+
+
+class Shape(Record, kw_only=True):
+    """How the values of one column were spread in the snapshot: bins of numbers, or rows by category."""
+
+    name: str
+    rows: int
+    nulls: int
+    edges: tuple[float, ...] = ()
+    counts: tuple[float, ...] = ()
+    categories: tuple[tuple[str, int], ...] = ()
+    other: int = 0
+
+
+class _Trained(Record, kw_only=True):
+    training: Training
+    bundle: str | None = None
+
+
+@dataclass(frozen=True)
+class Story:
+    """All recorded facts about one candidate; ``release`` is None when the page is about a decision only."""
+
+    settings: Settings
+    verification: Verification
+    head: Event
+    candidate: str
+    release: Entry[Release] | None = None
+    receipt: Entry[Receipt] | None = None
+    model: Entry[Bundle] | None = None
+    champion: Bundle | None = None
+    baseline: Bundle | None = None
+    snapshot: Entry[Snapshot] | None = None
+    training: Entry[Training] | None = None
+    files: tuple[Entry[FileResult], ...] = ()
+    releases: tuple[Entry[Release], ...] = ()
+    decisions: tuple[Entry[Receipt], ...] = ()
+    batches: tuple[Entry[BatchResult], ...] = ()
+    bundle_files: tuple[BundleFile, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+    evidence: pl.DataFrame | None = None
+    turn: tuple[Event, ...] = ()
+    missing: tuple[str, ...] = field(default=())
+
+    @property
+    def task(self) -> str:
+        """Task of the model: recorded with the bundle, else from the settings."""
+        return self.model.record.task if self.model else self.settings.model.task
+
+    @property
+    def name(self) -> str:
+        """Name of the model: recorded with the bundle, else from the settings."""
+        return self.model.record.name if self.model else self.settings.model.name
+
+    @property
+    def target(self) -> str:
+        """Column to predict, when the snapshot holds it and the model does not take it; else empty."""
+        target = self.settings.model.target
+        known = self.snapshot is not None and target in self.snapshot.record.columns
+        return target if known and (self.model is None or target not in self.model.record.signature.names) else ""
+
+    def text_of(self, path: str) -> str | None:
+        """Content of a bundle's text file."""
+        return next((file.text for file in self.bundle_files if file.path == path), None)
+
+
+def story_of_release(parts: Parts, generation: int | None) -> Story:
+    """Facts of a release, by default of the one in force.
+
+    Raises :class:`NothingToServe` when nothing was released yet, and :class:`NotFound` for an unknown generation.
+    """
+    releases = _entries(parts.ledger, ("release.made",), Release)
+    if not releases:
+        raise NothingToServe("Nothing was released yet.", next_step="Run 'interlock run' first.")
+    wanted = releases[-1].record.generation if generation is None else generation
+    release = next((entry for entry in releases if entry.record.generation == wanted), None)
+    if release is None:
+        raise NotFound(
+            f"There is no release {wanted}; the newest is {releases[-1].record.generation}.",
+            next_step="'interlock history' lists them.",
+            generation=wanted,
+        )
+    return _story(parts, release.record.champion, release, _receipt_of(parts.ledger, release), releases)
+
+
+def story_of_decision(parts: Parts, receipt_sequence: int) -> Story:
+    """Facts of a decision of the gate, released or not; raises :class:`NotFound` when that event is none."""
+    entry = _receipt_at(parts.ledger, receipt_sequence)
+    if entry is None:
+        raise NotFound(
+            f"Event {receipt_sequence} is not a decision of the gate.",
+            next_step="'interlock history' lists them.",
+            sequence=receipt_sequence,
+        )
+    releases = _entries(parts.ledger, ("release.made",), Release)
+    return _story(parts, entry.record.decision.candidate, None, entry, releases)
+
+
+# ---- gathering ---------------------------------------------------------------------------------------------------
+
+
+def _story(
+    parts: Parts,
+    candidate: str,
+    release: Entry[Release] | None,
+    receipt: Entry[Receipt] | None,
+    releases: Sequence[Entry[Release]],
+) -> Story:
+    ledger, missing = parts.ledger, []
+    model = _latest(ledger, "bundle.packed", candidate, Bundle)
+    snapshot = _latest(ledger, "snapshot.made", _snapshot_digest(model, receipt), Snapshot)
+    champion = receipt.record.evaluation.champion if receipt else None
+    baseline = receipt.record.evaluation.baseline if receipt else (release.record.baseline if release else None)
+    files, notes = _bundle_files(parts, candidate)
+    missing += notes
+    evidence, notes = _evidence(parts, receipt)
+    missing += notes
+    shapes = _shapes(files)
+    training = _training(ledger, model)
+    for what, there in (
+        ("The decision's receipt", receipt),
+        ("The bundle's record", model),
+        ("The snapshot's record", snapshot),
+        ("The training's record", training),
+        ("The reference profile of the data", shapes or None),
+    ):
+        missing += [] if there is not None else [f"{what} is not recorded."]
+    last = ledger.events(newest_first=True, limit=1)[0]
+    anchor = (release or receipt or model).event if (release or receipt or model) else last  # type: ignore[union-attr]
+    return Story(
+        settings=parts.settings,
+        verification=ledger.verify(),
+        head=last,
+        candidate=candidate,
+        release=release,
+        receipt=receipt,
+        model=model,
+        champion=_bundle(ledger, champion),
+        baseline=_bundle(ledger, baseline),
+        snapshot=snapshot,
+        training=training,
+        files=_files(ledger, snapshot),
+        releases=tuple(releases),
+        decisions=tuple(_entries(ledger, ("gate.decided",), Receipt)),
+        batches=tuple(e for e in _entries(ledger, BATCH_KINDS, BatchResult) if e.record.model == candidate),
+        bundle_files=files,
+        shapes=shapes,
+        evidence=evidence,
+        turn=_turn(ledger, anchor),
+        missing=tuple(missing),
+    )
+
+
+def _entries(ledger: Ledger, kinds: Sequence[str], type_: type[R], subject: str | None = None) -> list[Entry[R]]:
+    events = ledger.events(kinds=kinds, subject=subject)
+    return [Entry(event, msgspec.convert(event.facts, type_)) for event in events]
+
+
+def _latest(ledger: Ledger, kind: str, subject: str | None, type_: type[R]) -> Entry[R] | None:
+    if subject is None:
+        return None
+    found = ledger.events(kinds=(kind,), subject=subject, newest_first=True, limit=1)
+    return Entry(found[0], msgspec.convert(found[0].facts, type_)) if found else None
+
+
+def _receipt_at(ledger: Ledger, sequence: int) -> Entry[Receipt] | None:
+    found = ledger.events(kinds=("gate.decided",), after=sequence - 1, limit=1)
+    if not found or found[0].sequence != sequence:
+        return None
+    return Entry(found[0], msgspec.convert(found[0].facts, Receipt))
+
+
+def _receipt_of(ledger: Ledger, release: Entry[Release]) -> Entry[Receipt] | None:
+    """The decision that a release rests on: its own, or for a roll-back the one that first let its champion through."""
+    if release.record.receipt is not None:
+        return _receipt_at(ledger, release.record.receipt)
+    earlier = _entries(ledger, ("gate.decided",), Receipt, release.record.champion)
+    return next((entry for entry in reversed(earlier) if entry.event.sequence < release.event.sequence), None)
+
+
+def _snapshot_digest(model: Entry[Bundle] | None, receipt: Entry[Receipt] | None) -> str | None:
+    if model is not None:
+        return model.record.snapshot
+    return receipt.record.evaluation.snapshot if receipt else None
+
+
+def _bundle(ledger: Ledger, digest: str | None) -> Bundle | None:
+    return ledger.read("bundle", digest, Bundle) if digest else None
+
+
+def _training(ledger: Ledger, model: Entry[Bundle] | None) -> Entry[Training] | None:
+    """The run that the bundle was packed from, by the document that joins the two."""
+    if model is None:
+        return None
+    for key, document in ledger.scan("training", _Trained):
+        if document.bundle == model.record.digest:
+            return _latest(ledger, "training.done", key, Training)
+    return None
+
+
+def _files(ledger: Ledger, snapshot: Entry[Snapshot] | None) -> tuple[Entry[FileResult], ...]:
+    """What became of every file that landed before the snapshot was made."""
+    entries = _entries(ledger, FILE_KINDS, FileResult)
+    return tuple(e for e in entries if snapshot is None or e.event.sequence < snapshot.event.sequence)
+
+
+def _turn(ledger: Ledger, anchor: Event) -> tuple[Event, ...]:
+    """The events of the turn in which ``anchor`` was written."""
+    if not anchor.turn:
+        return ()
+    first = ledger.events(kinds=("turn.started",), subject=anchor.turn, limit=1)
+    if not first:
+        return ()
+    return tuple(e for e in ledger.events(after=first[0].sequence - 1) if e.turn == anchor.turn)
+
+
+# ---- blobs -------------------------------------------------------------------------------------------------------
+
+
+def _evidence(parts: Parts, receipt: Entry[Receipt] | None) -> tuple[pl.DataFrame | None, list[str]]:
+    """Truth and answers of the holdout, when its bytes are those that were recorded."""
+    if receipt is None or not receipt.record.evaluation.evidence_key:
+        return None, ["The evidence of the holdout is not recorded."]
+    evaluation = receipt.record.evaluation
+    try:
+        content = parts.blobs.get(evaluation.evidence_key)
+    except NotFound:
+        return None, ["The evidence of the holdout is recorded, but its blob is gone."]
+    if evaluation.evidence_digest and hashlib.sha256(content).hexdigest() != evaluation.evidence_digest:
+        return None, ["The evidence blob is not the one that was recorded: its digest differs. It is not used here."]
+    return pl.read_parquet(io.BytesIO(content)), []

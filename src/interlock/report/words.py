@@ -1,0 +1,74 @@
+"""Values as people read them: numbers, sizes, times, counts, and user text made harmless to look at."""
+
+import math
+import unicodedata
+
+_SILENT = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def plain(text: str, limit: int = 200) -> str:
+    """``text`` on one line: control, format and private characters are spelled out, and the tail beyond ``limit`` is cut."""
+    shown = "".join(
+        f"\\u{ord(character):04x}" if unicodedata.category(character) in _SILENT else character
+        for character in text[: limit + 1]
+    )
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def number(value: float) -> str:
+    """A number for people: whole numbers in full with commas, others with four significant digits."""
+    if not math.isfinite(value):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 1e9 or abs(value) < 1e-4:
+        return f"{value:.3e}"
+    rounded = float(f"{value:.4g}")
+    return f"{rounded:,.{max(0, 3 - math.floor(math.log10(abs(rounded))))}f}"
+
+
+def signed(value: float) -> str:
+    """:func:`number` with its sign, for gains."""
+    return f"+{number(value)}" if value > 0 else number(value).replace("-", "−")
+
+
+def maybe(value: float | None) -> str:
+    """:func:`number`, or nothing where nothing was measured."""
+    return "" if value is None else number(value)
+
+
+def share(part: float, whole: float) -> str:
+    """``part`` of ``whole`` in per cent, or nothing of nothing."""
+    return "" if whole == 0 else f"{100 * part / whole:.1f} %"
+
+
+def percent(value: float) -> str:
+    """A fraction in per cent without superfluous digits: 0.95 is ``95 %``."""
+    return f"{100 * value:.4g} %"
+
+
+def size(size_bytes: int) -> str:
+    """Bytes in powers of 1,000."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.3g} {unit}" if size_bytes < 999 * scale else f"{size_bytes / scale:,.0f} {unit}"
+    return f"{size_bytes:,} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that fits."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
+def when(timestamp: str) -> str:
+    """A recorded time to the second, e.g. ``2026-11-21 02:30:52 UTC``."""
+    return f"{timestamp[:10]} {timestamp[11:19]} UTC" if len(timestamp) >= 19 else timestamp
+
+
+def count(amount: int, noun: str, plural: str = "") -> str:
+    """``1 row``, ``1,200 rows``."""
+    return f"{amount:,} {noun if amount == 1 else plural or f'{noun}s'}"
