@@ -1,10 +1,13 @@
 """The chapters about what was made, of what, and where it went: problem, data, model, packaging, deployment, lineage."""
 
 from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
-from interlock.records import BatchResult, Column, Event, FileResult, Policy, Release, moment
+from interlock.data.profile import ColumnProfile
+from interlock.records import BatchResult, Column, Event, FileResult, Policy, Release
 from interlock.report import findings, pictures
-from interlock.report.facts import BATCH_KINDS, Entry, R, Shape, Story
+from interlock.report.facts import BATCH_KINDS, Entry, R, Story
 from interlock.report.page import Block, Facts, Figure, Gallery, Listing, Note, Section, Table, Text
 from interlock.report.words import count, duration, maybe, number, percent, share, size, when
 
@@ -153,34 +156,42 @@ def _snapshot(story: Story) -> tuple[Block, ...]:
 def _signature(story: Story) -> tuple[Block, ...]:
     if story.model is None:
         return _lost("The signature")
-    shapes = {shape.name: shape for shape in story.shapes}
+    known = {column.name: column for column in story.profile.columns} if story.profile else {}
     table = Table(
         title="Signature: what the model takes",
-        columns=(("Column", "code"), ("Type", "text"), ("May be empty", "text"), ("Empty", "number"), ("Values", "text")),
-        rows=tuple(
-            (
-                column.name,
-                column.type,
-                "yes" if column.nullable else "no",
-                _empty(shapes.get(column.name)),
-                _values(column, shapes.get(column.name)),
-            )
-            for column in story.model.record.signature.inputs
+        columns=(
+            ("Column", "code"),
+            ("Type", "text"),
+            ("May be empty", "text"),
+            ("Empty", "number"),
+            ("Mean", "number"),
+            ("Std. dev.", "number"),
+            ("Values", "text"),
         ),
+        rows=tuple(_column_row(column, known.get(column.name)) for column in story.model.record.signature.inputs),
         note=f"Categories with fewer than {findings.SMALL} rows are counted, not named.",
     )
     return (table,)
 
 
-def _empty(shape: Shape | None) -> str:
-    return share(shape.nulls, shape.rows) if shape else ""
+def _column_row(column: Column, profile: ColumnProfile | None) -> tuple[str, ...]:
+    numeric = profile is not None and column.type in ("int", "float")
+    return (
+        column.name,
+        column.type,
+        "yes" if column.nullable else "no",
+        share(profile.nulls, profile.count) if profile else "",
+        maybe(profile.mean) if profile and numeric else "",
+        maybe(profile.std) if profile and numeric else "",
+        _values(column, profile),
+    )
 
 
-def _values(column: Column, shape: Shape | None) -> str:
+def _values(column: Column, profile: ColumnProfile | None) -> str:
     """Range or categories of a column; a category is named only where the profile shows enough rows of it."""
     if column.categories is not None:
-        known = dict(shape.categories) if shape else {}
-        named = tuple(name for name in column.categories if known.get(name, 0) >= findings.SMALL)
+        rows = (profile.categories or {}) if profile else {}
+        named = tuple(name for name in column.categories if rows.get(name, 0) >= findings.SMALL)
         total = count(len(column.categories), "category", "categories")
         return f"{total}: {_listed(named)}" if named else total
     if column.low is None or column.high is None:
@@ -190,31 +201,51 @@ def _values(column: Column, shape: Shape | None) -> str:
 
 
 def _profile(story: Story) -> tuple[Block, ...]:
-    if not story.shapes:
+    if story.profile is None:
         return (Text(text="No reference profile is recorded, so the columns are not drawn."),)
-    drawn = [picture for shape in story.shapes[:_MOST_PICTURES] if (picture := _shape(shape)) is not None]
-    left = len(story.shapes) - len(drawn)
+    drawn = [picture for column in story.profile.columns[:_MOST_PICTURES] if (picture := _spread(column)) is not None]
+    left = len(story.profile.columns) - len(drawn)
     title = "How the columns are spread" + (f" ({count(left, 'further column')} not drawn)" if left else "")
     return (Gallery(title=title, pictures=tuple(drawn)),)
 
 
-def _shape(shape: Shape) -> pictures.Picture | None:
-    if shape.edges:
-        found = findings.rebin(shape.edges, shape.counts)
-        if found is None:
-            return None
-        outside = f", {number(found.below + found.above)} beyond the edges" if found.below + found.above else ""
-        words = f"{number(shape.rows - shape.nulls)} values from {number(found.edges[0])} to {number(found.edges[-1])}{outside}"
-        return pictures.histogram(shape.name, found.edges, found.counts, description=words)
-    large = [(name, rows) for name, rows in shape.categories if rows >= findings.SMALL]
+def _spread(column: ColumnProfile) -> pictures.Picture | None:
+    if column.categories is not None:
+        return _named(column, column.categories)
+    if column.low is None or column.high is None:
+        return None
+    # A whole number fills the room up to the next one, so that the largest has a bin too.
+    top = column.high + 1 if column.type in ("int", "date") else column.high
+    bins = int(min(24, top - column.low)) if column.type in ("int", "date") else 24
+    found = findings.rebin((column.low, *column.edges, top), column.bins, bins=max(bins, 1))
+    if found is None:
+        return None
+    outside = found.below + found.above
+    ends = (column.low, column.high) if not outside else (found.edges[0], found.edges[-1])
+    words = tuple(_instant(column.type, end) for end in ends)
+    told = f"{number(sum(column.bins))} values from {words[0]} to {words[1]}"
+    told += f"; {number(outside)} beyond the edges are not drawn" if outside else ""
+    return pictures.histogram(column.name, found.edges, found.counts, description=told, ends=words)
+
+
+def _instant(kind: str, value: float) -> str:
+    """A profiled number as text: dates are days, times seconds since 1970."""
+    if kind not in ("date", "datetime"):
+        return number(value)
+    moment_ = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(**{"days" if kind == "date" else "seconds": value})
+    return moment_.strftime("%Y-%m-%d")
+
+
+def _named(column: ColumnProfile, categories: Mapping[str, int]) -> pictures.Picture | None:
+    large = [(name, rows) for name, rows in categories.items() if rows >= findings.SMALL]
     large.sort(key=lambda item: (-item[1], item[0]))
     shown = large[:_MOST_CATEGORIES]
-    rest = shape.rows - shape.nulls - sum(rows for _, rows in shown)
+    rest = column.count - column.nulls - sum(rows for _, rows in shown)
     shown += [(findings.OTHER, rest)] if rest > 0 else []
     if not shown:
         return None
-    words = ", ".join(f"{name} {number(rows)}" for name, rows in shown)
-    return pictures.bars(shape.name, [name for name, _ in shown], [rows for _, rows in shown], description=words)
+    told = ", ".join(f"{name} {number(rows)}" for name, rows in shown)
+    return pictures.bars(column.name, [name for name, _ in shown], [rows for _, rows in shown], description=told)
 
 
 # ---- model and training ------------------------------------------------------------------------------------------
@@ -499,27 +530,29 @@ def _event(entry: Entry[R] | None) -> Event | None:
 
 def resources(story: Story) -> Section:
     """Time, memory and bytes, stage by stage."""
-    reads = [entry.record for entry in story.files]
     rows: list[tuple[str, str, str, str]] = []
-    if reads:
+    if story.turn is not None:
+        rows += [(f"Turn: {step.name}", duration(step.seconds), "", "") for step in story.turn.steps]
+        rows.append(("Turn in all", duration(story.turn.seconds), "", ""))
+    if story.files:
+        reads = [entry.record for entry in story.files]
         rows.append(
-            ("Reading the files", duration(sum(r.seconds for r in reads)), "", size(sum(r.size_bytes for r in reads)))
+            ("Reading all files", duration(sum(r.seconds for r in reads)), "", size(sum(r.size_bytes for r in reads)))
         )
     if story.training is not None:
         run = story.training.record
-        rows.append(("Training", duration(run.seconds), size(run.peak_memory_bytes), ""))
+        rows.append(("The user's training", duration(run.seconds), size(run.peak_memory_bytes), ""))
     if story.model is not None:
         rows.append(("Bundle", "", "", size(story.model.record.size_bytes)))
     if story.receipt is not None and story.receipt.record.evaluation.latency_ms is not None:
-        rows.append(("One answer (median)", f"{number(story.receipt.record.evaluation.latency_ms)} ms", "", ""))
+        rows.append(("One row answered (median)", duration(story.receipt.record.evaluation.latency_ms / 1000), "", ""))
     if story.batches:
-        rows.append(("Answering batches", duration(sum(e.record.seconds for e in story.batches)), "", ""))
-    if len(story.turn) > 1:
-        rows.append(("Turn, from its start to its last event", duration((moment(story.turn[-1].at) - moment(story.turn[0].at)).total_seconds()), "", ""))
+        rows.append(("Answering all batches", duration(sum(e.record.seconds for e in story.batches)), "", ""))
     table = Table(
-        title="Resources used",
-        columns=(("Stage", "text"), ("Time", "number"), ("Peak memory", "number"), ("Size", "number")),
+        title="Time, memory and size",
+        columns=(("What", "text"), ("Time", "number"), ("Peak memory", "number"), ("Size", "number")),
         rows=tuple(rows),
-        empty="None are recorded.",
+        empty="Nothing is recorded.",
+        note="" if story.turn else "The turn of the decision did not record its end, so its steps are not timed.",
     )
     return Section(name="resources", title="Resources used", blocks=(table,))

@@ -29,7 +29,7 @@ from interlock.report.words import count, number, percent, signed, when
 from interlock.store.blobs import durable_write
 
 
-class DossierPaths(Record, kw_only=True):
+class DossierPaths(Record, frozen=True, kw_only=True):
     """Where the two files of a dossier were written."""
 
     html: str

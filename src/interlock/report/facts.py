@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import msgspec
 import polars as pl
 
+from interlock.data.profile import Profile
 from interlock.errors import NotFound, NothingToServe
 from interlock.ports import Ledger, Parts
 from interlock.records import (
@@ -34,7 +35,10 @@ R = TypeVar("R", bound=Record)
 
 FILE_KINDS = ("file.accepted", "file.refused", "file.unreadable", "file.repeated")
 BATCH_KINDS = ("batch.published", "batch.refused", "batch.unreadable")
-_TEXT_BYTES = 200_000
+PROFILE_FILE = "profile.json"
+_TEXT_BYTES = 2_000_000
+_TEXT_ENDS = (".py", ".toml", ".sql", ".ipynb", ".txt", ".yaml", ".yml", ".lock")
+_TEXT_NAMES = frozenset({"MLmodel", PROFILE_FILE})
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Entry(Generic[R]):
     record: R
 
 
-class BundleFile(Record, kw_only=True):
+class BundleFile(Record, frozen=True, kw_only=True):
     """One file of a bundle as its manifest lists it; ``text`` is its content when it is text worth showing."""
 
     path: str
@@ -54,19 +58,22 @@ class BundleFile(Record, kw_only=True):
     text: str | None = None
 
 
-class Shape(Record, kw_only=True):
-    """How the values of one column were spread in the snapshot: bins of numbers, or rows by category."""
+class Step(Record, frozen=True, kw_only=True):
+    """One step of a turn, as the turn's last event tells it."""
 
     name: str
-    rows: int
-    nulls: int
-    edges: tuple[float, ...] = ()
-    counts: tuple[float, ...] = ()
-    categories: tuple[tuple[str, int], ...] = ()
-    other: int = 0
+    seconds: float
+    failed: bool = False
 
 
-class _Trained(Record, kw_only=True):
+class TurnEnd(Record, frozen=True, kw_only=True):
+    """What the last event of a turn says about its time."""
+
+    steps: tuple[Step, ...] = ()
+    seconds: float = 0.0
+
+
+class _Trained(Record, frozen=True, kw_only=True):
     training: Training
     bundle: str | None = None
 
@@ -91,9 +98,9 @@ class Story:
     decisions: tuple[Entry[Receipt], ...] = ()
     batches: tuple[Entry[BatchResult], ...] = ()
     bundle_files: tuple[BundleFile, ...] = ()
-    shapes: tuple[Shape, ...] = ()
+    profile: Profile | None = None
     evidence: pl.DataFrame | None = None
-    turn: tuple[Event, ...] = ()
+    turn: TurnEnd | None = None
     missing: tuple[str, ...] = field(default=())
 
     @property
@@ -169,18 +176,17 @@ def _story(
     missing += notes
     evidence, notes = _evidence(parts, receipt)
     missing += notes
-    shapes = _shapes(files)
+    profile = _profile(files)
     training = _training(ledger, model)
     for what, there in (
         ("The decision's receipt", receipt),
         ("The bundle's record", model),
         ("The snapshot's record", snapshot),
         ("The training's record", training),
-        ("The reference profile of the data", shapes or None),
+        ("The reference profile of the data", profile),
     ):
         missing += [] if there is not None else [f"{what} is not recorded."]
     last = ledger.events(newest_first=True, limit=1)[0]
-    anchor = (release or receipt or model).event if (release or receipt or model) else last  # type: ignore[union-attr]
     return Story(
         settings=parts.settings,
         verification=ledger.verify(),
@@ -198,9 +204,9 @@ def _story(
         decisions=tuple(_entries(ledger, ("gate.decided",), Receipt)),
         batches=tuple(e for e in _entries(ledger, BATCH_KINDS, BatchResult) if e.record.model == candidate),
         bundle_files=files,
-        shapes=shapes,
+        profile=profile,
         evidence=evidence,
-        turn=_turn(ledger, anchor),
+        turn=_turn(ledger, receipt.event if receipt else None),
         missing=tuple(missing),
     )
 
@@ -258,14 +264,12 @@ def _files(ledger: Ledger, snapshot: Entry[Snapshot] | None) -> tuple[Entry[File
     return tuple(e for e in entries if snapshot is None or e.event.sequence < snapshot.event.sequence)
 
 
-def _turn(ledger: Ledger, anchor: Event) -> tuple[Event, ...]:
-    """The events of the turn in which ``anchor`` was written."""
-    if not anchor.turn:
-        return ()
-    first = ledger.events(kinds=("turn.started",), subject=anchor.turn, limit=1)
-    if not first:
-        return ()
-    return tuple(e for e in ledger.events(after=first[0].sequence - 1) if e.turn == anchor.turn)
+def _turn(ledger: Ledger, anchor: Event | None) -> TurnEnd | None:
+    """How the turn ended in which ``anchor`` was written; None for a turn that was killed, or an act of a person."""
+    if anchor is None or not anchor.turn:
+        return None
+    found = ledger.events(kinds=("turn.ended",), subject=anchor.turn, limit=1)
+    return msgspec.convert(found[0].facts, TurnEnd) if found else None
 
 
 # ---- blobs -------------------------------------------------------------------------------------------------------
@@ -276,10 +280,62 @@ def _evidence(parts: Parts, receipt: Entry[Receipt] | None) -> tuple[pl.DataFram
     if receipt is None or not receipt.record.evaluation.evidence_key:
         return None, ["The evidence of the holdout is not recorded."]
     evaluation = receipt.record.evaluation
-    try:
-        content = parts.blobs.get(evaluation.evidence_key)
-    except NotFound:
+    content = _blob(parts, evaluation.evidence_key)
+    if content is None:
         return None, ["The evidence of the holdout is recorded, but its blob is gone."]
     if evaluation.evidence_digest and hashlib.sha256(content).hexdigest() != evaluation.evidence_digest:
         return None, ["The evidence blob is not the one that was recorded: its digest differs. It is not used here."]
     return pl.read_parquet(io.BytesIO(content)), []
+
+
+class _Listed(Record, frozen=True, kw_only=True):
+    path: str
+    digest: str
+    size_bytes: int
+
+
+class _Manifest(Record, frozen=True, kw_only=True):
+    files: tuple[_Listed, ...] = ()
+
+
+def _bundle_files(parts: Parts, bundle: str) -> tuple[tuple[BundleFile, ...], list[str]]:
+    """The manifest's files, in its order, with the text of those that are text; only bytes that verify are shown."""
+    content = _blob(parts, f"bundles/{bundle}/manifest.json")
+    if content is None:
+        return (), ["The bundle's manifest is gone."]
+    if hashlib.sha256(content).hexdigest() != bundle:
+        return (), ["The bundle's manifest is not the one that was recorded: its digest differs. It is not used here."]
+    files, missing = [], []
+    for listed in msgspec.json.decode(content, type=_Manifest).files:
+        text, note = _text(parts, bundle, listed) if _is_text(listed) else (None, "")
+        missing += [note] if note else []
+        files.append(BundleFile(path=listed.path, digest=listed.digest, size_bytes=listed.size_bytes, text=text))
+    return tuple(files), missing
+
+
+def _is_text(file: _Listed) -> bool:
+    return file.size_bytes <= _TEXT_BYTES and (
+        file.path.endswith(_TEXT_ENDS) or file.path.rsplit("/", 1)[-1] in _TEXT_NAMES
+    )
+
+
+def _text(parts: Parts, bundle: str, file: _Listed) -> tuple[str | None, str]:
+    content = _blob(parts, f"bundles/{bundle}/{file.path}")
+    if content is None:
+        return None, f"The bundle's file {file.path} is gone."
+    if hashlib.sha256(content).hexdigest() != file.digest:
+        return None, f"The bundle's file {file.path} is not the one that was recorded: its digest differs."
+    return content.decode("utf-8", "replace"), ""
+
+
+def _blob(parts: Parts, key: str) -> bytes | None:
+    try:
+        return parts.blobs.get(key)
+    except NotFound:
+        return None
+
+
+def _profile(files: Sequence[BundleFile]) -> Profile | None:
+    """The reference profile that was packed with the model."""
+    text = next((file.text for file in files if file.path == PROFILE_FILE), None)
+    return msgspec.json.decode(text, type=Profile) if text is not None else None

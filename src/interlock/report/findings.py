@@ -18,14 +18,14 @@ OTHER = "other"
 _BINS = 24
 
 
-class Confusion(Record, kw_only=True):
+class Confusion(Record, frozen=True, kw_only=True):
     """``counts[i][j]``: rows of class ``labels[i]`` that were answered ``labels[j]``."""
 
     labels: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
 
 
-class Reliability(Record, kw_only=True):
+class Reliability(Record, frozen=True, kw_only=True):
     """Per bin of the prediction: its mean, the mean of the truth, and the rows in it."""
 
     predicted: tuple[float, ...]
@@ -33,7 +33,7 @@ class Reliability(Record, kw_only=True):
     rows: tuple[int, ...]
 
 
-class Bins(Record, kw_only=True):
+class Bins(Record, frozen=True, kw_only=True):
     """Counts between edges, one more edge than counts; ``below`` and ``above`` fell outside and are not drawn."""
 
     edges: tuple[float, ...]

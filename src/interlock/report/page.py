@@ -28,26 +28,26 @@ _TONES: dict[str, Tone] = {
 _CELL_CHARS = 1_000
 
 
-class Text(Record, kw_only=True, tag="text"):
+class Text(Record, frozen=True, kw_only=True, tag="text"):
     """A paragraph."""
 
     text: str
 
 
-class Note(Record, kw_only=True, tag="note"):
+class Note(Record, frozen=True, kw_only=True, tag="note"):
     """A remark set apart."""
 
     text: str
     tone: Tone = "calm"
 
 
-class Bullets(Record, kw_only=True, tag="bullets"):
+class Bullets(Record, frozen=True, kw_only=True, tag="bullets"):
     """A list of sentences."""
 
     items: tuple[str, ...]
 
 
-class Table(Record, kw_only=True, tag="table"):
+class Table(Record, frozen=True, kw_only=True, tag="table"):
     """Rows under titled columns. ``empty`` is what is said when there are none."""
 
     title: str
@@ -57,26 +57,26 @@ class Table(Record, kw_only=True, tag="table"):
     note: str = ""
 
 
-class Facts(Record, kw_only=True, tag="facts"):
+class Facts(Record, frozen=True, kw_only=True, tag="facts"):
     """Named values, one a line: name, value, how to set it."""
 
     rows: tuple[tuple[str, str, Align], ...]
 
 
-class Figure(Record, kw_only=True, tag="figure"):
+class Figure(Record, frozen=True, kw_only=True, tag="figure"):
     """A picture with its caption."""
 
     picture: Picture
 
 
-class Gallery(Record, kw_only=True, tag="gallery"):
+class Gallery(Record, frozen=True, kw_only=True, tag="gallery"):
     """Small pictures of one kind, side by side, each under its name."""
 
     title: str
     pictures: tuple[Picture, ...]
 
 
-class Listing(Record, kw_only=True, tag="listing"):
+class Listing(Record, frozen=True, kw_only=True, tag="listing"):
     """Text as it stands in a file, folded away until asked for."""
 
     title: str
@@ -85,7 +85,7 @@ class Listing(Record, kw_only=True, tag="listing"):
     language: str = ""
 
 
-class Lines(Record, kw_only=True, tag="lines"):
+class Lines(Record, frozen=True, kw_only=True, tag="lines"):
     """Lines to be filled in by hand: what stands before each of them."""
 
     labels: tuple[str, ...]
@@ -94,7 +94,7 @@ class Lines(Record, kw_only=True, tag="lines"):
 Block = Text | Note | Bullets | Table | Facts | Figure | Gallery | Listing | Lines
 
 
-class Section(Record, kw_only=True):
+class Section(Record, frozen=True, kw_only=True):
     """A titled part. ``name`` is its anchor: fixed words, never user text."""
 
     name: str
@@ -102,7 +102,7 @@ class Section(Record, kw_only=True):
     blocks: tuple[Block, ...]
 
 
-class Headline(Record, kw_only=True):
+class Headline(Record, frozen=True, kw_only=True):
     """One large figure of the opening: what it is, its value, and a remark in small."""
 
     label: str
@@ -110,7 +110,7 @@ class Headline(Record, kw_only=True):
     remark: str = ""
 
 
-class Page(Record, kw_only=True):
+class Page(Record, frozen=True, kw_only=True):
     """A whole document."""
 
     title: str

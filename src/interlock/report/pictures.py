@@ -36,7 +36,7 @@ _METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _LABEL_CHARS = 28
 
 
-class Picture(Record, kw_only=True):
+class Picture(Record, frozen=True, kw_only=True):
     """An inline ``<svg>`` with the words that stand for it where it cannot be seen."""
 
     title: str
@@ -44,7 +44,7 @@ class Picture(Record, kw_only=True):
     svg: str
 
 
-class Mark(Record, kw_only=True):
+class Mark(Record, frozen=True, kw_only=True):
     """One row of an interval picture: a value between ``low`` and ``high`` (equal to it when there is no interval)."""
 
     label: str
@@ -54,7 +54,7 @@ class Mark(Record, kw_only=True):
     high: float
 
 
-class Pair(Record, kw_only=True):
+class Pair(Record, frozen=True, kw_only=True):
     """One row of a slice picture: the candidate's and the other model's score on the same ``rows`` rows."""
 
     label: str

@@ -12,6 +12,7 @@ _WHO: tuple[Who, ...] = ("candidate", "champion", "baseline")
 _MOST_SLICES = 40
 _SMALL_HOLDOUT = 200
 _WIDE = 0.1
+_MANY_EMPTY = 0.2
 
 ABSENT = Note(text="No decision of the gate is recorded for this model, so there is nothing to show here.", tone="warn")
 
@@ -290,20 +291,14 @@ def _numeric_errors(truth: pl.Series, answer: pl.Series) -> tuple[Block, ...]:
 
 def _extra(seen: Evaluation) -> Table:
     """Further metrics: one row a metric, one column a model."""
-    who = [name for name in _WHO if any(name in values for values in seen.extra.values())]
-    by_model = not who
-    who = who or [name for name in _WHO if name in seen.extra]
-    names = sorted({metric for values in seen.extra.values() for metric in values}) if by_model else sorted(seen.extra)
-    rows = []
-    for metric in names:
-        values = [seen.extra.get(name, {}).get(metric) if by_model else seen.extra[metric].get(name) for name in who]
-        rows.append((metric, *(maybe(value) for value in values)))
+    who = [name for name in _WHO if name in seen.extra]
+    names = sorted({metric for name in who for metric in seen.extra[name]})
     return Table(
         title="Further metrics on the holdout",
         columns=(("Metric", "text"), *((name.capitalize(), "number") for name in who)),
-        rows=tuple(rows),
+        rows=tuple((metric, *(maybe(seen.extra[name].get(metric)) for name in who)) for metric in names),
         empty="None were asked for: [gate] also is empty.",
-        note="Shown for the reader; they do not decide." if rows else "",
+        note="Shown for the reader; they do not decide." if names else "",
     )
 
 
@@ -405,9 +400,9 @@ def _data_limits(story: Story) -> list[str]:
         found.append(f"{count(refused, 'file')} could not be used; what they held is not in the data.")
     if story.snapshot is not None:
         found += [f"Join: {note}" for note in story.snapshot.record.join_notes]
-    for shape in story.shapes:
-        if shape.rows and shape.nulls / shape.rows > 0.2:
-            found.append(f"Column {shape.name} is empty in {share(shape.nulls, shape.rows)} of the rows.")
+    for column in story.profile.columns if story.profile else ():
+        if column.count and column.nulls / column.count > _MANY_EMPTY:
+            found.append(f"Column {column.name} is empty in {share(column.nulls, column.count)} of the rows.")
     stopped = [e.record for e in story.batches if e.record.status == "refused"]
     if stopped:
         found.append(f"{count(len(stopped), 'batch', 'batches')} of its answers failed the audit and did not leave.")
