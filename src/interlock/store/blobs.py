@@ -1,0 +1,414 @@
+"""Immutable bytes by key: files under a folder, or objects of a bucket.
+
+Both publish by put-if-absent: a reader sees all bytes of a key or none, and nobody's bytes are written over.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from interlock.errors import NotFound, SettingsError, StoreFault
+from interlock.ports import BlobInfo, Blobs
+from interlock.records import timestamp
+from interlock.store.disk import (
+    TEMPORARY,
+    durable_write,
+    make_folder,
+    sync_file,
+    sync_folder,
+    temporary_beside,
+    write_synced,
+)
+
+__all__ = ["LocalBlobs", "ObjectBlobs", "check_key", "disk_faults", "durable_write", "open_blobs"]
+
+_CHUNK_BYTES = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV}
+_STALE_S = 86_400.0
+
+
+def open_blobs(location: str, root: Path) -> Blobs:
+    """Open ``s3://bucket/prefix``, or a folder taken relative to ``root``; raises SettingsError for another scheme."""
+    scheme, separator, _ = location.partition("://")
+    if not separator:
+        return LocalBlobs(root / location)
+    if scheme == "s3":
+        return ObjectBlobs(location)
+    raise SettingsError(
+        f"'{scheme}://' is not a kind of store that this version knows.",
+        next_step="Use a folder, or s3://bucket/prefix.",
+        location=location,
+    )
+
+
+def check_key(key: str) -> str:
+    """Give ``key`` back when it is a plain relative name; raises StoreFault for anything that could leave the root."""
+    parts = key.split("/")
+    plain = (
+        key.isprintable()
+        and "\\" not in key
+        and len(key.encode("utf-8", "replace")) <= 1_000
+        and all(part not in ("", ".", "..") and len(part.encode("utf-8", "replace")) <= 255 for part in parts)
+        and not any(part.startswith(TEMPORARY) for part in parts)
+    )
+    if plain:
+        return key
+    raise StoreFault(
+        f"{key[:200]!r} is not a valid blob key.",
+        next_step="A key has plain names between single '/': no '..', no leading '/', no control characters.",
+        key=key[:200],
+    )
+
+
+def _absent(key: str) -> NotFound:
+    return NotFound(f"There is no blob '{key}'.", next_step="Run 'interlock doctor'.", key=key)
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+class LocalBlobs:
+    """Files under ``root`` (implements :class:`interlock.ports.Blobs`). Methods raise StoreFault when the disk fails.
+
+    A key that leads out of the root through a symbolic link is refused.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    def put(self, key: str, source: bytes | Path) -> bool:
+        """Store durably if absent: temporary name, fsync, link, fsync of the folders. False when the key was there."""
+        path = self._locate(key)
+        with disk_faults(path):
+            make_folder(path.parent)
+            if path.exists():
+                _make_durable(path)
+                return False
+            temporary = temporary_beside(path)
+            try:
+                _fill(temporary, source)
+                written = _publish(temporary, path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    temporary.unlink()
+            _make_durable(path)
+            return written
+
+    def get(self, key: str) -> bytes:
+        """All bytes; raises NotFound."""
+        path = self._locate(key)
+        with disk_faults(path), _absence(key):
+            return path.read_bytes()
+
+    def fetch(self, key: str, to: Path) -> None:
+        """Copy to a local file, which appears whole or not at all; raises NotFound."""
+        path = self._locate(key)
+        with disk_faults(path), _absence(key), path.open("rb") as source, _appearing(to) as target:
+            shutil.copyfileobj(source, target, _CHUNK_BYTES)
+
+    def exists(self, key: str) -> bool:
+        """Tell whether it is there."""
+        path = self._locate(key)
+        with disk_faults(path):
+            return path.is_file()
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """Blobs whose key starts with ``prefix``, in key order; temporary names and symbolic links are left out."""
+        folder = prefix.rpartition("/")[0]
+        start = self._locate(folder) if folder else self._root
+        with disk_faults(start):
+            found = {
+                key: status
+                for path, status in _files(start)
+                if (key := path.relative_to(self._root).as_posix()).startswith(prefix)
+            }
+        return (_info(key, found[key]) for key in sorted(found))
+
+    def delete(self, key: str) -> None:
+        """Remove; harmless when absent."""
+        path = self._locate(key)
+        with disk_faults(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+            sync_folder(path.parent)
+
+    def local(self, key: str) -> Path | None:
+        """Give the file itself (read only), or None when there is none."""
+        path = self._locate(key)
+        with disk_faults(path):
+            return path if path.is_file() else None
+
+    def sweep(self, now: datetime, *, older_than_s: float = _STALE_S) -> int:
+        """Remove temporary files that a killed writer left; gives back how many."""
+        swept = 0
+        with disk_faults(self._root):
+            for path, status in _files(self._root, temporary=True):
+                if now.timestamp() - status.st_mtime > older_than_s:
+                    path.unlink(missing_ok=True)
+                    swept += 1
+        return swept
+
+    def _locate(self, key: str) -> Path:
+        path = self._root / check_key(key)
+        with disk_faults(path):
+            root, real = os.path.realpath(self._root), os.path.realpath(path)
+        if not real.startswith(root.rstrip("/") + "/"):
+            raise StoreFault(
+                f"The blob '{key}' leads out of {self._root} through a symbolic link.",
+                next_step="Remove the link: nothing outside the store is read or written.",
+                key=key,
+            )
+        return path
+
+
+def _fill(temporary: Path, source: bytes | Path) -> None:
+    if isinstance(source, bytes):
+        write_synced(temporary, source)
+        return
+    with source.open("rb") as reader, temporary.open("xb") as writer:
+        shutil.copyfileobj(reader, writer, _CHUNK_BYTES)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def _publish(temporary: Path, path: Path) -> bool:
+    """Give a complete file its name unless the name is taken; a link does this atomically."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _rename_if_absent(temporary, path)
+    return True
+
+
+def _rename_if_absent(temporary: Path, path: Path) -> bool:
+    """For file systems without hard links: look and rename under a lock on the folder, which all writers here take."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if path.exists():
+            return False
+        temporary.rename(path)
+    finally:
+        os.close(folder)
+    return True
+
+
+def _make_durable(path: Path) -> None:
+    """Sync also what another writer published: it may have died before it came to that."""
+    sync_file(path)
+    sync_folder(path.parent)
+
+
+def _files(folder: Path, *, temporary: bool = False) -> Iterator[tuple[Path, os.stat_result]]:
+    """Regular files below ``folder``; what vanishes meanwhile is skipped."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        with contextlib.suppress(FileNotFoundError):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(Path(entry.path), temporary=temporary)
+            elif entry.is_file(follow_symlinks=False) and entry.name.startswith(TEMPORARY) == temporary:
+                yield Path(entry.path), entry.stat(follow_symlinks=False)
+
+
+def _info(key: str, status: os.stat_result) -> BlobInfo:
+    return BlobInfo(
+        key=key,
+        size_bytes=status.st_size,
+        modified=timestamp(datetime.fromtimestamp(status.st_mtime, UTC)),
+        version=f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}",
+    )
+
+
+@contextmanager
+def _appearing(to: Path) -> Iterator[Any]:
+    """Open a file for writing that gets its name only when the block ends well."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(to)
+    try:
+        with temporary.open("xb") as target:
+            yield target
+        temporary.replace(to)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+@contextmanager
+def _absence(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise _absent(key) from error
+
+
+# ---- objects -----------------------------------------------------------------------------------------------------
+
+
+class ObjectBlobs:
+    """Objects under ``s3://bucket/prefix`` through obstore (implements :class:`interlock.ports.Blobs`).
+
+    Credentials, region and endpoint come from the usual ``AWS_…`` variables; plain HTTP only to a loopback endpoint.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "s3" or not parts.netloc:
+            raise SettingsError(f"'{url}' is not s3://bucket/prefix.", next_step="Name a bucket.", location=url)
+        self._url = url.rstrip("/")
+        self._prefix = parts.path.strip("/")
+        with object_faults(self._url):
+            self._store = _open_bucket(parts.netloc)
+
+    def put(self, key: str, source: bytes | Path) -> bool:
+        """Store if absent by a conditional put (``If-None-Match: *``); False when the key was there.
+
+        One request: S3 takes at most 5 GiB in it, and the bytes pass through memory.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        with object_faults(self._where(key)):
+            try:
+                obstore.put(self._store, self._at(key), source, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def get(self, key: str) -> bytes:
+        """All bytes; raises NotFound."""
+        import obstore
+
+        with object_faults(self._where(key)), _absence(key):
+            return bytes(obstore.get(self._store, self._at(key)).bytes())
+
+    def fetch(self, key: str, to: Path) -> None:
+        """Copy to a local file in bounded memory; it appears whole or not at all. Raises NotFound."""
+        import obstore
+
+        with object_faults(self._where(key)), _absence(key), _appearing(to) as target:
+            for chunk in obstore.get(self._store, self._at(key)).stream(min_chunk_size=_CHUNK_BYTES):
+                target.write(chunk)
+
+    def exists(self, key: str) -> bool:
+        """Tell whether it is there."""
+        import obstore
+
+        with object_faults(self._where(key)):
+            try:
+                obstore.head(self._store, self._at(key))
+            except FileNotFoundError:
+                return False
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """Blobs whose key starts with ``prefix``, in key order."""
+        import obstore
+
+        # The service matches whole path segments, so ask for the folder and look at the rest here.
+        folder = prefix.rpartition("/")[0]
+        under = self._at(folder) if folder else self._prefix
+        cut = len(self._prefix) + 1 if self._prefix else 0
+        with object_faults(self._where(prefix)):
+            metas = [meta for page in obstore.list(self._store, under or None) for meta in page]
+        found = {meta["path"][cut:]: meta for meta in metas if meta["path"][cut:].startswith(prefix)}
+        return (
+            BlobInfo(
+                key=key,
+                size_bytes=found[key]["size"],
+                modified=timestamp(found[key]["last_modified"]),
+                version=found[key]["e_tag"] or timestamp(found[key]["last_modified"]),
+            )
+            for key in sorted(found)
+        )
+
+    def delete(self, key: str) -> None:
+        """Remove; harmless when absent."""
+        import obstore
+
+        with object_faults(self._where(key)), contextlib.suppress(FileNotFoundError):
+            obstore.delete(self._store, self._at(key))
+
+    def local(self, key: str) -> Path | None:
+        """Give None: objects are not files of this machine."""
+        check_key(key)
+        return None
+
+    def _at(self, key: str) -> str:
+        check_key(key)
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _where(self, key: str) -> str:
+        return f"{self._url}/{key}"
+
+
+def _open_bucket(bucket: str) -> Any:
+    from obstore.store import S3Store
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    options: dict[str, Any] = {}
+    if endpoint:
+        parts = urlsplit(endpoint)
+        loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        options = {"endpoint": endpoint, "client_options": {"allow_http": parts.scheme == "http" and loopback}}
+    return S3Store(bucket, **options)
+
+
+# ---- foreign errors ----------------------------------------------------------------------------------------------
+
+_DISK_STEPS = {
+    errno.ENOSPC: "Free some space and run again.",
+    errno.EDQUOT: "Free some space and run again.",
+    errno.EACCES: "Check who may read and write there.",
+    errno.EPERM: "Check who may read and write there.",
+    errno.EROFS: "Choose a store on a disk that can be written.",
+    errno.EIO: "Check the disk, then run again.",
+    errno.ENAMETOOLONG: "Use a shorter name or a shorter root.",
+}
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Map :class:`OSError` to :class:`~interlock.errors.StoreFault`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreFault(
+            f"The disk failed at {path}: {error.strerror or error}.",
+            next_step=_DISK_STEPS.get(error.errno or 0, "Run 'interlock doctor', then run again."),
+            path=str(path),
+            cause=errno.errorcode.get(error.errno or 0, type(error).__name__),
+        ) from error
+
+
+@contextmanager
+def object_faults(where: str) -> Iterator[None]:
+    """Map what obstore raises (its own tree, ``OSError`` and ``ValueError``) to StoreFault."""
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+    try:
+        yield
+    except (BaseError, OSError, ValueError) as error:
+        denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        step = (
+            "Check the AWS_… credentials." if denied else "Check the AWS_… variables and the network, then run again."
+        )
+        raise StoreFault(
+            f"The object store failed at {where}: {str(error).splitlines()[0][:300] if str(error) else error!r}.",
+            next_step=step,
+            location=where,
+            cause=type(error).__name__,
+        ) from error
