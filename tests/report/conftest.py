@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ from interlock.records import (
     timestamp,
 )
 from interlock.settings import Model, Settings
+from interlock.store.blobs import LocalBlobs
+from interlock.testing.fakes import MemoryLedger, MemoryTables
 
 TRAIN = '''"""Train a model of stays."""
 
@@ -112,13 +114,12 @@ class Teller:
                 "country": country,
                 "lead_days": rng.gamma(2.0, 20.0, rows).round().astype(np.int64),
                 "nights": rng.integers(1, 9, rows),
-                "price": np.where(rng.random(rows) < 0.06, None, rng.lognormal(4.6, 0.5, rows).round(2)),
-                "booked": pl.date_range(datetime(2025, 1, 1), datetime(2025, 12, 31), eager=True).sample(
+                "price": [None if lost else paid for lost, paid in zip(rng.random(rows) < 0.06, rng.lognormal(4.6, 0.5, rows).round(2).tolist(), strict=True)],
+                "booked": pl.date_range(date(2025, 1, 1), date(2025, 12, 31), eager=True).sample(
                     rows, with_replacement=True, seed=3
                 ),
                 "member": rng.random(rows) < 0.3,
-            },
-            schema_overrides={"price": pl.Float64},
+            }
         )
 
     def signature(self) -> Signature:
@@ -441,7 +442,7 @@ def empty(tmp_path: Path) -> Callable[..., World]:
         teller = Teller(ledger, blobs, **told)
         model = Model(name=teller.name, task=teller.task, target=teller.target)
         parts = Parts(
-            settings=Settings(model=model, root=tmp_path), clock=StoryClock(), ledger=ledger, blobs=blobs, tables=MemoryTables()
+            settings=Settings(model=model, root=tmp_path), clock=StoryClock(), ledger=ledger, blobs=blobs, tables=MemoryTables(tmp_path / "tables")
         )
         return World(parts, teller, {})
 

@@ -1,15 +1,15 @@
 """The chapters about what was made, of what, and where it went: problem, data, model, packaging, deployment, lineage."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from interlock.data.profile import ColumnProfile
 from interlock.records import BatchResult, Column, Event, FileResult, Policy, Release
 from interlock.report import findings, pictures
-from interlock.report.facts import BATCH_KINDS, Entry, R, Story
+from interlock.report.facts import BATCH_KINDS, LOCKS, Entry, R, Story
 from interlock.report.page import Block, Facts, Figure, Gallery, Listing, Note, Section, Table, Text
-from interlock.report.words import count, duration, maybe, number, percent, share, size, when
+from interlock.report.words import count, duration, exact, maybe, number, percent, share, size, when
 
 _MOST_ROWS = 100
 _MOST_PICTURES = 36
@@ -52,8 +52,8 @@ def _listed(values: tuple[object, ...], most: int = 12) -> str:
 
 def _policy_table(policy: Policy) -> Table:
     rules = (
-        ("Score of the candidate at least", maybe(policy.at_least)),
-        ("Gain over champion and baseline more than", number(policy.min_gain)),
+        ("Score of the candidate at least", "" if policy.at_least is None else exact(policy.at_least)),
+        ("Gain over champion and baseline more than", exact(policy.min_gain)),
         ("Confidence of every comparison", percent(policy.confidence)),
         ("Columns judged slice by slice", ", ".join(policy.slices)),
         ("Rows that a slice needs to be judged", number(policy.min_slice_rows)),
@@ -100,30 +100,37 @@ def _files(story: Story) -> tuple[Block, ...]:
             ("Duplicates", "number"),
             ("Replaced", "number"),
             ("Quarantined", "number"),
-            ("Digest", "digest"),
             ("Event", "number"),
-            ("Why, and what was noted", "text"),
+            ("Digest", "digest"),
         ),
         rows=tuple(_file_row(entry) for entry in shown),
         note="" if len(shown) == len(records) else f"The newest {len(shown)} of {len(records):,} files are listed.",
     )
-    return Text(text=f"Before the snapshot was made, {count(len(records), 'file')} had landed: {said}; {rows_said}."), table
+    return Text(text=f"Before the snapshot was made, {count(len(records), 'file')} had landed: {said}; {rows_said}."), table, _remarks(shown)
 
 
 def _file_row(entry: Entry[FileResult]) -> tuple[str, ...]:
     record = entry.record
-    reason = record.reason or (f"The same bytes as {record.first_name}." if record.status == "repeated" else "")
-    return (
-        f"{record.source}/{record.name}",
-        record.status,
-        number(record.rows),
-        number(record.accepted),
-        number(record.duplicates),
-        number(record.updated),
-        number(record.quarantined),
-        record.digest,
-        number(entry.event.sequence),
-        " ".join((reason, *record.notes)).strip(),
+    counts = (record.rows, record.accepted, record.duplicates, record.updated, record.quarantined, entry.event.sequence)
+    return _file_name(record), record.status, *(number(value) for value in counts), record.digest
+
+
+def _file_name(record: FileResult) -> str:
+    return f"{record.source}/{record.name}"
+
+
+def _remarks(entries: Sequence[Entry[FileResult]]) -> Table:
+    """Why files were not used, and what was noted about those that were."""
+    rows = []
+    for record in (entry.record for entry in entries):
+        same = f"The same bytes as {record.first_name}." if record.status == "repeated" else ""
+        said = " ".join(part for part in (record.reason or same, *record.notes) if part)
+        rows += [(_file_name(record), record.status, said)] if said else []
+    return Table(
+        title="What was said about them",
+        columns=(("File", "code"), ("State", "flag"), ("Reason or note", "text")),
+        rows=tuple(rows),
+        empty="Nothing to note.",
     )
 
 
@@ -147,7 +154,7 @@ def _snapshot(story: Story) -> tuple[Block, ...]:
     )
     table = Table(
         title="Sources as the snapshot saw them",
-        columns=(("Source", "text"), ("Version", "number"), ("Rows", "number"), ("Files", "number"), ("Digest", "digest")),
+        columns=(("Source", "word"), ("Version", "number"), ("Rows", "number"), ("Files", "number"), ("Digest", "digest")),
         rows=tuple((s.source, number(s.version), number(s.rows), number(s.files), s.digest) for s in made.sources),
     )
     return facts, table
@@ -161,8 +168,8 @@ def _signature(story: Story) -> tuple[Block, ...]:
         title="Signature: what the model takes",
         columns=(
             ("Column", "code"),
-            ("Type", "text"),
-            ("May be empty", "text"),
+            ("Type", "word"),
+            ("May be empty", "word"),
             ("Empty", "number"),
             ("Mean", "number"),
             ("Std. dev.", "number"),
@@ -296,7 +303,7 @@ def _value(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return number(value)
+        return exact(value)
     if isinstance(value, dict):
         return ", ".join(f"{name} {_value(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
@@ -364,7 +371,7 @@ def packaging(story: Story) -> Section:
             else "The folder holds no MLmodel file, so MLflow cannot open it."
         )
     )
-    locks = [file for file in files if file.text is not None and not file.path.endswith(_CODE)]
+    locks = [file for file in files if file.text is not None and file.path.rsplit("/", 1)[-1] in LOCKS]
     blocks += [
         Listing(title=file.path, about=f"{size(file.size_bytes)}, {file.digest}", text=file.text or "") for file in locks
     ]
@@ -390,8 +397,8 @@ def _releases(story: Story) -> Table:
             ("Generation", "number"),
             ("Champion", "digest"),
             ("Last good", "digest"),
-            ("Cause", "text"),
-            ("Since", "text"),
+            ("Cause", "word"),
+            ("Since", "word"),
             ("Event", "number"),
             ("Because", "text"),
         ),
@@ -411,7 +418,7 @@ def _decisions(story: Story) -> Table:
     entries = story.decisions[-_MOST_ROWS:]
     return Table(
         title="Decisions of the gate",
-        columns=(("Event", "number"), ("Candidate", "digest"), ("Verdict", "flag"), ("Decided", "text"), ("Reason", "text")),
+        columns=(("Event", "number"), ("Candidate", "digest"), ("Verdict", "flag"), ("Decided", "word"), ("Reason", "text")),
         rows=tuple(
             (
                 number(entry.event.sequence),
@@ -481,7 +488,7 @@ def _audits(story: Story) -> Table:
     names = list(dict.fromkeys([*passed, *failed]))
     return Table(
         title="Audits of these batches",
-        columns=(("Rule", "text"), ("Passed", "number"), ("Failed", "number"), ("Newest failure", "text")),
+        columns=(("Rule", "word"), ("Passed", "number"), ("Failed", "number"), ("Newest failure", "text")),
         rows=tuple((name, number(passed[name]), number(failed[name]), last.get(name, "")) for name in names),
     )
 
@@ -499,7 +506,7 @@ def lineage(story: Story) -> Section:
     )
     table = Table(
         title="Steps",
-        columns=(("Step", "text"), ("Digest", "code"), ("Event", "number"), ("When", "text")),
+        columns=(("Step", "word"), ("Digest", "code"), ("Event", "number"), ("When", "word")),
         rows=tuple((name, digest, str(sequence or ""), when(at)) for name, digest, sequence, at in steps),
         note="Each digest covers the one before it: other rows, other code or other parameters give other digests.",
     )

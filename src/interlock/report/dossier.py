@@ -8,7 +8,7 @@ model documentation is asked to hold: SR 11-7 (Federal Reserve and OCC, 2011, se
 from pathlib import Path
 
 from interlock.ports import Parts
-from interlock.records import Record, short
+from interlock.records import Record
 from interlock.report import chapters, proof
 from interlock.report.facts import Story, story_of_decision, story_of_release
 from interlock.report.page import (
@@ -140,14 +140,12 @@ def _headlines(story: Story) -> tuple[Headline, ...]:
             remark = f"{number(score.low)} to {number(score.high)}, {percent(policy.confidence)}"
             found.append(Headline(label=f"{seen.metric} on the holdout", value=number(score.value), remark=remark))
         for comparison in seen.comparisons:
-            label, remark = f"Gain over the {comparison.against}", f"at least {signed(comparison.low)}"
+            label, remark = f"Gain over {comparison.against}", f"at least {signed(comparison.low)}"
             found.append(Headline(label=label, value=signed(comparison.gain), remark=remark))
     if story.snapshot is not None:
         made = story.snapshot.record
         remark = f"{number(made.training_rows)} to train, {number(made.holdout_rows)} held out"
         found.append(Headline(label="Rows", value=number(made.rows), remark=remark))
-    remark = f"form: {story.model.record.form}" if story.model else ""
-    found.append(Headline(label="Bundle", value=short(story.candidate)[:8], remark=remark))
     return tuple(found)
 
 

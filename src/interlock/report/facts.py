@@ -37,8 +37,10 @@ FILE_KINDS = ("file.accepted", "file.refused", "file.unreadable", "file.repeated
 BATCH_KINDS = ("batch.published", "batch.refused", "batch.unreadable")
 PROFILE_FILE = "profile.json"
 _TEXT_BYTES = 2_000_000
-_TEXT_ENDS = (".py", ".toml", ".sql", ".ipynb", ".txt", ".yaml", ".yml", ".lock")
-_TEXT_NAMES = frozenset({"MLmodel", PROFILE_FILE})
+LOCKS = frozenset({"requirements.txt", "conda.yaml", "python_env.yaml"})
+"""Files of a bundle that pin its environment, by the names that MLflow gives them."""
+_TEXT_ENDS = (".py", ".toml", ".sql", ".ipynb")
+_TEXT_NAMES = LOCKS | {PROFILE_FILE}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from interlock.report.pictures import Picture
 from interlock.report.words import plain
 
 Tone = Literal["good", "bad", "warn", "calm"]
-Align = Literal["text", "number", "code", "digest", "flag"]
-"""How a column is set: running text, right-aligned figures, code, a digest (shown short), or a coloured word."""
+Align = Literal["text", "word", "number", "code", "digest", "flag"]
+"""How a column is set: running text, text on one line, right-aligned figures, code, a digest (shown short), a coloured
+word."""
 
 _TONES: dict[str, Tone] = {
     **dict.fromkeys(("passed", "accepted", "published", "promote", "done", "holds"), "good"),
@@ -70,10 +71,11 @@ class Figure(Record, frozen=True, kw_only=True, tag="figure"):
 
 
 class Gallery(Record, frozen=True, kw_only=True, tag="gallery"):
-    """Small pictures of one kind, side by side, each under its name."""
+    """Small pictures of one kind, side by side, each under its name; ``told`` shows their descriptions too."""
 
     title: str
     pictures: tuple[Picture, ...]
+    told: bool = False
 
 
 class Listing(Record, frozen=True, kw_only=True, tag="listing"):

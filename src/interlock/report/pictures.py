@@ -9,7 +9,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any, Literal
@@ -34,6 +34,7 @@ _CSS = {
 _SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "interlock", "text.parse_math": False, "font.family": "DejaVu Sans"}
 _METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _LABEL_CHARS = 28
+_WIDE = 590.0
 
 
 class Picture(Record, frozen=True, kw_only=True):
@@ -52,6 +53,7 @@ class Mark(Record, frozen=True, kw_only=True):
     value: float
     low: float
     high: float
+    shown: str = ""
 
 
 class Pair(Record, frozen=True, kw_only=True):
@@ -70,7 +72,7 @@ def intervals(
     title: str, marks: Sequence[Mark], *, description: str, rule: float | None = None, rule_label: str = ""
 ) -> Picture:
     """Dots with intervals, one row a mark, on a shared axis; ``rule`` is a vertical line that means something."""
-    width, gutter, step, top = 500.0, 132.0, 24.0, 18.0 if rule is not None else 6.0
+    width, gutter, step, top = _WIDE, _gutter(mark.label for mark in marks), 24.0, 18.0 if rule is not None else 6.0
     height = top + step * len(marks) + 22
     values = [edge for mark in marks for edge in (mark.low, mark.high, mark.value)] + ([] if rule is None else [rule])
     with _sheet(width, height) as sheet:
@@ -88,13 +90,13 @@ def intervals(
                 for x in ends:
                     sheet.line([(x, y - 4), (x, y + 4)], colour, width=1.4)
             sheet.dots([(scale(mark.value), y)], colour, _SHAPE[mark.role], size=6.5)
-            sheet.text(width - 2, y, number(mark.value), _INK, align="right")
+            sheet.text(width - 2, y, mark.shown or number(mark.value), _INK, align="right")
         return sheet.picture(title, description)
 
 
 def pairs(title: str, rows: Sequence[Pair], *, other: Role, description: str) -> Picture:
     """Two dots a slice, joined: the candidate and the other model on the same rows."""
-    width, gutter, step, top = 500.0, 172.0, 19.0, 4.0
+    width, gutter, step, top = _WIDE, _gutter(row.label for row in rows), 19.0, 4.0
     height = top + step * len(rows) + 22
     values = [value for row in rows for value in (row.candidate, row.other)]
     with _sheet(width, height) as sheet:
@@ -119,7 +121,7 @@ def histogram(
     large: bool = False,
 ) -> Picture:
     """Counts between ``edges`` (one more than counts) as one outline; ``large`` adds an axis and a line at zero."""
-    width, height, floor = (500.0, 140.0, 118.0) if large else (164.0, 62.0, 48.0)
+    width, height, floor = (_WIDE, 140.0, 118.0) if large else (164.0, 62.0, 48.0)
     peak = max(max(counts, default=0), 1)
     with _sheet(width, height) as sheet:
         if large:
@@ -151,13 +153,13 @@ def bars(title: str, labels: Sequence[str], counts: Sequence[int], *, descriptio
             sheet.text(gutter - 5, y, label, _INK, align="right", size=7.5, chars=11)
             reach = (width - gutter - 30) * count / peak
             sheet.area(_box(gutter, y - 4, max(reach, 0.8), 8), _COLOUR["candidate"], alpha=0.7)
-            sheet.text(width, y, f"{count / total:.0%}", _MUTED, align="right", size=7.5)
+            sheet.text(width, y, _part(count / total), _MUTED, align="right", size=7.5)
         return sheet.picture(title, description)
 
 
 def matrix(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]], *, description: str) -> Picture:
     """Confusion matrix: rows are the truth, columns the prediction; shade is the share of the row."""
-    cell_w, cell_h, gutter, top = 58.0, 30.0, 96.0, 34.0
+    cell_w, cell_h, gutter, top = 60.0, 30.0, _gutter(labels, 16), 34.0
     size = len(labels)
     with _sheet(gutter + cell_w * size + 2, top + cell_h * size + 2) as sheet:
         sheet.text(gutter + cell_w * size / 2, 8, "predicted", _MUTED, align="center", size=8)
@@ -180,9 +182,9 @@ def calibration(
 ) -> Picture:
     """Observed mean (y) against predicted mean (x), a dot a bin, with the diagonal of a perfect model.
 
-    ``unit`` fixes both axes to 0 … 1, for probabilities.
+    ``unit`` fixes both axes to 0 … 1, for probabilities, of which there are often several side by side.
     """
-    width, height, left, floor = 300.0, 240.0, 52.0, 206.0
+    width, height, left, floor = (196.0, 178.0, 42.0, 146.0) if unit else (300.0, 240.0, 56.0, 206.0)
     values = [0.0, 1.0] if unit else [edge for point in points for edge in point]
     with _sheet(width, height) as sheet:
         across = _axis(sheet, values, (left, width - 12), (8, floor))
@@ -216,6 +218,15 @@ def flow(title: str, steps: Sequence[tuple[str, str, str]], *, description: str)
                 sheet.line([(x - gap + 2, 27), (tip - 4, 27)], _MUTED, width=1)
                 sheet.area([(tip - 5, 24), (tip, 27), (tip - 5, 30)], _MUTED, alpha=1)
         return sheet.picture(title, description)
+
+
+def _gutter(labels: Iterable[str], chars: int = _LABEL_CHARS) -> float:
+    """Room for right-aligned labels, by their length: text is set in the reader's font, so this is generous."""
+    return 20.0 + 5.0 * max((min(len(label), chars) for label in labels), default=0)
+
+
+def _part(share: float) -> str:
+    return "<1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ import polars as pl
 from interlock.records import Bundle, Check, Comparison, Evaluation, Score, SliceScore, Who
 from interlock.report import findings, pictures
 from interlock.report.facts import Story
-from interlock.report.page import Block, Facts, Figure, Note, Section, Table, Text
-from interlock.report.words import count, maybe, number, percent, share, signed, when
+from interlock.report.page import Block, Facts, Figure, Gallery, Note, Section, Table, Text
+from interlock.report.words import count, exact, maybe, number, percent, share, signed, when
 
 _WHO: tuple[Who, ...] = ("candidate", "champion", "baseline")
 _MOST_SLICES = 40
@@ -51,7 +51,7 @@ def _score_picture(seen: Evaluation, at_least: float | None, confidence: float) 
         f"{seen.metric} on the holdout",
         marks,
         rule=at_least,
-        rule_label="" if at_least is None else f"required {number(at_least)}",
+        rule_label="" if at_least is None else f"required {exact(at_least)}",
         description=f"Score with its {percent(confidence)} interval: {words}.",
     )
 
@@ -76,7 +76,7 @@ def _gains(seen: Evaluation, min_gain: float) -> tuple[Block, ...]:
     if not seen.comparisons:
         return (Text(text="No paired comparison is recorded."),)
     marks = [
-        pictures.Mark(label=f"over the {c.against}", role=c.against, value=c.gain, low=c.low, high=c.high)
+        pictures.Mark(label=f"over the {c.against}", role=c.against, value=c.gain, low=c.low, high=c.high, shown=signed(c.gain))
         for c in seen.comparisons
     ]
     words = "; ".join(f"over the {c.against} {signed(c.gain)}, at least {signed(c.low)}" for c in seen.comparisons)
@@ -84,20 +84,20 @@ def _gains(seen: Evaluation, min_gain: float) -> tuple[Block, ...]:
         "Paired gain of the candidate",
         marks,
         rule=min_gain,
-        rule_label="no gain" if min_gain == 0 else f"least gain asked: {number(min_gain)}",
+        rule_label="no gain" if min_gain == 0 else f"least gain asked: {exact(min_gain)}",
         description=f"Gain with its lower bound, more is better: {words}.",
     )
     table = Table(
         title="Paired gains",
         columns=(
-            ("Against", "text"),
+            ("Against", "word"),
             ("Gain", "number"),
             ("Lower bound", "number"),
             ("Upper bound", "number"),
             ("Standard error", "number"),
             ("Confidence", "number"),
             ("Rows that differ", "number"),
-            ("Method", "text"),
+            ("Method", "word"),
         ),
         rows=tuple(_gain_row(comparison) for comparison in seen.comparisons),
         note="Gains are oriented so that more is better. The confidence includes the price of asking one holdout "
@@ -166,7 +166,7 @@ def _slice_table(rows: list[SliceScore], other: str, judged_from: int, left_out:
             (other.capitalize(), "number"),
             ("Gain", "number"),
             ("Gain at most", "number"),
-            ("Judged", "text"),
+            ("Judged", "word"),
         ),
         rows=tuple(
             (
@@ -228,7 +228,7 @@ def _calibration(story: Story, evidence: pl.DataFrame) -> tuple[Block, ...]:
     """Reliability of the probability of each class, two classes only by the second."""
     output = story.model.record.signature.output if story.model else None
     classes = list(output.classes or ()) if output else []
-    blocks: list[Block] = []
+    drawn: list[pictures.Picture] = []
     for index, label in enumerate(classes):
         column = f"candidate_probability_{index}"
         if column not in evidence.columns or (len(classes) == 2 and index == 0) or len(classes) > 4:
@@ -238,19 +238,16 @@ def _calibration(story: Story, evidence: pl.DataFrame) -> tuple[Block, ...]:
         if not found.rows:
             continue
         error = findings.calibration_error(found)
-        blocks.append(
-            Figure(
-                picture=pictures.calibration(
-                    f"Calibration of class {label}",
-                    list(zip(found.predicted, found.observed, strict=True)),
-                    axes=("mean predicted probability", "share observed"),
-                    unit=True,
-                    description=f"Observed share against predicted probability in {count(len(found.rows), 'bin')} of equal size; "
-                    f"expected calibration error {number(error)}.",
-                )
+        drawn.append(
+            pictures.calibration(
+                f"Class {label}",
+                list(zip(found.predicted, found.observed, strict=True)),
+                axes=("mean predicted probability", "share observed"),
+                unit=True,
+                description=f"{count(len(found.rows), 'bin')} of equal size; expected calibration error {number(error)}.",
             )
         )
-    return tuple(blocks)
+    return (Gallery(title="Calibration of the candidate's probabilities", pictures=tuple(drawn), told=True),) if drawn else ()
 
 
 def _numeric_errors(truth: pl.Series, answer: pl.Series) -> tuple[Block, ...]:
@@ -321,11 +318,11 @@ def decision(story: Story) -> Section:
     table = Table(
         title="Checks of the gate",
         columns=(
-            ("Check", "text"),
+            ("Check", "word"),
             ("Result", "flag"),
             ("Observed", "number"),
             ("Required", "number"),
-            ("Else", "text"),
+            ("Else", "word"),
             ("Reason", "text"),
         ),
         rows=tuple(_check_row(check) for check in receipt.decision.checks),

@@ -16,15 +16,22 @@ def plain(text: str, limit: int = 200) -> str:
 
 
 def number(value: float) -> str:
-    """A number for people: whole numbers in full with commas, others with four significant digits."""
+    """A number for people: whole ones in full, four decimals near one, four significant digits above ten."""
     if not math.isfinite(value):
         return str(value)
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
-    if abs(value) >= 1e9 or abs(value) < 1e-4:
+    size_ = abs(value)
+    if size_ >= 1e9 or size_ < 1e-4:
         return f"{value:.3e}"
-    rounded = float(f"{value:.4g}")
-    return f"{rounded:,.{max(0, 3 - math.floor(math.log10(abs(rounded))))}f}"
+    if size_ < 1e-3:
+        return f"{value:.6f}"
+    return f"{value:,.{max(0, min(4, 3 - math.floor(math.log10(size_))))}f}"
+
+
+def exact(value: float) -> str:
+    """A number that somebody wrote down, with the digits that they wrote."""
+    return f"{value:.12g}"
 
 
 def signed(value: float) -> str:
@@ -39,7 +46,9 @@ def maybe(value: float | None) -> str:
 
 def share(part: float, whole: float) -> str:
     """``part`` of ``whole`` in per cent, or nothing of nothing."""
-    return "" if whole == 0 else f"{100 * part / whole:.1f} %"
+    if whole == 0:
+        return ""
+    return f"{100 * part / whole:.1f} %" if 0 < part < whole else ("0 %" if part <= 0 else "100 %")
 
 
 def percent(value: float) -> str:
@@ -51,8 +60,9 @@ def size(size_bytes: int) -> str:
     """Bytes in powers of 1,000."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= scale:
-            return f"{size_bytes / scale:.3g} {unit}" if size_bytes < 999 * scale else f"{size_bytes / scale:,.0f} {unit}"
-    return f"{size_bytes:,} bytes"
+            amount = size_bytes / scale
+            return f"{amount:.1f} {unit}" if amount < 100 else f"{amount:,.0f} {unit}"
+    return count(size_bytes, "byte")
 
 
 def duration(seconds: float) -> str:
