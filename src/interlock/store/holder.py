@@ -1,8 +1,8 @@
 """Who holds a lease, and whether it can still be alive.
 
 A process is named by its host (boot id and process-id namespace where ``/proc`` has them, and the host name), its id
-and its start time, because ids are used again. Only a process of the same boot and namespace can be looked up; of any other
-we know nothing until its lease runs out.
+and its start time, because ids are used again. Only a process of the same boot and namespace can be looked up; of any
+other we know nothing until its lease runs out.
 """
 
 import os

@@ -25,7 +25,7 @@ from interlock.store.disk import TEMPORARY, make_folder, sync_file, sync_folder
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, PostCommitHookProperties, Schema
-    from deltalake.transaction import AddAction, CommitProperties, RemoveAction
+    from deltalake.transaction import AddAction, CommitProperties
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}){0,3}$")
 _ENTRY = re.compile(r"^(\d{20})\.json$")
@@ -183,13 +183,18 @@ class DeltaTables:
             _sweep(folder, self._clock.now().timestamp() - _STALE_S)
 
     def _folder(self, table: str) -> Path:
-        if not _NAME.fullmatch(table):
-            raise StoreFault(
-                f"{table[:200]!r} is not a valid table name.",
-                next_step="Use letters, digits, '_', '.', '-', with '/' between at most four names.",
-                table=table[:200],
-            )
-        return self._root / table
+        return self._root / check_table(table)
+
+
+def check_table(table: str) -> str:
+    """Give ``table`` back when it is one to four plain names joined by ``/``; raises StoreFault otherwise."""
+    if _NAME.fullmatch(table):
+        return table
+    raise StoreFault(
+        f"{table[:200]!r} is not a valid table name.",
+        next_step="Use letters, digits, '_', '.', '-', with '/' between at most four names.",
+        table=table[:200],
+    )
 
 
 # ---- columns -----------------------------------------------------------------------------------------------------
@@ -324,7 +329,7 @@ def _try_commit(
     from deltalake.exceptions import CommitFailedError, DeltaError
     from deltalake.transaction import create_table_with_add_actions
 
-    actions: list[AddAction | RemoveAction] = [] if written.action is None else [written.action]
+    actions: list[Any] = [] if written.action is None else [written.action]
     schema = _delta_schema(written.columns)
     try:
         if current is None:
@@ -352,7 +357,7 @@ def _try_commit(
 
 
 def _hooks() -> "PostCommitHookProperties":
-    """Neither checkpoint nor clean up in passing: what they write is not fsynced, and :meth:`DeltaTables.maintain` does it."""
+    """Neither checkpoint nor clean up in passing: that is for :meth:`DeltaTables.maintain`, which fsyncs."""
     from deltalake import PostCommitHookProperties
 
     return PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
