@@ -233,13 +233,13 @@ class Teller:
             columns["truth"] = names[truth]
             for who in ("candidate", "champion", "baseline") if champion else ("candidate", "baseline"):
                 guess = odds if who == "candidate" else rng.dirichlet([1, 1, 2], rows)
-                columns[who] = names[guess.argmax(axis=1)]
+                columns[f"{who}.prediction"] = names[guess.argmax(axis=1)]
                 if who == "candidate":
-                    columns |= {f"{who}_probability_{index}": guess[:, index] for index in range(3)}
+                    columns |= {f"{who}.probability_{index}": guess[:, index] for index in range(3)}
         else:
             columns["truth"] = rng.gamma(3.0, 60.0, rows)
-            columns["candidate"] = columns["truth"] * 0.9 + rng.normal(18, 25, rows)
-            columns["baseline"] = np.full(rows, 180.0)
+            columns["candidate.prediction"] = columns["truth"] * 0.9 + rng.normal(18, 25, rows)
+            columns["baseline.prediction"] = np.full(rows, 180.0)
         out = io.BytesIO()
         pl.DataFrame(columns).write_parquet(out)
         return out.getvalue()
@@ -381,7 +381,10 @@ class Teller:
             reason="" if good else "The answers are too far from those on the holdout: PSI 2.31.",
             seconds=0.084,
         )
-        self.record(f"batch.{status}", name, result)
+        sequence = self.record(f"batch.{status}", name, result)
+        if good:
+            with self.ledger.transaction(turn=self.turn) as transaction:
+                transaction.put("served", f"{release.generation:010d}", {"sequence": sequence})
 
     def end_turn(self, next_turn: str) -> None:
         facts: Mapping[str, Any] = {

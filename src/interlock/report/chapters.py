@@ -9,7 +9,7 @@ from interlock.records import BatchResult, Column, Event, FileResult, Policy, Re
 from interlock.report import findings, pictures
 from interlock.report.facts import BATCH_KINDS, LOCKS, Entry, R, Story
 from interlock.report.page import Block, Facts, Figure, Gallery, Listing, Note, Section, Table, Text
-from interlock.report.words import count, duration, exact, maybe, number, percent, share, size, when
+from interlock.report.words import count, duration, exact, maybe, metric, number, percent, share, size, when
 
 _MOST_ROWS = 100
 _MOST_PICTURES = 36
@@ -38,7 +38,7 @@ def problem(story: Story) -> Section:
         rows.append(("Answer", f"{output.kind} of type {output.type}"))
     if story.receipt is not None:
         seen = story.receipt.record.evaluation
-        rows.append(("Metric that decides", f"{seen.metric} ({'more' if seen.greater_is_better else 'less'} is better)"))
+        rows.append(("Metric that decides", f"{metric(seen.metric)} ({'more' if seen.greater_is_better else 'less'} is better)"))
     blocks: list[Block] = [Facts(rows=tuple((name, value, "text") for name, value in rows))]
     if story.receipt is not None:
         blocks.append(_policy_table(story.receipt.record.policy))
@@ -383,8 +383,15 @@ def packaging(story: Story) -> Section:
 
 def deployment(story: Story) -> Section:
     """Releases before and after, and the batches that this model answered."""
-    blocks: list[Block] = [_releases(story), _decisions(story), *_batches(story)]
-    return Section(name="deployment", title="Deployment", blocks=tuple(blocks))
+    return Section(name="deployment", title="Deployment", blocks=(*_served(story), _releases(story), _decisions(story), *_batches(story)))
+
+
+def _served(story: Story) -> tuple[Block, ...]:
+    if story.release is None:
+        return (Text(text="This page tells of a decision; the releases of the project follow."),)
+    if story.served is None:
+        return (Text(text="This release has not published an audited batch so far, so it does not count as proven in service."),)
+    return (Text(text=f"This release has really served: it published an audited batch, ledger event {story.served}."),)
 
 
 def _releases(story: Story) -> Table:
@@ -508,7 +515,8 @@ def lineage(story: Story) -> Section:
         title="Steps",
         columns=(("Step", "word"), ("Digest", "code"), ("Event", "number"), ("When", "word")),
         rows=tuple((name, digest, str(sequence or ""), when(at)) for name, digest, sequence, at in steps),
-        note="Each digest covers the one before it: other rows, other code or other parameters give other digests.",
+        note="Snapshot, training and bundle are named by what they were made from, the evidence by its bytes; receipt and "
+        "release by the hash of their entry in the ledger, which covers every entry before it.",
     )
     return Section(name="lineage", title="Lineage", blocks=(Figure(picture=picture), table))
 
@@ -520,7 +528,7 @@ def _steps(story: Story) -> list[tuple[str, str, int, str]]:
         ("Snapshot", story.snapshot.record.digest if story.snapshot else "", _event(story.snapshot)),
         ("Training", story.training.record.digest if story.training else "", _event(story.training)),
         ("Bundle", story.candidate, _event(story.model)),
-        ("Evaluation", receipt.record.evaluation.evidence_digest if receipt else "", _event(receipt)),
+        ("Evidence", receipt.record.evaluation.evidence_digest if receipt else "", _event(receipt)),
         ("Receipt", receipt.event.hash if receipt else "", _event(receipt)),
     ]
     if story.release is not None:

@@ -25,7 +25,7 @@ from interlock.report.page import (
     to_html,
     to_markdown,
 )
-from interlock.report.words import count, number, percent, signed, when
+from interlock.report.words import count, metric, number, percent, signed, when
 from interlock.store.blobs import durable_write
 
 
@@ -138,7 +138,7 @@ def _headlines(story: Story) -> tuple[Headline, ...]:
         score = seen.scores.get("candidate")
         if score is not None:
             remark = f"{number(score.low)} to {number(score.high)}, {percent(policy.confidence)}"
-            found.append(Headline(label=f"{seen.metric} on the holdout", value=number(score.value), remark=remark))
+            found.append(Headline(label=f"{metric(seen.metric)} on the holdout", value=number(score.value), remark=remark))
         for comparison in seen.comparisons:
             label, remark = f"Gain over {comparison.against}", f"at least {signed(comparison.low)}"
             found.append(Headline(label=label, value=signed(comparison.gain), remark=remark))
@@ -196,7 +196,7 @@ def _judged(story: Story) -> str:
         for c in seen.comparisons
     ]
     told = f": {' and '.join(gains)}" if gains else ""
-    return f"On {count(seen.rows, 'held-out row')} it scored {number(score.value)} in {seen.metric}{told}."
+    return f"On {count(seen.rows, 'held-out row')} it scored {number(score.value)} in {metric(seen.metric)}{told}."
 
 
 def _answered(story: Story) -> str:

@@ -75,6 +75,10 @@ class TurnEnd(Record, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
+class _Served(Record, frozen=True, kw_only=True):
+    sequence: int
+
+
 class _Trained(Record, frozen=True, kw_only=True):
     training: Training
     bundle: str | None = None
@@ -103,6 +107,7 @@ class Story:
     profile: Profile | None = None
     evidence: pl.DataFrame | None = None
     turn: TurnEnd | None = None
+    served: int | None = None
     missing: tuple[str, ...] = field(default=())
 
     @property
@@ -209,6 +214,7 @@ def _story(
         profile=profile,
         evidence=evidence,
         turn=_turn(ledger, receipt.event if receipt else None),
+        served=_served(ledger, release),
         missing=tuple(missing),
     )
 
@@ -272,6 +278,12 @@ def _turn(ledger: Ledger, anchor: Event | None) -> TurnEnd | None:
         return None
     found = ledger.events(kinds=("turn.ended",), subject=anchor.turn, limit=1)
     return msgspec.convert(found[0].facts, TurnEnd) if found else None
+
+
+def _served(ledger: Ledger, release: Entry[Release] | None) -> int | None:
+    """The event of the batch by which a release proved itself in service."""
+    found = ledger.read("served", f"{release.record.generation:010d}", _Served) if release else None
+    return found.sequence if found else None
 
 
 # ---- blobs -------------------------------------------------------------------------------------------------------

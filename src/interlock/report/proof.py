@@ -6,7 +6,7 @@ from interlock.records import Bundle, Check, Comparison, Evaluation, Score, Slic
 from interlock.report import findings, pictures
 from interlock.report.facts import Story
 from interlock.report.page import Block, Facts, Figure, Gallery, Note, Section, Table, Text
-from interlock.report.words import count, exact, maybe, number, percent, share, signed, when
+from interlock.report.words import count, exact, maybe, metric, number, percent, share, signed, when
 
 _WHO: tuple[Who, ...] = ("candidate", "champion", "baseline")
 _MOST_SLICES = 40
@@ -32,9 +32,11 @@ def _validation(story: Story) -> tuple[Block, ...]:
     opening = (
         f"Every model below answered the same {count(seen.rows, 'held-out row')} from its packed bytes. "
         f"Intervals and bounds come from {seen.resamples:,} resamples of those rows (seed {seen.seed}); "
-        f"{'more' if seen.greater_is_better else 'less'} is better for {seen.metric}."
+        f"{'more' if seen.greater_is_better else 'less'} is better for {metric(seen.metric)}."
     )
     blocks: list[Block] = [Text(text=opening), Figure(picture=_score_picture(seen, policy.at_least, policy.confidence))]
+    for who, failure in sorted(seen.failures.items()):
+        blocks.append(Note(text=f"The {who} could not be scored: {failure.reason}", tone="warn"))
     blocks += [_score_table(seen, policy.confidence), *_gains(seen, policy.min_gain)]
     if seen.champion is None:
         blocks.append(Note(text="There was no champion to compare with: this was the first model to be judged for release."))
@@ -48,7 +50,7 @@ def _score_picture(seen: Evaluation, at_least: float | None, confidence: float) 
     ]
     words = "; ".join(f"{who} {number(s.value)} ({number(s.low)} to {number(s.high)})" for who, s in _scores(seen))
     return pictures.intervals(
-        f"{seen.metric} on the holdout",
+        f"{metric(seen.metric)} on the holdout",
         marks,
         rule=at_least,
         rule_label="" if at_least is None else f"required {exact(at_least)}",
@@ -63,7 +65,7 @@ def _scores(seen: Evaluation) -> list[tuple[Who, Score]]:
 def _score_table(seen: Evaluation, confidence: float) -> Table:
     digests = {"candidate": seen.candidate, "champion": seen.champion or "", "baseline": seen.baseline}
     return Table(
-        title=f"{seen.metric}, with {percent(confidence)} intervals",
+        title=f"{metric(seen.metric)}, with {percent(confidence)} intervals",
         columns=(("Model", "text"), ("Bundle", "digest"), ("Score", "number"), ("Low", "number"), ("High", "number")),
         rows=tuple(
             (who.capitalize(), digests[who], number(score.value), number(score.low), number(score.high))
@@ -139,7 +141,7 @@ def _slices(seen: Evaluation, judged_from: int) -> tuple[Block, ...]:
     other = "champion" if seen.champion else "baseline"
     drawn = sorted(shown, key=lambda row: (row.gain, row.column, row.value))[:_MOST_SLICES]
     picture = pictures.pairs(
-        f"{seen.metric} by slice",
+        f"{metric(seen.metric)} by slice",
         [
             pictures.Pair(label=f"{r.column} = {r.value}", rows=r.rows, candidate=r.candidate, other=r.champion)
             for r in drawn
@@ -190,9 +192,9 @@ def _errors(story: Story) -> tuple[Block, ...]:
     if story.evidence is None:
         return (Text(text="The evidence of the holdout is not at hand, so errors cannot be drawn by kind."),)
     evidence = story.evidence
-    if not {"truth", "candidate"} <= set(evidence.columns):
+    if not {"truth", "candidate.prediction"} <= set(evidence.columns):
         return ()
-    truth, answer = evidence["truth"], evidence["candidate"]
+    truth, answer = evidence["truth"], evidence["candidate.prediction"]
     if story.task == "classification":
         return (*_confusion(truth, answer), *_calibration(story, evidence))
     if truth.dtype.is_numeric() and answer.dtype.is_numeric():
@@ -230,7 +232,7 @@ def _calibration(story: Story, evidence: pl.DataFrame) -> tuple[Block, ...]:
     classes = list(output.classes or ()) if output else []
     drawn: list[pictures.Picture] = []
     for index, label in enumerate(classes):
-        column = f"candidate_probability_{index}"
+        column = f"candidate.probability_{index}"
         if column not in evidence.columns or (len(classes) == 2 and index == 0) or len(classes) > 4:
             continue
         hits = (evidence["truth"].cast(pl.String) == pl.Series([label]).cast(pl.String)[0]).cast(pl.Float64)
@@ -289,11 +291,11 @@ def _numeric_errors(truth: pl.Series, answer: pl.Series) -> tuple[Block, ...]:
 def _extra(seen: Evaluation) -> Table:
     """Further metrics: one row a metric, one column a model."""
     who = [name for name in _WHO if name in seen.extra]
-    names = sorted({metric for name in who for metric in seen.extra[name]})
+    names = sorted({shown for name in who for shown in seen.extra[name]})
     return Table(
         title="Further metrics on the holdout",
         columns=(("Metric", "text"), *((name.capitalize(), "number") for name in who)),
-        rows=tuple((metric, *(maybe(seen.extra[name].get(metric)) for name in who)) for metric in names),
+        rows=tuple((metric(shown), *(maybe(seen.extra[name].get(shown)) for name in who)) for shown in names),
         empty="None were asked for: [gate] also is empty.",
         note="Shown for the reader; they do not decide." if names else "",
     )
@@ -367,7 +369,8 @@ def _evaluation_limits(story: Story, seen: Evaluation) -> list[str]:
     score = seen.scores.get("candidate")
     if score is not None and score.high - score.low > 2 * _WIDE * max(abs(score.value), 1e-12):
         spread = f"{number(score.low)} to {number(score.high)}"
-        found.append(f"The interval of {seen.metric} is wide: {spread} around {number(score.value)}.")
+        found.append(f"The interval of {metric(seen.metric)} is wide: {spread} around {number(score.value)}.")
+    found += [f"The {who} could not be scored: {failure.reason}" for who, failure in sorted(seen.failures.items())]
     if seen.champion is None:
         found.append("Compared with the baseline only: there was no champion when it was judged.")
     if seen.asks > 1:

@@ -67,6 +67,8 @@ def size(size_bytes: int) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the unit that fits."""
+    if 0 < seconds < 1e-3:
+        return f"{1e6 * seconds:.3g} µs"
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 120:
@@ -82,3 +84,8 @@ def when(timestamp: str) -> str:
 def count(amount: int, noun: str, plural: str = "") -> str:
     """``1 row``, ``1,200 rows``."""
     return f"{amount:,} {noun if amount == 1 else plural or f'{noun}s'}"
+
+
+def metric(name: str) -> str:
+    """A metric's name without the file that it is defined in."""
+    return name.rpartition(":")[2]
