@@ -91,9 +91,8 @@ def report(times: dict[str, list[float]], rows: int) -> None:
     """Print the table."""
     names = ("interlock", "scikit-learn", "pandas", "polars", "deltalake", "sqlalchemy")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    print(
-        f"Python {platform.python_version()}, {versions}; {rows:,} rows; medians of {len(times['own'])} cold processes\n"
-    )
+    count = len(times["own"])
+    print(f"Python {platform.python_version()}, {versions}; {rows:,} rows; medians of {count} cold processes\n")
     print("| what | seconds | least | most |\n| --- | ---: | ---: | ---: |")
     labels = {
         "own": "the user's own script: read, train, save",
@@ -105,9 +104,8 @@ def report(times: dict[str, list[float]], rows: int) -> None:
         found = times[name]
         print(f"| {label} | {statistics.median(found):.2f} | {min(found):.2f} | {max(found):.2f} |")
     beyond = [turn - own for turn, own in zip(times["first turn"], times["own"], strict=True)]
-    print(
-        f"| first turn beyond the own script | {statistics.median(beyond):.2f} | {min(beyond):.2f} | {max(beyond):.2f} |"
-    )
+    label = "first turn beyond the own script"
+    print(f"| {label} | {statistics.median(beyond):.2f} | {min(beyond):.2f} | {max(beyond):.2f} |")
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ def configuration_page() -> str:
         "",
         "Generated from `src/interlock/settings.py` by `make docs`.",
         "",
-        "One `interlock.toml` in the project folder. Each key can be set from outside: `--set gate.at_least=0.5`, or",
-        "`INTERLOCK_GATE__AT_LEAST=0.5`. `[env.NAME]` holds keys that `--env NAME` (or `INTERLOCK_ENV=NAME`) lays over the",
-        "file. Later wins: file, `[env.NAME]`, variables, `--set`. An unknown key is an error that names the nearest valid",
-        "one and its line. Editors can use `src/interlock/interlock.schema.json`.",
+        "One `interlock.toml` in the project folder. Each key can be set from outside: `--set gate.at_least=0.5`,",
+        "or `INTERLOCK_GATE__AT_LEAST=0.5`. `[env.NAME]` holds keys that `--env NAME` (or `INTERLOCK_ENV=NAME`) lays",
+        "over the file. Later wins: file, `[env.NAME]`, variables, `--set`. An unknown key is an error that names the",
+        "nearest valid one and its line. Editors can use `src/interlock/interlock.schema.json`.",
         "",
     ]
     info = inspect.type_info(Settings)

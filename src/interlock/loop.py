@@ -6,6 +6,7 @@ recorded before is skipped, so running a turn again after a crash ends as an und
 training function does not keep the champion from scoring today's batch.
 """
 
+import re
 import secrets
 import shutil
 import threading
@@ -43,6 +44,7 @@ from interlock.release.judge import judge
 from interlock.release.registry import current, policy_of, record_decision, taken_back
 
 LEASE = "turn"
+_TURN_ID = re.compile(r"^\d{8}T\d{6}-[0-9a-f]{6}$")
 LEASE_S = 120.0
 """A turn on another host is taken for dead when it has not renewed its lease for this long."""
 
@@ -82,6 +84,7 @@ def run_turn(parts: Parts, progress: Progress) -> TurnResult:
     with _lease(parts.ledger) as fence:
         turn = Turn(id=_new_id(parts), fence=fence, say=progress.say)
         scratch = parts.settings.home / "work" / turn.id
+        _sweep(scratch.parent)
         with Runner(parts.settings.root, contract.preload, scratch) as runner:
             result = _Pass(parts, turn, progress, contract, runner).run()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -92,6 +95,13 @@ def run_turn(parts: Parts, progress: Progress) -> TurnResult:
 
 def _new_id(parts: Parts) -> str:
     return f"{parts.clock.now().strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed turns left behind; the lease says that none of them lives."""
+    for path in folder.glob("*"):
+        if _TURN_ID.match(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _Pass:
