@@ -36,9 +36,7 @@ from interlock.records import (
     SourceVersion,
     Training,
     canonical,
-    digest,
     facts_of,
-    timestamp,
 )
 from interlock.settings import Model, Settings
 from interlock.store.blobs import LocalBlobs
@@ -114,7 +112,12 @@ class Teller:
                 "country": country,
                 "lead_days": rng.gamma(2.0, 20.0, rows).round().astype(np.int64),
                 "nights": rng.integers(1, 9, rows),
-                "price": [None if lost else paid for lost, paid in zip(rng.random(rows) < 0.06, rng.lognormal(4.6, 0.5, rows).round(2).tolist(), strict=True)],
+                "price": [
+                    None if lost else paid
+                    for lost, paid in zip(
+                        rng.random(rows) < 0.06, rng.lognormal(4.6, 0.5, rows).round(2).tolist(), strict=True
+                    )
+                ],
                 "booked": pl.date_range(date(2025, 1, 1), date(2025, 12, 31), eager=True).sample(
                     rows, with_replacement=True, seed=3
                 ),
@@ -165,7 +168,11 @@ class Teller:
     # ---- model
 
     def model(self, label: str, snapshot: Snapshot, *, kind: str = "model", profiled: bool = True) -> Bundle:
-        files: dict[str, bytes] = {"MLmodel": b"flavors: {}\n", "requirements.txt": LOCK.encode(), "model.bin": b"\x00" * 4_096}
+        files: dict[str, bytes] = {
+            "MLmodel": b"flavors: {}\n",
+            "requirements.txt": LOCK.encode(),
+            "model.bin": b"\x00" * 4_096,
+        }
         if kind == "model":
             files |= {"code/train.py": TRAIN.encode(), "code/interlock.toml": b'[model]\nname = "stay"\n'}
         if profiled:
@@ -313,12 +320,22 @@ class Teller:
         return sequence
 
     def _slices(self, rows: int) -> tuple[SliceScore, ...]:
-        table = ((self.country, 0.5, 0.741, 0.702), ("FR", 0.26, 0.722, 0.731), ("IT", 0.14, 0.699, 0.671), ("NL", 0.09, 0.75, 0.70))
+        table = (
+            (self.country, 0.5, 0.741, 0.702),
+            ("FR", 0.26, 0.722, 0.731),
+            ("IT", 0.14, 0.699, 0.671),
+            ("NL", 0.09, 0.75, 0.70),
+        )
         large = [
             SliceScore(
-                column="country", value=value, rows=int(rows * part), candidate=mine, champion=theirs,
-                gain=mine - theirs, high=mine - theirs + 0.05,
-            )  # fmt: skip
+                column="country",
+                value=value,
+                rows=int(rows * part),
+                candidate=mine,
+                champion=theirs,
+                gain=mine - theirs,
+                high=mine - theirs + 0.05,
+            )
             for value, part, mine, theirs in table
         ]
         lone = SliceScore(column="country", value="PT", rows=2, candidate=1.0, champion=0.5, gain=0.5, high=0.9)
@@ -333,10 +350,33 @@ class Teller:
         }
         reason = reasons[verdict] if evaluation.champion else "Better than the baseline: 0.731 against 0.241."
         checks = (
-            Check(name="at least", passed=True, on_fail="keep", observed=0.7312, required=0.4, reason="It reaches 0.400."),
-            Check(name="baseline", passed=True, on_fail="keep", observed=0.478, required=0.0, reason="Better than the baseline."),
-            Check(name="champion", passed=passed, on_fail="keep" if verdict != "hold" else "hold", observed=0.0137, required=0.0, reason=reason),
-            Check(name="holdout budget", passed=True, on_fail="hold", observed=evaluation.asks, required=100.0, reason="Asked twice."),
+            Check(
+                name="at least", passed=True, on_fail="keep", observed=0.7312, required=0.4, reason="It reaches 0.400."
+            ),
+            Check(
+                name="baseline",
+                passed=True,
+                on_fail="keep",
+                observed=0.478,
+                required=0.0,
+                reason="Better than the baseline.",
+            ),
+            Check(
+                name="champion",
+                passed=passed,
+                on_fail="keep" if verdict != "hold" else "hold",
+                observed=0.0137,
+                required=0.0,
+                reason=reason,
+            ),
+            Check(
+                name="holdout budget",
+                passed=True,
+                on_fail="hold",
+                observed=evaluation.asks,
+                required=100.0,
+                reason="Asked twice.",
+            ),
         )
         return Decision(
             verdict=verdict, candidate=evaluation.candidate, champion=evaluation.champion, reason=reason, checks=checks
@@ -445,7 +485,11 @@ def empty(tmp_path: Path) -> Callable[..., World]:
         teller = Teller(ledger, blobs, **told)
         model = Model(name=teller.name, task=teller.task, target=teller.target)
         parts = Parts(
-            settings=Settings(model=model, root=tmp_path), clock=StoryClock(), ledger=ledger, blobs=blobs, tables=MemoryTables(tmp_path / "tables")
+            settings=Settings(model=model, root=tmp_path),
+            clock=StoryClock(),
+            ledger=ledger,
+            blobs=blobs,
+            tables=MemoryTables(tmp_path / "tables"),
         )
         return World(parts, teller, {})
 

@@ -48,7 +48,9 @@ def confusion(truth: pl.Series, answer: pl.Series, *, most: int = 10) -> Confusi
     rows: Counter[str] = Counter()
     for (true, _), amount in pairs.items():
         rows[true] += amount
-    frequent = [label for label, amount in sorted(rows.items(), key=lambda item: (-item[1], item[0])) if amount >= SMALL]
+    frequent = [
+        label for label, amount in sorted(rows.items(), key=lambda item: (-item[1], item[0])) if amount >= SMALL
+    ]
     shown = sorted(frequent[:most])
     folded = any(label not in shown for pair in pairs for label in pair)
     names = [*shown, OTHER] if folded else shown
@@ -64,7 +66,7 @@ def _labels(values: pl.Series) -> list[str]:
 
 
 def reliability(truth: NDArray[np.float64], predicted: NDArray[np.float64], *, bins: int = 10) -> Reliability:
-    """Mean truth by equally filled bins of the prediction; shapes (rows,). Fewer bins where ties or few rows ask for it."""
+    """Mean truth by equally filled bins of the prediction; shapes (rows,). Ties and few rows make fewer bins."""
     usable = np.isfinite(truth) & np.isfinite(predicted)
     truth, predicted = truth[usable], predicted[usable]
     wanted = min(bins, len(predicted) // SMALL)
@@ -74,14 +76,16 @@ def reliability(truth: NDArray[np.float64], predicted: NDArray[np.float64], *, b
     place = np.searchsorted(edges, predicted, side="left")
     rows = np.bincount(place, minlength=len(edges) + 1)
     full = rows >= SMALL
-    means = [np.bincount(place, weights=values, minlength=len(rows))[full] / rows[full] for values in (predicted, truth)]
+    means = [
+        np.bincount(place, weights=values, minlength=len(rows))[full] / rows[full] for values in (predicted, truth)
+    ]
     return Reliability(
         predicted=tuple(means[0].tolist()), observed=tuple(means[1].tolist()), rows=tuple(rows[full].tolist())
     )
 
 
 def calibration_error(found: Reliability) -> float:
-    """Expected calibration error: mean distance of observed and predicted, weighted by rows (Naeini et al., AAAI 2015)."""
+    """Expected calibration error: mean distance of observed and predicted, by rows (Naeini et al., AAAI 2015)."""
     total = sum(found.rows)
     gaps = zip(found.predicted, found.observed, found.rows, strict=True)
     return sum(rows * abs(predicted - observed) for predicted, observed, rows in gaps) / total if total else 0.0
@@ -129,9 +133,7 @@ def rebin(edges: Sequence[float], counts: Sequence[float], *, bins: int = _BINS)
     return Bins(edges=tuple(cuts.tolist()), counts=tuple(rows.tolist()), below=below, above=above)
 
 
-def _mass_below(
-    cuts: NDArray[np.float64], grid: NDArray[np.float64], mass: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _mass_below(cuts: NDArray[np.float64], grid: NDArray[np.float64], mass: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rows below each cut; rows piled on one value (bins without width) belong to the bin that starts there."""
     points, first = np.unique(grid, return_index=True)
     last = np.append(first[1:], len(grid)) - 1

@@ -125,6 +125,11 @@ class Page(Record, frozen=True, kw_only=True):
     footer: str
 
 
+def lost(what: str) -> tuple[Block, ...]:
+    """What a chapter says instead of its content when its record is not there."""
+    return (Note(text=f"{what} is not recorded, so there is nothing to show here.", tone="warn"),)
+
+
 def to_html(page: Page) -> str:
     """The page as one HTML document that loads nothing."""
     return _environment(autoescape=True).get_template("dossier.html.j2").render(page=page) + "\n"
@@ -144,7 +149,7 @@ def tone(word: str) -> Tone:
 def _environment(*, autoescape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=autoescape,
+        autoescape=autoescape,  # noqa: S701 - off for Markdown only, which has an escaper of its own
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -181,5 +186,3 @@ def _fence(text: str) -> str:
 def _rule(columns: Sequence[tuple[str, Align]]) -> str:
     """The line under a Markdown table's head."""
     return "|" + "|".join(" ---: " if align == "number" else " --- " for _, align in columns) + "|"
-
-

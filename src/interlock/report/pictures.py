@@ -31,7 +31,12 @@ _CSS = {
     "#050505": "var(--champion)",
     "#060606": "var(--baseline)",
 }
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "interlock", "text.parse_math": False, "font.family": "DejaVu Sans"}
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "interlock",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+}
 _METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _LABEL_CHARS = 28
 _WIDE = 590.0
@@ -288,7 +293,12 @@ class _Sheet:
         self._axes.set_ylim(height, 0)
 
     def line(
-        self, points: Sequence[tuple[float, float]], colour: str, *, width: float, dashes: tuple[float, float] | None = None
+        self,
+        points: Sequence[tuple[float, float]],
+        colour: str,
+        *,
+        width: float,
+        dashes: tuple[float, float] | None = None,
     ) -> None:
         """A line through ``points``."""
         style: Any = "-" if dashes is None else (0, dashes)
@@ -334,10 +344,10 @@ class _Sheet:
 
 @contextmanager
 def _sheet(width: float, height: float) -> Iterator[_Sheet]:
-    """A sheet under fixed settings; a letter that the measuring font lacks is the reader's font's business, not a warning."""
-    import matplotlib
+    """A sheet under fixed settings; no warning of letters that the measuring font lacks: the reader's font draws them."""
+    import matplotlib as mpl
 
-    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield _Sheet(width, height)
 

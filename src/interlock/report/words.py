@@ -2,12 +2,14 @@
 
 import math
 import unicodedata
+from collections.abc import Sequence
 
+_MINUS = "\N{MINUS SIGN}"
 _SILENT = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def plain(text: str, limit: int = 200) -> str:
-    """``text`` on one line: control, format and private characters are spelled out, and the tail beyond ``limit`` is cut."""
+    """``text`` on one line: control, format and private characters are spelled out, what is beyond ``limit`` is cut."""
     shown = "".join(
         f"\\u{ord(character):04x}" if unicodedata.category(character) in _SILENT else character
         for character in text[: limit + 1]
@@ -36,7 +38,7 @@ def exact(value: float) -> str:
 
 def signed(value: float) -> str:
     """:func:`number` with its sign, for gains."""
-    return f"+{number(value)}" if value > 0 else number(value).replace("-", "−")
+    return f"+{number(value)}" if value > 0 else number(value).replace("-", _MINUS)
 
 
 def maybe(value: float | None) -> str:
@@ -89,3 +91,9 @@ def count(amount: int, noun: str, plural: str = "") -> str:
 def metric(name: str) -> str:
     """A metric's name without the file that it is defined in."""
     return name.rpartition(":")[2]
+
+
+def listed(values: Sequence[object], most: int = 12) -> str:
+    """The first values, and how many more there are."""
+    shown = ", ".join(str(value) for value in values[:most])
+    return shown if len(values) <= most else f"{shown} and {len(values) - most} more"
