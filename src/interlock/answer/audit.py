@@ -59,7 +59,9 @@ class Shift(Record, kw_only=True):
     skipped: str = ""
 
 
-def audit(tally: Tally, staged: Staged, columns: Sequence[str], output: Output | None, rules: Batch, shift: Shift) -> tuple[Audit, ...]:
+def audit(
+    tally: Tally, staged: Staged, columns: Sequence[str], output: Output | None, rules: Batch, shift: Shift
+) -> tuple[Audit, ...]:
     """Hold a staged batch against every rule; ``columns`` are those that the file must have, in order."""
     return (
         _bad_rows(tally, rules),
@@ -148,7 +150,9 @@ def _keys(tally: Tally, staged: Staged) -> Audit:
     written = [staged.nulls.get(key) for key in tally.keys]
     nulls = sum(count for count in written if count is not None)
     if nulls != tally.key_nulls and None not in written:
-        return Audit(name="keys", passed=False, reason=f"{nulls:,} empty keys were written, {tally.key_nulls:,} were read")
+        return Audit(
+            name="keys", passed=False, reason=f"{nulls:,} empty keys were written, {tally.key_nulls:,} were read"
+        )
     if tally.key_nulls:
         return Audit(name="keys", passed=False, reason=f"{tally.key_nulls:,} rows have no key ({names})")
     if tally.key_repeats is None:
@@ -184,7 +188,9 @@ def _described(output: Output) -> str:
 def _finite(tally: Tally, staged: Staged) -> Audit:
     written = staged.nulls.get(PREDICTION) or 0
     missing = max(tally.missing_answers, written)
-    reason = f"{missing:,} rows have no answer, or one that is not finite" if missing else "every row has a finite answer"
+    reason = (
+        f"{missing:,} rows have no answer, or one that is not finite" if missing else "every row has a finite answer"
+    )
     return Audit(name="finite", passed=missing == 0, reason=reason)
 
 

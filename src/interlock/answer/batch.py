@@ -4,32 +4,15 @@ The final name of an answer file holds the digest of the file it answers and the
 that was killed after publishing and before recording finds its own file again, and nothing is scored twice.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from interlock.answer.audit import PREDICTION, PROBABILITY, Shift, audit, measure_shift, next_step
-from interlock.answer.intake import Layout
-from interlock.answer.outlet import FolderOutlet, Outlet, open_outlet, set_aside
-from interlock.answer.scoring import Job, Scored, score
-from interlock.answer.staging import LINEAGE, Seal, read_staged
+from interlock.answer.outlet import FolderOutlet, open_outlet
 from interlock.answer.waiting import SEEN, Desk, Waiting, hold_file
-from interlock.data.opening import kind_of, shown
-from interlock.data.profile import Profile
-from interlock.data.readers import Unreadable
-from interlock.errors import Conflict, DataRefused, InterlockError, NotFound, NothingToServe, UserCodeFailed
-from interlock.model.bundle import Opened, open_bundle
-from interlock.model.predictor import Predictor, open_predictor
+from interlock.errors import NotFound
 from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
-from interlock.records import BatchResult, Column, ColumnType, Record, Release, digest, facts_of, short, timestamp
-from interlock.release.registry import current, mark_served
-from interlock.settings import Settings
+from interlock.records import BatchResult, Column, Record, short
 
 PROFILE_FILE = "profile.json"
 _TOLD_EVERY_S = 2.0

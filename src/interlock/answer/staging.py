@@ -62,7 +62,9 @@ class Stage:
         self._behind.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not self._finished:
             self._behind.__exit__(kind or GeneratorExit, error, trace)
             if self._writer is not None:
