@@ -3,7 +3,7 @@
     python prepare.py                  # signal: status depends on lead time, stay, dates, guests and country
     python prepare.py --mode noise     # the same bookings with the statuses shuffled: nothing to be learned
     python prepare.py --next           # after a first run: one more file of bookings, and one more file to score
-    python prepare.py --reset          # forget everything: data/ and .interlock/
+    python prepare.py --reset          # forget everything: data/, .interlock/ and reports/
 
 data/bookings/bookings_1.csv to bookings_3.csv: 4,000 bookings each. From the second on, 30 bookings of the file before
 come again, 5 of them with a later leave_on, and 20 bookings name a hotel that nobody has described.
@@ -160,11 +160,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=("signal", "noise"), default="signal")
     parser.add_argument("--next", action="store_true", help="one more file of bookings and one more file to score")
-    parser.add_argument("--reset", action="store_true", help="forget data/ and .interlock/ first")
+    parser.add_argument("--reset", action="store_true", help="forget data/, .interlock/ and reports/ first")
     options = parser.parse_args(arguments)
     if options.reset:
-        shutil.rmtree(FOLDER / "data", ignore_errors=True)
-        shutil.rmtree(FOLDER / ".interlock", ignore_errors=True)
+        for made in ("data", ".interlock", "reports"):
+            shutil.rmtree(FOLDER / made, ignore_errors=True)
     if options.next and not (FOLDER / "data/bookings").is_dir():
         raise SystemExit("Nothing is there to go on from. Run prepare.py without --next first.")
     prepare(options.mode, one_more=options.next)

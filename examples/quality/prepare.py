@@ -4,7 +4,7 @@
     python prepare.py --slot 2     # drop slot 2 into the inbox; so for 3 and 4
     python prepare.py --test       # only the test inbox
     python prepare.py --to-score   # only the file to score
-    python prepare.py --reset      # forget everything: data/ and .interlock/
+    python prepare.py --reset      # forget everything: data/, .interlock/ and reports/
 
 569 samples of breast tissue, 30 measurements each (Wolberg, Street and Mangasarian, UCI, 1995). A seeded shuffle gives
 200 samples to the test inbox and 40 to the file to score; the slots share the other 329, all measurements unchanged
@@ -101,8 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     plain = not (options.slot or options.test or options.to_score or options.reset)
     if options.reset:
-        shutil.rmtree(FOLDER / "data", ignore_errors=True)
-        shutil.rmtree(FOLDER / ".interlock", ignore_errors=True)
+        for made in ("data", ".interlock", "reports"):
+            shutil.rmtree(FOLDER / made, ignore_errors=True)
     if options.test or plain:
         drop(parts()["test"], FOLDER / "data/test/test.csv")
     if options.to_score or plain:
