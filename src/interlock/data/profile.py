@@ -1,8 +1,9 @@
 """Mergeable summaries of columns, and the distance between two of them.
 
 A number is counted in bins whose edges are quantiles of the reference (at most 64 bins of about equal weight, and one
-below and one above its range), so that two profiles on the same edges can be added and compared. Text and booleans are counted by name. Dates and times are
-numbers (days, and seconds, since 1970). Nulls are a bin of their own: missing data is a state, not an absence.
+below and one above its range), so that two profiles on the same edges can be added and compared. Text and booleans are
+counted by name. Dates and times are numbers (days, and seconds, since 1970). Nulls are a bin of their own: missing data
+is a state, not an absence.
 """
 
 import math

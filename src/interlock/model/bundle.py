@@ -1,8 +1,8 @@
 """Pack a trained model under the digest of its bytes, and open a packed one only when every byte is as packed.
 
-A bundle is a folder (see :mod:`interlock.model.manifest`) under ``bundles/<digest>/`` of the blobs: ``model/`` (native),
-``fast/`` (the form that answers in our own process), ``code/``, ``signature.json``, ``profile.json``, the environment
-lock, and what makes it an MLflow model folder. The manifest is stored last: without it there is no bundle.
+A bundle is a folder (see :mod:`interlock.model.manifest`) under ``bundles/<digest>/`` of the blobs: ``model/`` (the
+native model), ``fast/`` (the form that answers in our own process), ``code/``, ``signature.json``, ``profile.json``, the environment
+lock, and what makes it an MLflow model folder. The manifest is stored last: without it there is none.
 """
 
 import contextlib
@@ -23,8 +23,9 @@ from interlock.data.signature import infer
 from interlock.data.snapshot import feature_names, snapshot_frame
 from interlock.errors import BundleCorrupt, NotFound, SettingsError, StoreFault, UserCodeFailed
 from interlock.model import loader
+from interlock.model.calls import FrameKind, frame_kind
 from interlock.model.compile import COMPILE_MODEL, Compiled
-from interlock.model.contract import Contract, search_folders
+from interlock.model.contract import Contract, Entry, search_folders
 from interlock.model.fit import MODEL_FILE
 from interlock.model.forms import Constant, Form
 from interlock.model.manifest import (
@@ -168,8 +169,15 @@ def _native(trained: Trained, contract: Contract) -> NativeSpec:
     return NativeSpec(
         model=MODEL_FILE if (Path(trained.folder) / MODEL_FILE).is_file() else None,
         folders=tuple(search_folders(entries)),
+        frames=_frames(contract.train),
         predict=PredictFunction(module=predict.module, function=predict.function) if predict else None,
     )
+
+
+def _frames(train: Entry) -> FrameKind:
+    """The kind of frame that training took, which is what the model's own ``predict`` expects."""
+    notes = [train.annotations[name] for name in ("X", "X_train", "data", "df") if name in train.annotations]
+    return frame_kind(notes[0]) if notes else "pandas"
 
 
 def _manifest(settings: Settings, snapshot: Snapshot, signature: Signature, *, kind: Any, code: str) -> Manifest:

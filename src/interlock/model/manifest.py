@@ -45,11 +45,13 @@ class NativeSpec(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to load the native model.
 
     ``model`` is its pickle in ``model/``, or None when that folder itself is the model. ``folders`` (relative to
-    ``code/``) are searched for the user's modules. Without ``predict`` the model's own method answers.
+    ``code/``) are searched for the user's modules. Without ``predict`` the model's own method answers, and gets the
+    kind of frame that training took (``frames``).
     """
 
     model: str | None
     folders: tuple[str, ...]
+    frames: str
     predict: PredictFunction | None = None
 
 

@@ -41,7 +41,7 @@ def environment(requirements: list[str]) -> dict[str, str]:
     return {
         "requirements.txt": "".join(f"{line}\n" for line in requirements),
         "python_env.yaml": f'python: "{python}"\nbuild_dependencies:\n- pip\ndependencies:\n- -r requirements.txt\n',
-        "conda.yaml": f"channels:\n- conda-forge\ndependencies:\n- python={python}\n- pip\n- pip:\n{pip}name: interlock\n",
+        "conda.yaml": f"channels:\n- conda-forge\ndependencies:\n- python={python}\n- pip\n- pip:\n{pip}",
     }
 
 
