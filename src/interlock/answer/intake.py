@@ -177,7 +177,9 @@ def _series(name: str, array: Any) -> pl.Series:
     if not pa.types.is_dictionary(array.type):
         return pl.Series(name, array)
     values = pl.Series(array.dictionary)
-    usable = len(values) <= len(array) and not values.null_count() and not (values == "").any() and values.is_unique().all()
+    usable = (
+        len(values) <= len(array) and not values.null_count() and not (values == "").any() and values.is_unique().all()
+    )
     if not usable:
         return pl.Series(name, array.cast(pa.large_string()))
     codes = np.from_dlpack(array.indices) if not array.null_count else pl.Series(array.indices)
@@ -215,9 +217,7 @@ class _TextIntake:
                 )
 
 
-def _nothing_but(
-    lines: pl.DataFrame, read: int, frame: pl.DataFrame, kept: Sequence[str], layout: Layout
-) -> Chunk:
+def _nothing_but(lines: pl.DataFrame, read: int, frame: pl.DataFrame, kept: Sequence[str], layout: Layout) -> Chunk:
     """A chunk without a good row: lines of the file that are no record at all."""
     none = frame.clear()
     empty = _checked(
@@ -240,7 +240,7 @@ def _checked(
     found = [known]
     typed = []
     for column, values in zip(layout.inputs, series, strict=True):
-        if values.dtype != DTYPES[column.type] and not isinstance(values.dtype, pl.Enum) or values.dtype == pl.String:
+        if (values.dtype != DTYPES[column.type] and not isinstance(values.dtype, pl.Enum)) or values.dtype == pl.String:
             values, failed = convert(values, column.type)  # noqa: PLW2901
             if failed is not None:
                 found.append(_cells(rows, failed, column))

@@ -74,7 +74,9 @@ class Behind(Generic[T]):
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._abandoned = kind is not None
         self._given.put(None)
         self._thread.join()

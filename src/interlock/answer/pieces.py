@@ -40,7 +40,7 @@ def pieces(path: Path, name: str, scratch: Path, *, piece_bytes: int = PIECE_BYT
     (scratch / "piece").unlink(missing_ok=True)
 
 
-def _cut(whole: Path, quoted: bool, piece: Path, piece_bytes: int) -> Iterator[Piece]:  # noqa: FBT001
+def _cut(whole: Path, quoted: bool, piece: Path, piece_bytes: int) -> Iterator[Piece]:
     if whole.stat().st_size <= piece_bytes:
         yield Piece(whole, 0)
         return

@@ -59,7 +59,9 @@ def score(job: Job, predict: Predict, progress: Progress) -> Scored:
         counter: Counter | None = None
         columns: tuple[str, ...] = ()
         for chunk in ahead(intake.chunks()):
-            counter = counter or Counter(job.signature, tuple(name for name in chunk.kept if name in job.keys), job.seed)
+            counter = counter or Counter(
+                job.signature, tuple(name for name in chunk.kept if name in job.keys), job.seed
+            )
             quarantine.add(chunk.bad)
             counter.read_rows(chunk)
             if chunk.frame.height:
