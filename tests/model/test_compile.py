@@ -141,7 +141,7 @@ def compiled(tmp_path, model, signature=SIGNATURE):
     ROWS.write_ipc(tmp_path / "rows.arrow")
     call = {
         "bundle": str(tmp_path),
-        "signature": msgspec.to_builtins(SIGNATURE),
+        "signature": msgspec.to_builtins(signature),
         "holdout": str(tmp_path / "rows.arrow"),
         "sample": str(tmp_path / "rows.arrow"),
         "output": str(tmp_path / "fast"),
