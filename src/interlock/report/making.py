@@ -70,7 +70,7 @@ def model(story: Story) -> Section:
             ("Seed", str(bundle.seed), "text"),
         )
     )
-    parity = _pairs("Parity: what was compared to keep that form", bundle.parity, "Nothing was compared.")
+    parity = _pairs("Parity: what was compared to keep that form", _measured(bundle.parity), "Nothing was compared.")
     params = _pairs("Parameters", bundle.params, "None: [params] is empty.")
     sources = [file for file in story.bundle_files if file.text is not None and file.path.endswith(_CODE)]
     listings = tuple(
@@ -101,6 +101,10 @@ def _pairs(title: str, values: dict[str, object], empty: str) -> Table:
         rows=tuple((name, _value(values[name])) for name in sorted(values)),
         empty=empty,
     )
+
+
+def _measured(values: dict[str, object]) -> dict[str, object]:
+    return {name: number(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _value(value: object) -> str:

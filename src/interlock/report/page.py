@@ -175,7 +175,7 @@ def _markdown_escape(text: str) -> str:
     """One line of text in which Markdown and HTML see only letters."""
     escaped = re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", plain(text, _CELL_CHARS))
     escaped = re.sub(r"(?i)(https?|ftp|www)(:|\.)", r"\1\\\2", escaped.replace("&", "&amp;"))
-    return re.sub(r"^([-+]|\d+[.)])(?= )", r"\\\1", escaped)
+    return re.sub(r"^(\d*)([-+.)])(?= )", r"\1\\\2", escaped)
 
 
 def _fence(text: str) -> str:

@@ -31,7 +31,7 @@ _CSS = {
     "#050505": "var(--champion)",
     "#060606": "var(--baseline)",
 }
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "interlock",
     "text.parse_math": False,
@@ -344,7 +344,7 @@ class _Sheet:
 
 @contextmanager
 def _sheet(width: float, height: float) -> Iterator[_Sheet]:
-    """A sheet under fixed settings; no warning of letters that the measuring font lacks: the reader's font draws them."""
+    """A sheet under fixed settings; letters that the measuring font lacks are no warning: the reader may have them."""
     import matplotlib as mpl
 
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():

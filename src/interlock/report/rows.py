@@ -167,10 +167,24 @@ def _values(column: Column, profile: ColumnProfile | None) -> str:
 def _profile(story: Story) -> tuple[Block, ...]:
     if story.profile is None:
         return (Text(text="No reference profile is recorded, so the columns are not drawn."),)
-    drawn = [picture for column in story.profile.columns[:_MOST_PICTURES] if (picture := _spread(column)) is not None]
-    left = len(story.profile.columns) - len(drawn)
-    title = "How the columns are spread" + (f" ({count(left, 'further column')} not drawn)" if left else "")
-    return (Gallery(title=title, pictures=tuple(drawn)),)
+    takes = set(story.model.record.signature.names) if story.model else set()
+    columns = story.profile.columns
+    features = [column for column in columns if column.name in takes]
+    answers = [column for column in columns if column.name not in takes]
+    return (
+        *_gallery("How the columns are spread in the training rows", features),
+        *_gallery("How the model's answers are spread on the holdout", answers),
+    )
+
+
+def _gallery(title: str, columns: Sequence[ColumnProfile]) -> tuple[Block, ...]:
+    drawn = [picture for column in columns[:_MOST_PICTURES] if (picture := _spread(column)) is not None]
+    if not drawn:
+        return ()
+    left = len(columns) - len(drawn)
+    return (
+        Gallery(title=f"{title} ({count(left, 'further one')} not drawn)" if left else title, pictures=tuple(drawn)),
+    )
 
 
 def _spread(column: ColumnProfile) -> pictures.Picture | None:

@@ -158,10 +158,10 @@ def lineage(story: Story) -> Section:
     picture = pictures.flow(
         "From rows to release",
         [
-            (name, digest[:12], f"entry {sequence}" if sequence else "not recorded")
+            (name, short(digest), f"entry {sequence}" if sequence else "not recorded")
             for name, digest, sequence, _ in steps
         ],
-        description=" → ".join(f"{name} {digest[:12]}" for name, digest, _, _ in steps),
+        description=" → ".join(f"{name} {short(digest)}".strip() for name, digest, _, _ in steps),
     )
     table = Table(
         title="Steps",
