@@ -40,8 +40,7 @@ from interlock.records import (
     facts_of,
 )
 from interlock.settings import Model, Settings
-from interlock.store.blobs import LocalBlobs
-from interlock.testing.fakes import MemoryLedger, MemoryTables
+from interlock.testing.fakes import MemoryBlobs, MemoryLedger, MemoryTables
 
 TRAIN = '''"""Train a model of stays."""
 
@@ -493,7 +492,7 @@ def empty(tmp_path: Path) -> Callable[..., World]:
     """An untold world; keywords go to the :class:`Teller`."""
 
     def make(**told: Any) -> World:
-        ledger, blobs = MemoryLedger(StoryClock()), LocalBlobs(tmp_path / "blobs")
+        ledger, blobs = MemoryLedger(StoryClock()), MemoryBlobs()
         teller = Teller(ledger, blobs, **told)
         model = Model(name=teller.name, task=teller.task, target=teller.target)
         parts = Parts(

@@ -4,6 +4,7 @@ Both printers walk the same blocks, so the two documents cannot tell different s
 escaping is the printers' work, and the only markup that passes through is the SVG that ``pictures`` drew.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,6 +147,7 @@ def tone(word: str) -> Tone:
     return _TONES.get(word, "calm")
 
 
+@functools.cache
 def _environment(*, autoescape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
