@@ -12,6 +12,9 @@ import polars as pl
 OnDuplicate = Literal["keep-last", "keep-first", "refuse"]
 _OLD = "_old:"
 _FOUND = "_old_found"
+_PLACE = "_place"
+_ROWS = 2**40
+"""More than any file has rows: ``_seq * _ROWS + _row`` orders rows as they came."""
 
 
 class Deduped(NamedTuple):
@@ -70,7 +73,8 @@ def _against(
 
 def newest_rows(rows: pl.LazyFrame, key: Sequence[str], *, first: bool = False) -> pl.LazyFrame:
     """One row for each key: the one appended last (or first), by ``_seq`` and then ``_row``."""
-    order = pl.struct("_seq", "_row")
-    wanted = order.min() if first else order.max()
-    place = rows.group_by(list(key)).agg(wanted.alias("_place")).select(pl.col("_place").struct.unnest())
-    return rows.join(place, on=["_seq", "_row"], how="semi")
+    place = (pl.col("_seq") * _ROWS + pl.col("_row")).alias(_PLACE)
+    marked = rows.with_columns(place)
+    wanted = pl.col(_PLACE).min() if first else pl.col(_PLACE).max()
+    kept = marked.group_by(list(key)).agg(wanted).select(_PLACE)
+    return marked.join(kept, on=_PLACE, how="semi").drop(_PLACE)

@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
@@ -12,45 +12,54 @@ from interlock.data.opening import Unreadable, check_names, shown
 from interlock.data.raw import ROW, Raw
 
 _KEY_END = re.compile(rb'"\s*:')
+_DECODER = msgspec.json.Decoder(dict[str, Any])
 
 
 def read_json(path: Path, name: str) -> Raw:
-    decoder = msgspec.json.Decoder(dict[str, Any])
-    records: list[dict[str, Any]] = []
-    numbers: list[int] = []
-    bad: list[tuple[int, str, str]] = []
-    raw: list[tuple[int, str]] = []
+    """Read one object a line; a line that is none is a bad row. Raises :class:`Unreadable` when not one line is."""
+    lines = _Lines([], [], [], [])
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if not text.strip():
-                continue
-            if not (records or bad) and text.lstrip().startswith(b"["):
+            if text.strip():
+                _take(text, number, lines)
+            if lines.bad and not lines.records and text.lstrip().startswith(b"["):
                 raise Unreadable(
-                    f"{shown(name)} is one JSON array.", next_step="Write one object a line (JSON lines).", file=name
+                    f"{shown(name)} is a JSON array.", next_step="Write one object a line (JSON lines).", file=name
                 )
-            try:
-                record = decoder.decode(text)
-            except (msgspec.DecodeError, RecursionError):
-                record, reason = {}, _json_fault(text)
-            else:
-                reason = "" if len(_KEY_END.findall(text)) == len(record) else _doubled(text)
-                reason = (
-                    reason or next((f"{key}" for key in record if not key.strip()), "") and "has a key without a name"
-                )
-            if reason:
-                bad.append((number, "", reason))
-                raw.append((number, text.decode().strip()))
-            else:
-                records.append(record)
-                numbers.append(number)
-    if not records:
+    if not lines.records:
         raise Unreadable(
-            f"{shown(name)} holds no JSON object that could be read ({len(bad):,} lines are bad).",
+            f"{shown(name)} holds no JSON object that could be read ({len(lines.bad):,} lines are bad).",
             next_step="Write one object a line (JSON lines).",
             file=name,
         )
-    return _records_frame(records, numbers, bad, raw)
+    check_names(tuple(dict.fromkeys(key for record in lines.records for key in record)), name)
+    return _table(lines)
+
+
+class _Lines(NamedTuple):
+    """Objects and the numbers of their lines; cells and texts of the lines that are bad."""
+
+    records: list[dict[str, Any]]
+    numbers: list[int]
+    bad: list[tuple[int, str, str]]
+    raw: list[tuple[int, str]]
+
+
+def _take(text: bytes, number: int, lines: _Lines) -> None:
+    try:
+        record = _DECODER.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        reason = _json_fault(text)
+    else:
+        # every key ends with a quote and a colon: as many of those as keys means that no key came twice
+        reason = "" if len(_KEY_END.findall(text)) == len(record) else _doubled(text)
+        if not reason:
+            lines.records.append(record)
+            lines.numbers.append(number)
+            return
+    lines.bad.append((number, "", reason))
+    lines.raw.append((number, text.decode().strip()))
 
 
 def _doubled(text: bytes) -> str:
@@ -77,25 +86,24 @@ def _json_fault(text: bytes) -> str:
     return "holds NaN or an infinity, which JSON does not have" if isinstance(value, dict) else "is not a JSON object"
 
 
-def _records_frame(
-    records: list[dict[str, Any]], numbers: list[int], bad: list[tuple[int, str, str]], raw: list[tuple[int, str]]
-) -> Raw:
-    names = tuple(dict.fromkeys(key for record in records for key in record))
+def _table(lines: _Lines) -> Raw:
+    """One column for each key of any object; lists and objects inside are bad cells."""
+    numbers, bad = lines.numbers, lines.bad
+    whole = len(numbers) + len(bad)
+    names = tuple(dict.fromkeys(key for record in lines.records for key in record))
     columns = [pl.Series(ROW, numbers, dtype=pl.Int64)]
     nested: set[int] = set()
     for name in names:
-        values = [record.get(name) for record in records]
+        values = [record.get(name) for record in lines.records]
         kinds = set(map(type, values)) - {type(None)}
         if kinds & {dict, list}:
-            for place, value in enumerate(values):
-                if isinstance(value, dict | list):
-                    bad.append((numbers[place], name, "is a list or an object, not a plain value"))
-                    nested.add(place)
+            places = [place for place, value in enumerate(values) if isinstance(value, dict | list)]
+            bad += [(numbers[place], name, "is a list or an object, not a plain value") for place in places]
+            nested.update(places)
             values = [None if isinstance(value, dict | list) else value for value in values]
-            kinds -= {dict, list}
-        columns.append(_json_series(name, values, kinds))
-    raw += [(numbers[place], json.dumps(records[place])) for place in sorted(nested)]
-    return Raw(pl.DataFrame(columns), names, len(records) + sum(column == "" for _, column, _ in bad), bad, raw)
+        columns.append(_json_series(name, values, kinds - {dict, list}))
+    raw = [*lines.raw, *((numbers[place], json.dumps(lines.records[place])) for place in sorted(nested))]
+    return Raw(pl.DataFrame(columns), names, whole, bad, raw)
 
 
 def _json_series(name: str, values: list[Any], kinds: set[type]) -> pl.Series:
@@ -112,5 +120,5 @@ def _json_series(name: str, values: list[Any], kinds: set[type]) -> pl.Series:
     return pl.Series(name, [None if value is None else _text(value) for value in values], dtype=pl.String)
 
 
-def _text(value: str | int | float | bool) -> str:  # noqa: FBT001
+def _text(value: str | float) -> str:
     return value if isinstance(value, str) else json.dumps(value)
