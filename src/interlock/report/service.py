@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from interlock.records import BatchResult, Event, Release
+from interlock.records import BatchResult, Event, Release, short
 from interlock.report import pictures
 from interlock.report.facts import BATCH_KINDS, Entry, R, Story
 from interlock.report.page import Block, Figure, Section, Table, Text
