@@ -206,7 +206,7 @@ class Teller:
             "model.bin": b"\x00" * 4_096,
         }
         if kind == "model":
-            files |= {"code/train.py": TRAIN.encode(), "code/interlock.toml": b'[model]\nname = "stay"\n'}
+            files |= {"code/train.py": TRAIN.encode(), "code/interlock_loader.py": b"# made by the packer\n"}
         if profiled:
             files["profile.json"] = canonical(self.profile())
         manifest = canonical(
@@ -453,7 +453,15 @@ class Teller:
 
 def tell_all(teller: Teller) -> dict[str, int]:
     """First release, a kept champion, a replaced one, batches; gives the ledger sequence of each decision."""
-    teller.file("week-1.csv", "accepted", rows=640, accepted=600, duplicates=36, quarantined=4, notes=("4 bad rows",))
+    teller.file(
+        "week-1.csv",
+        "accepted",
+        rows=640,
+        accepted=600,
+        duplicates=36,
+        quarantined=4,
+        notes=("4 bad rows", *(f"note {n}" for n in range(9))),
+    )
     teller.file("week-2.csv", "refused", rows=310, reason="31% of its rows break the signature; 1% are allowed.")
     teller.file("week-3.csv", "unreadable", reason="Line 12 has 9 fields, the head has 8.")
     teller.file("copy of week-1.csv", "repeated", rows=640, first_name="week-1.csv")

@@ -118,6 +118,13 @@ def test_every_fact_stands_in_its_chapter(world: Make, tmp_path: Path) -> None:
     assert len(sections(markdown)) == len(expected)
 
 
+def test_long_notes_are_cut_and_what_the_packer_added_is_no_source_of_the_user(world: Make, tmp_path: Path) -> None:
+    reader, _, _ = read(write_dossier(world().parts, None, tmp_path))
+    assert "4 bad rows; note 0; note 1; note 2; and 6 further notes." in text_of(reader, "data")
+    assert "made by the packer" not in text_of(reader, "model")
+    assert "code/interlock_loader.py" in text_of(reader, "packaging")
+
+
 def test_markdown_tells_the_same_numbers(told: Any, tmp_path: Path) -> None:
     reader, _, markdown = read(write_dossier(told.parts, None, tmp_path))
     flat = markdown.replace("\\", "")
