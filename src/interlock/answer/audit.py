@@ -1,12 +1,13 @@
 """The rules that a staged batch is held against before anybody may see it. Pure: counts and profiles in, audits out.
 
-Two witnesses are heard: the :class:`Tally`, which the scorer kept while it worked, and the :class:`Staged`, which is what
-the footer of the finished file says about itself. A row that was lost between the two fails the audit.
+Two witnesses are heard: the :class:`Tally`, which the scorer kept while it worked, and the :class:`Staged`, which is
+what the footer of the finished file says about itself. A row that was lost between the two fails the audit.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
 import polars as pl
 
 from interlock.data.profile import ColumnProfile, Profile, profile, psi
@@ -23,7 +24,7 @@ MIN_SHIFT_ROWS = 200
 _SHOWN = 3
 
 
-class Tally(Record, kw_only=True):
+class Tally(Record, frozen=True, kw_only=True):
     """What the scorer counted over one file. ``key_repeats`` is None when too many unordered keys came to compare."""
 
     rows: int
@@ -33,24 +34,24 @@ class Tally(Record, kw_only=True):
     key_nulls: int = 0
     key_repeats: int | None = 0
     new_category_rows: int = 0
-    new_categories: dict[str, int] = {}
+    new_categories: dict[str, int] = msgspec.field(default_factory=dict)
     missing_answers: int = 0
     unknown_labels: int = 0
     outside: int = 0
     largest_gap: float = 0.0
 
 
-class Staged(Record, kw_only=True):
+class Staged(Record, frozen=True, kw_only=True):
     """What the footer of the finished file says: rows, columns, and nulls by column (None: no statistics)."""
 
     rows: int
     columns: tuple[str, ...]
     nulls: dict[str, int | None]
-    low: dict[str, float] = {}
-    high: dict[str, float] = {}
+    low: dict[str, float] = msgspec.field(default_factory=dict)
+    high: dict[str, float] = msgspec.field(default_factory=dict)
 
 
-class Shift(Record, kw_only=True):
+class Shift(Record, frozen=True, kw_only=True):
     """Distance (PSI) of this file's predictions from those on the holdout, or why it was not measured."""
 
     distance: float | None = None
@@ -96,16 +97,14 @@ def measure_shift(reference: Profile | None, sample: pl.DataFrame) -> Shift:
     """Largest PSI over the answer columns that ``reference`` knows, between it and a sample of the answers."""
     if sample.height < MIN_SHIFT_ROWS:
         return Shift(skipped=f"{sample.height:,} rows are too few to compare ({MIN_SHIFT_ROWS} are needed)")
-    if reference is None or reference.rows < MIN_SHIFT_ROWS:
-        return Shift(skipped="the holdout had too few rows to compare with")
-    pairs = [
-        (before, now)
-        for now in profile(sample, reference=reference).columns
-        if (before := reference.column(now.name)) is not None
-    ]
-    if not pairs:
+    answers = [one for one in reference.columns if one.name in sample.columns] if reference is not None else []
+    if not answers:
         return Shift(skipped="the bundle knows no answers on the holdout")
-    distances = {now.name: _distance(before, now) for before, now in pairs}
+    if answers[0].count < MIN_SHIFT_ROWS:
+        return Shift(skipped=f"the holdout's {answers[0].count:,} rows are too few ({MIN_SHIFT_ROWS} are needed)")
+    known = Profile(rows=answers[0].count, columns=tuple(answers))
+    pairs = [(known.column(now.name), now) for now in profile(sample, reference=known).columns]
+    distances = {now.name: _distance(before, now) for before, now in pairs if before is not None}
     worst = max(distances, key=lambda name: distances[name])
     return Shift(distance=distances[worst], rows=sample.height, column=worst)
 
@@ -132,7 +131,9 @@ def _bad_rows(tally: Tally, rules: Batch) -> Audit:
 
 def _rows(tally: Tally, staged: Staged) -> Audit:
     answered = tally.scored + tally.quarantined
-    reason = f"{tally.rows:,} rows: {tally.scored:,} answered, {tally.quarantined:,} quarantined, {staged.rows:,} in the file"
+    reason = (
+        f"{tally.scored:,} of {tally.rows:,} rows answered, {tally.quarantined:,} quarantined; {staged.rows:,} written"
+    )
     return Audit(
         name="rows",
         passed=answered == tally.rows and staged.rows == tally.scored and tally.scored > 0,
@@ -150,9 +151,7 @@ def _keys(tally: Tally, staged: Staged) -> Audit:
     written = [staged.nulls.get(key) for key in tally.keys]
     nulls = sum(count for count in written if count is not None)
     if nulls != tally.key_nulls and None not in written:
-        return Audit(
-            name="keys", passed=False, reason=f"{nulls:,} empty keys were written, {tally.key_nulls:,} were read"
-        )
+        return Audit(name="keys", passed=False, reason=f"{nulls:,} empty keys written, {tally.key_nulls:,} read")
     if tally.key_nulls:
         return Audit(name="keys", passed=False, reason=f"{tally.key_nulls:,} rows have no key ({names})")
     if tally.key_repeats is None:

@@ -1,4 +1,4 @@
-"""Where answers are published: a folder or an object-store prefix, under final names that appear whole or not at all."""
+"""Where answers are published: a folder or an object-store prefix; a final name appears whole or not at all."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ class Outlet(Protocol):
         ...
 
     def publish(self, staged: Path, name: str) -> bool:
-        """Give a complete, durable file its final name if the name is free; False when it is taken. Takes ``staged``."""
+        """Give a complete, durable file its final name unless that is taken (False); ``staged`` is gone afterwards."""
         ...
 
     def published(self, prefix: str) -> Iterator[tuple[str, Path]]:

@@ -7,7 +7,7 @@ What the file is about is sealed into its footer, so that a file can be recognis
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -33,7 +33,7 @@ MODEL, RELEASE, FILE, ROW_NUMBER, SCORED_AT = (
 LINEAGE = (MODEL, RELEASE, FILE, ROW_NUMBER, SCORED_AT)
 
 
-class Seal(Record, kw_only=True):
+class Seal(Record, frozen=True, kw_only=True):
     """What one file of answers is: which file was scored by which model of which release, and what was counted."""
 
     name: str
@@ -58,7 +58,7 @@ class Stage:
         self._behind: Behind[Any] = Behind(self._write)
         self._finished = False
 
-    def __enter__(self) -> "Stage":
+    def __enter__(self) -> Self:
         self._behind.__enter__()
         return self
 
@@ -230,7 +230,7 @@ class Quarantine:
         """The file, or None when no cell was bad."""
         return self._path if self._writer is not None else None
 
-    def __enter__(self) -> "Quarantine":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,7 +5,6 @@ turn. An object is copied first.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ SEEN = "@batch"
 _RACY_S = 2.0
 
 
-class Seen(Record, kw_only=True):
+class Seen(Record, frozen=True, kw_only=True):
     """Document ``seen``: bytes found under a name. ``trusted``: old enough that a later change shows in ``version``."""
 
     version: str
@@ -40,7 +39,7 @@ class Waiting:
     state: tuple[int, ...] = ()
 
     def unchanged(self) -> bool:
-        """Are the bytes at ``path`` still those that were hashed, as far as the file system tells?"""
+        """Tell whether the bytes at ``path`` are still those that were hashed, as far as the file system knows."""
         return not self.state or _state(self.path) == self.state
 
 
@@ -109,5 +108,5 @@ def hold_file(path: Path) -> Waiting:
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    facts = os.stat(path)
+    facts = path.stat()
     return (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)

@@ -1,8 +1,8 @@
 """Pack a trained model under the digest of its bytes, and open a packed one only when every byte is as packed.
 
 A bundle is a folder (see :mod:`interlock.model.manifest`) under ``bundles/<digest>/`` of the blobs: ``model/`` (the
-native model), ``fast/`` (the form that answers in our own process), ``code/``, ``signature.json``, ``profile.json``, the environment
-lock, and what makes it an MLflow model folder. The manifest is stored last: without it there is none.
+native model), ``fast/`` (the form that answers in our own process), ``code/``, ``signature.json``, ``profile.json``, the
+environment lock, and what makes it an MLflow model folder. The manifest is stored last: without it there is none.
 """
 
 import contextlib
