@@ -145,7 +145,7 @@ class LeaseHeld(Fault):
 
 
 class LeaseLost(Fault):
-    """This turn was overtaken; its fencing number is out of date and it may not commit."""
+    """The turn was overtaken; its fencing number is out of date and it may not commit."""
 
 
 class StoreFault(Fault):

@@ -1,4 +1,4 @@
-"""The few seams behind which a laptop and a cloud look alike. Each has one conformance suite in ``interlock.testing``."""
+"""The few seams behind which a laptop and a cloud look alike; ``interlock.testing`` has a suite for each."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -51,7 +51,7 @@ class Ledger(Protocol):
     """The append-only, hash-chained record of events, and the documents derived from them, in one transaction.
 
     A *document* is the current state of something (``collection``, ``key``) as JSON. Every change of documents belongs
-    to a transaction; with a ``fence``, commit raises :class:`~interlock.errors.LeaseLost` when a newer lease was given out.
+    to a transaction; with a ``fence``, commit raises :class:`~interlock.errors.LeaseLost` when a newer lease was given.
     """
 
     def transaction(self, fence: Fence | None = None, *, turn: str = "") -> AbstractContextManager[Transaction]:
@@ -86,7 +86,7 @@ class Ledger(Protocol):
         ...
 
     def acquire(self, name: str, *, ttl_s: float) -> Fence:
-        """Take a lease with the next fencing number; raises :class:`~interlock.errors.LeaseHeld` while another lives."""
+        """Take a lease with the next fencing number; raises :class:`~interlock.errors.LeaseHeld` while one lives."""
         ...
 
     def renew(self, fence: Fence, *, ttl_s: float) -> None:
@@ -102,7 +102,7 @@ class Ledger(Protocol):
         ...
 
 
-class BlobInfo(Record, kw_only=True):
+class BlobInfo(Record, frozen=True, kw_only=True):
     """A stored blob. ``version`` changes whenever its bytes may have changed (an ETag, or inode + size + times)."""
 
     key: str
@@ -127,7 +127,7 @@ class Blobs(Protocol):
         ...
 
     def exists(self, key: str) -> bool:
-        """Is it there?"""
+        """Whether it is there."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
@@ -143,7 +143,7 @@ class Blobs(Protocol):
         ...
 
 
-class Commit(Record, kw_only=True):
+class Commit(Record, frozen=True, kw_only=True):
     """One commit of a table: its version and the facts that were written with it."""
 
     version: int

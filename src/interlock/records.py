@@ -72,13 +72,13 @@ def timestamp(moment: datetime) -> str:
 
 def moment(text: str) -> datetime:
     """Inverse of :func:`timestamp`."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return datetime.fromisoformat(text)
 
 
 # ---- data --------------------------------------------------------------------------------------------------------
 
 
-class Column(Record, kw_only=True):
+class Column(Record, frozen=True, kw_only=True):
     """One column of a signature.
 
     ``categories`` holds the sorted distinct values of a string or bool column when there are at most
@@ -94,8 +94,8 @@ class Column(Record, kw_only=True):
     high: float | str | None = None
 
 
-class Output(Record, kw_only=True):
-    """Shape of the answer: a ``label`` out of ``classes``, a ``number`` seen in training between low and high, or ``any``."""
+class Output(Record, frozen=True, kw_only=True):
+    """Shape of the answer: a ``label`` out of ``classes``, a ``number`` (training saw low to high), or ``any``."""
 
     kind: Literal["label", "number", "any"]
     type: ColumnType
@@ -104,7 +104,7 @@ class Output(Record, kw_only=True):
     high: float | None = None
 
 
-class Signature(Record, kw_only=True):
+class Signature(Record, frozen=True, kw_only=True):
     """What a model takes (``inputs``, in the order of the training frame) and what it gives (``output``)."""
 
     inputs: tuple[Column, ...]
@@ -116,7 +116,7 @@ class Signature(Record, kw_only=True):
         return tuple(column.name for column in self.inputs)
 
 
-class FileResult(Record, kw_only=True):
+class FileResult(Record, frozen=True, kw_only=True):
     """What became of one file of an inbox.
 
     status: ``accepted`` (its good rows are in the table), ``refused`` (whole, for ``reason``), ``unreadable``
@@ -143,8 +143,8 @@ class FileResult(Record, kw_only=True):
     at: str = ""
 
 
-class SourceVersion(Record, kw_only=True):
-    """One source as a snapshot saw it: Delta ``version``, current rows, and the digest of its accepted files in order."""
+class SourceVersion(Record, frozen=True, kw_only=True):
+    """One source as a snapshot saw it: table ``version``, current rows, digest of its accepted files in order."""
 
     source: str
     version: int
@@ -153,7 +153,7 @@ class SourceVersion(Record, kw_only=True):
     digest: str
 
 
-class Snapshot(Record, kw_only=True):
+class Snapshot(Record, frozen=True, kw_only=True):
     """One immutable version of the accepted rows, split. ``digest`` is of what it was made from, not of a path.
 
     ``training_key`` and ``holdout_key`` are the blob keys of the Parquet files; ``holdout_digest`` names the exact
@@ -179,7 +179,7 @@ class Snapshot(Record, kw_only=True):
 # ---- model -------------------------------------------------------------------------------------------------------
 
 
-class Training(Record, kw_only=True):
+class Training(Record, frozen=True, kw_only=True):
     """One run of the user's training function."""
 
     digest: str
@@ -197,7 +197,7 @@ class Training(Record, kw_only=True):
     at: str = ""
 
 
-class Bundle(Record, kw_only=True):
+class Bundle(Record, frozen=True, kw_only=True):
     """A packed model. ``digest`` is the SHA-256 of its manifest, which lists every file with its own digest.
 
     ``form`` names the compiled form that answers in process (``constant``, ``linear``, ``lightgbm``, …), or ``native``
@@ -223,7 +223,7 @@ class Bundle(Record, kw_only=True):
 # ---- release -----------------------------------------------------------------------------------------------------
 
 
-class Score(Record, kw_only=True):
+class Score(Record, frozen=True, kw_only=True):
     """One metric of one model on the holdout, with a two-sided bootstrap interval at the gate's confidence."""
 
     metric: str
@@ -232,7 +232,7 @@ class Score(Record, kw_only=True):
     high: float
 
 
-class Comparison(Record, kw_only=True):
+class Comparison(Record, frozen=True, kw_only=True):
     """Paired gain of the candidate over another model, oriented so that more is better.
 
     ``low`` is the one-sided lower bound at level ``alpha`` (after the holdout budget); ``differing`` counts the rows
@@ -249,7 +249,7 @@ class Comparison(Record, kw_only=True):
     method: str
 
 
-class SliceScore(Record, kw_only=True):
+class SliceScore(Record, frozen=True, kw_only=True):
     """Candidate and champion on the rows where ``column`` is ``value``; ``high`` bounds the gain from above."""
 
     column: str
@@ -261,8 +261,19 @@ class SliceScore(Record, kw_only=True):
     high: float
 
 
-class Evaluation(Record, kw_only=True):
-    """All that the gate may look at. ``evidence_key`` is the blob with truth and predictions, row by row."""
+class Failure(Record, frozen=True, kw_only=True):
+    """Why a model could not be scored: ``inputs-gone`` (the rows lack a column that it takes), or ``failed``."""
+
+    kind: Literal["inputs-gone", "failed"]
+    reason: str
+
+
+class Evaluation(Record, frozen=True, kw_only=True):
+    """All that the gate may look at. ``evidence_key`` is the blob with truth and predictions, row by row.
+
+    ``scores`` is by who (candidate, champion, baseline), ``extra`` by who and then by metric. ``asks`` numbers this
+    comparison among those made on the same holdout rows. A champion in ``failures`` has no score and no comparison.
+    """
 
     candidate: str
     champion: str | None
@@ -283,9 +294,10 @@ class Evaluation(Record, kw_only=True):
     size_bytes: int = 0
     evidence_key: str = ""
     evidence_digest: str = ""
+    failures: dict[str, Failure] = {}
 
 
-class Policy(Record, kw_only=True):
+class Policy(Record, frozen=True, kw_only=True):
     """The owner's rules for the gate, from ``[gate]``; see ``settings.Gate`` for the meaning of each field."""
 
     metric: str
@@ -301,7 +313,7 @@ class Policy(Record, kw_only=True):
     approval: bool = False
 
 
-class Check(Record, kw_only=True):
+class Check(Record, frozen=True, kw_only=True):
     """One question of the gate: what was seen, what was asked, and the reason in words."""
 
     name: str
@@ -312,7 +324,7 @@ class Check(Record, kw_only=True):
     reason: str
 
 
-class Decision(Record, kw_only=True):
+class Decision(Record, frozen=True, kw_only=True):
     """The gate's answer: a pure function of an evaluation and a policy."""
 
     verdict: Verdict
@@ -322,7 +334,7 @@ class Decision(Record, kw_only=True):
     checks: tuple[Check, ...]
 
 
-class Receipt(Record, kw_only=True):
+class Receipt(Record, frozen=True, kw_only=True):
     """A decision with all that is needed to replay it."""
 
     evaluation: Evaluation
@@ -330,7 +342,7 @@ class Receipt(Record, kw_only=True):
     decision: Decision
 
 
-class Release(Record, kw_only=True):
+class Release(Record, frozen=True, kw_only=True):
     """What is live now. ``cause``: gate, approval, rollback or person; ``because`` is the reason in words."""
 
     generation: int
@@ -346,7 +358,7 @@ class Release(Record, kw_only=True):
 # ---- answers -----------------------------------------------------------------------------------------------------
 
 
-class Audit(Record, kw_only=True):
+class Audit(Record, frozen=True, kw_only=True):
     """One rule that a staged batch was held against."""
 
     name: str
@@ -354,7 +366,7 @@ class Audit(Record, kw_only=True):
     reason: str
 
 
-class BatchResult(Record, kw_only=True):
+class BatchResult(Record, frozen=True, kw_only=True):
     """What became of one file to score. status: ``published``, ``refused`` (audit failed) or ``unreadable``."""
 
     name: str
@@ -377,7 +389,7 @@ class BatchResult(Record, kw_only=True):
 # ---- memory ------------------------------------------------------------------------------------------------------
 
 
-class Event(Record, kw_only=True):
+class Event(Record, frozen=True, kw_only=True):
     """One entry of the ledger. ``hash`` = SHA-256 of the canonical JSON of every other field, ``previous`` included."""
 
     sequence: int
@@ -390,7 +402,7 @@ class Event(Record, kw_only=True):
     hash: str
 
 
-class Fence(Record, kw_only=True):
+class Fence(Record, frozen=True, kw_only=True):
     """Proof of a lease: the holder may commit while ``number`` is the highest handed out for ``name``."""
 
     name: str
@@ -398,7 +410,7 @@ class Fence(Record, kw_only=True):
     holder: str
 
 
-class Verification(Record, kw_only=True):
+class Verification(Record, frozen=True, kw_only=True):
     """Outcome of checking the chain: events read, the head's hash, and the first break if there is one."""
 
     events: int

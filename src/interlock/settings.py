@@ -1,33 +1,31 @@
-"""``interlock.toml``, its environments, ``INTERLOCK_…`` variables and ``--set``, as one frozen :class:`Settings`.
+"""All settings of a project as one frozen :class:`Settings`; ``configuration.py`` reads them from files and variables.
 
-Later wins: file, ``[env.NAME]``, environment variables, ``--set``. Unknown or impossible keys raise
-:class:`~interlock.errors.SettingsError` with the nearest valid key and the line of the file.
-The docstring of each field is its documentation: the reference page and the JSON schema are generated from them.
+The description of each field is its documentation: the reference page and the JSON schema are generated from it.
 """
 
-import difflib
-import json
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from interlock.errors import NotFound, SettingsError
+from interlock.errors import SettingsError
 
 FILE_NAME = "interlock.toml"
 CATEGORY_CAP = 200
 """A string column with more distinct values than this has no list of categories in the signature."""
-_PREFIX = "INTERLOCK_"
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)$")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
-Duration = Annotated[str, Meta(pattern=_DURATION.pattern, description="a number with ms, s, m, h, d or w, as 90s or 28d")]
+Duration = Annotated[
+    str, Meta(pattern=_DURATION.pattern, description="a number with ms, s, m, h, d or w, as 90s or 28d")
+]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
+Positive = Annotated[float, Meta(gt=0.0)]
+Character = Annotated[str, Meta(min_length=1, max_length=1)]
 Name = Annotated[str, Meta(pattern=_SAFE_NAME, description="letters, digits, '_', '.', '-'; at most 64")]
 
 
@@ -35,7 +33,9 @@ def seconds(duration: str) -> float:
     """Length of a duration such as ``90s`` or ``28d`` in seconds; raises :class:`SettingsError`."""
     match = _DURATION.match(duration)
     if match is None:
-        raise SettingsError(f"'{duration}' is not a duration.", next_step="Write a number with ms, s, m, h, d or w: 90s, 28d.")
+        raise SettingsError(
+            f"'{duration}' is not a duration.", next_step="Write a number with ms, s, m, h, d or w: 90s, 28d."
+        )
     return float(match[1]) * _UNIT_S[match[2]]
 
 
@@ -44,6 +44,8 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Model(_Section, frozen=True, kw_only=True):
+    """[model]: what is learned, by whose code."""
+
     name: Annotated[Name, Meta(description="Name of the model, used in bundles, reports and MLflow folders.")]
     task: Annotated[
         Literal["classification", "regression", "forecast", "custom"],
@@ -68,19 +70,25 @@ class Model(_Section, frozen=True, kw_only=True):
 
 
 class HoldoutSpec(_Section, frozen=True, kw_only=True):
+    """[data.holdout]: which rows are kept for judging."""
+
     fraction: Annotated[
-        float | None, Meta(gt=0.0, lt=1.0, description="Share of rows kept for judging, chosen by a hash of the key.")
+        Fraction | None, Meta(description="Share of rows kept for judging, chosen by a hash of the key.")
     ] = None
     key: Annotated[
         tuple[str, ...],
         Meta(description="Columns hashed for the split. Default: the source's key, else the whole row."),
     ] = ()
-    last: Annotated[Duration | None, Meta(description="Judge on the newest rows: this long before the newest time.")] = None
+    last: Annotated[
+        Duration | None, Meta(description="Judge on the newest rows: this long before the newest time.")
+    ] = None
     time: Annotated[str | None, Meta(description="Date or datetime column that `last` is measured on.")] = None
     inbox: Annotated[str | None, Meta(description="Judge on rows that arrive in this inbox and nowhere else.")] = None
 
 
 class Source(_Section, frozen=True, kw_only=True):
+    """[data] or [data.sources.NAME]: one inbox and its rules."""
+
     inbox: Annotated[
         str, Meta(description="Folder (relative to the project) or s3://bucket/prefix where files land.")
     ] = ""
@@ -92,7 +100,8 @@ class Source(_Section, frozen=True, kw_only=True):
         Meta(description="A key seen before: the new row wins, the old row stays, or the file is refused whole."),
     ] = "keep-last"
     max_bad_rows: Annotated[
-        Share | None, Meta(description="Share of bad rows above which a file is refused whole. Default: that of [data].")
+        Share | None,
+        Meta(description="Share of bad rows above which a file is refused whole. Default: that of [data]."),
     ] = None
     types: Annotated[
         dict[str, Literal["bool", "int", "float", "str", "date", "datetime"]],
@@ -108,27 +117,34 @@ class Source(_Section, frozen=True, kw_only=True):
     optional: Annotated[
         tuple[str, ...], Meta(description="Columns that a file may lack; their rows are empty there.")
     ] = ()
-    delimiter: Annotated[
-        str | None, Meta(min_length=1, max_length=1, description="Delimiter of CSV files. Default: found per file.")
-    ] = None
+    delimiter: Annotated[Character | None, Meta(description="Delimiter of CSV files. Default: found per file.")] = None
 
 
 class Data(Source, frozen=True, kw_only=True):
+    """[data]: where rows come from."""
+
     sources: Annotated[
-        dict[str, Source], Meta(description="Several inboxes, by name. One source may be written straight under [data].")
+        dict[str, Source],
+        Meta(description="Several inboxes, by name. One source may be written straight under [data]."),
     ] = {}
     query: Annotated[
-        str, Meta(description="DuckDB SQL over the sources by name, giving the training rows. Default: the only source.")
+        str,
+        Meta(description="DuckDB SQL over the sources by name, giving the training rows. Default: the only source."),
     ] = ""
     holdout: Annotated[HoldoutSpec, Meta(description="Rows kept for judging.")] = HoldoutSpec(fraction=0.2)
     max_bad_rows: Annotated[Share, Meta(description="Share of bad rows above which a file is refused whole.")] = 0.01
 
 
 class Gate(_Section, frozen=True, kw_only=True):
+    """[gate]: what a candidate must show before it is released."""
+
     metric: Annotated[
-        str, Meta(description="Metric that decides: a scikit-learn name, or file.py:function(y_true, y_pred). Default by task.")
+        str,
+        Meta(description="What decides: a scikit-learn name, or file.py:function(y_true, y_pred). Default by task."),
     ] = ""
-    greater_is_better: Annotated[bool | None, Meta(description="Only for your own metric function. Default: true.")] = None
+    greater_is_better: Annotated[bool | None, Meta(description="Only for your own metric function. Default: true.")] = (
+        None
+    )
     also: Annotated[tuple[str, ...], Meta(description="More metrics to compute and show.")] = ()
     at_least: Annotated[float | None, Meta(description="The candidate's score must reach this.")] = None
     min_gain: Annotated[float, Meta(ge=0.0, description="The gain must exceed this, beyond doubt.")] = 0.0
@@ -137,23 +153,32 @@ class Gate(_Section, frozen=True, kw_only=True):
     min_slice_rows: Annotated[int, Meta(ge=1, description="Smaller slices are shown, not judged.")] = 30
     too_good: Annotated[
         float,
-        Meta(gt=0.0, le=1.0, description="Hold when this share of the champion's error vanishes at once, or all error does."),
+        Meta(
+            gt=0.0,
+            le=1.0,
+            description="Hold when this share of the champion's error vanishes at once, or all error does.",
+        ),
     ] = 0.9
     max_asks: Annotated[
         int, Meta(ge=1, description="How often one holdout may be asked before it counts as worn out.")
     ] = 100
-    max_latency_ms: Annotated[float | None, Meta(gt=0.0, description="Largest median time to answer one row.")] = None
-    max_size_mb: Annotated[float | None, Meta(gt=0.0, description="Largest size of the bundle, in 10^6 bytes.")] = None
+    max_latency_ms: Annotated[Positive | None, Meta(description="Largest median time to answer one row.")] = None
+    max_size_mb: Annotated[Positive | None, Meta(description="Largest size of the bundle, in 10^6 bytes.")] = None
     approval: Annotated[bool, Meta(description="A person must approve what the gate would promote.")] = False
 
 
 class Batch(_Section, frozen=True, kw_only=True):
+    """[batch]: files that are scored by the release in force."""
+
     inbox: Annotated[str, Meta(description="Folder or s3://bucket/prefix with files to score.")] = ""
     output: Annotated[str, Meta(description="Folder or s3://bucket/prefix for published predictions.")] = "predictions"
     keep: Annotated[
-        tuple[str, ...], Meta(description="Columns copied next to the prediction. Default: the key columns that are there.")
+        tuple[str, ...],
+        Meta(description="Columns copied next to the prediction. Default: the key columns that are there."),
     ] = ()
-    max_bad_rows: Annotated[Share, Meta(description="Share of rows that may break the signature before nothing is published.")] = 0.01
+    max_bad_rows: Annotated[
+        Share, Meta(description="Share of rows that may break the signature before nothing is published.")
+    ] = 0.01
     max_shift: Annotated[
         float, Meta(gt=0.0, description="Largest distance (PSI) of the predictions from those on the holdout.")
     ] = 1.0
@@ -163,16 +188,16 @@ class Batch(_Section, frozen=True, kw_only=True):
 
 
 class Store(_Section, frozen=True, kw_only=True):
+    """[store]: where memory is kept."""
+
     state: Annotated[
         str, Meta(description="Where the ledger and the release live: sqlite, or a SQLAlchemy URL of a SQLite file.")
     ] = "sqlite"
-    lake: Annotated[
-        str, Meta(description="Where rows, snapshots and bundles live: a folder.")
-    ] = ".interlock/lake"
+    lake: Annotated[str, Meta(description="Where rows, snapshots and bundles live: a folder.")] = ".interlock/lake"
 
 
 class Settings(_Section, frozen=True, kw_only=True):
-    """All settings of one project. ``root`` is the project folder, ``environment`` the chosen ``[env.NAME]`` or empty."""
+    """All settings of one project. ``root``: its folder; ``environment``: the chosen ``[env.NAME]``, or empty."""
 
     model: Model
     params: dict[str, Any] = {}
@@ -180,7 +205,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     gate: Gate = Gate()
     batch: Batch = Batch()
     store: Store = Store()
-    root: Path = Path()
+    root: Path = msgspec.field(default_factory=Path)
     environment: str = ""
 
     @property

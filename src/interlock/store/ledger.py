@@ -89,7 +89,7 @@ class SqlLedger:
 
     # ---- reading
 
-    def read(self, collection: str, key: str, type: type[T]) -> T | None:  # noqa: A002
+    def read(self, collection: str, key: str, type: type[T]) -> T | None:
         """Give the committed document decoded as ``type``, or None."""
         with self._reading() as connection:
             return _read(connection, collection, key, type)
@@ -97,7 +97,7 @@ class SqlLedger:
     def scan(
         self,
         collection: str,
-        type: type[T],  # noqa: A002
+        type: type[T],
         *,
         prefix: str = "",
         newest_first: bool = False,
@@ -229,7 +229,7 @@ class SqlTransaction:
         statement = statement.on_conflict_do_update(index_elements=["collection", "key"], set_=changes)
         self._connection.execute(statement, self._values(collection, key, value))
 
-    def read(self, collection: str, key: str, type: type[T]) -> T | None:  # noqa: A002
+    def read(self, collection: str, key: str, type: type[T]) -> T | None:
         """Give the document decoded as ``type``, with the writes of this transaction, or None."""
         return _read(self._connection, collection, key, type)
 
@@ -313,18 +313,18 @@ def _head(connection: sa.Connection) -> Head:
     return Head() if row is None else Head(row.sequence, row.hash)
 
 
-def _read(connection: sa.Connection, collection: str, key: str, type: type[T]) -> T | None:  # noqa: A002
+def _read(connection: sa.Connection, collection: str, key: str, type: type[T]) -> T | None:
     query = sa.select(_documents.value).where(_documents.collection == collection, _documents.key == key)
     value = connection.execute(query).scalar()
     return None if value is None else _decode(value, type, collection, key)
 
 
 @functools.cache
-def _decoder(type: Any) -> msgspec.json.Decoder[Any]:  # noqa: A002
+def _decoder(type: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(type)
 
 
-def _decode(value: str, type: type[T], collection: str, key: str) -> T:  # noqa: A002
+def _decode(value: str, type: type[T], collection: str, key: str) -> T:
     try:
         result: T = _decoder(cast("Hashable", type)).decode(value)
     except (msgspec.MsgspecError, UnicodeError) as error:

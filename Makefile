@@ -1,0 +1,65 @@
+# Every verb sets up what it needs; `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/python -m uv
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS := 1
+.DEFAULT_GOAL := help
+.PHONY: help run test lint type bench docs lock format clean
+
+help: ## list the verbs
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(BIN)/uv: requirements-uv.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	@touch $(BIN)/uv
+
+# `run` needs less than `test`; whoever has the larger set keeps it.
+$(VENV)/run.stamp: $(BIN)/uv requirements.lock pyproject.toml
+	@test -e $(VENV)/dev.stamp || { $(UV) pip sync --quiet --require-hashes requirements.lock && \
+	  $(UV) pip install --quiet --no-deps --editable . ; }
+	@touch $@
+
+$(VENV)/dev.stamp: $(BIN)/uv requirements-dev.lock pyproject.toml
+	$(UV) pip sync --quiet --require-hashes requirements-dev.lock
+	$(UV) pip install --quiet --no-deps --editable .
+	@touch $@ $(VENV)/run.stamp
+
+run: $(VENV)/run.stamp ## the loop on real input: examples/quality, slot after slot
+	@$(BIN)/python examples/quality/story.py
+
+test: $(VENV)/dev.stamp ## all tests, with coverage
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/dev.stamp ## style, types, layers, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/make_docs.py --check
+
+type: $(VENV)/dev.stamp ## types only
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp ## the figures of docs/benchmarks.md (minutes)
+	$(BIN)/python bench/turn.py
+	$(BIN)/python bench/resample.py
+	$(BIN)/python bench/decisions.py
+	$(BIN)/python bench/batch.py
+
+docs: $(VENV)/dev.stamp ## generate the reference pages from the code
+	$(BIN)/python tools/make_docs.py
+
+lock: $(BIN)/uv ## lock the newest allowed versions, with hashes
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --extra s3 --extra examples pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --extra s3 --extra examples --extra dev pyproject.toml -o requirements-dev.lock
+	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
+
+clean: ## remove what was set up here
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,43 @@
+"""Composition root: settings become wired parts. The only place that chooses adapters."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from interlock.ports import Parts
+from interlock.settings import Settings
+from interlock.store.blobs import LocalBlobs
+from interlock.store.clock import SystemClock
+from interlock.store.ledger import SqlLedger
+from interlock.store.schema import open_database
+from interlock.store.tables import DeltaTables
+
+
+def state_path(settings: Settings) -> Path:
+    """The SQLite file that ``store.state`` names."""
+    if settings.store.state == "sqlite":
+        return settings.home / "state.db"
+    return settings.path(settings.store.state.removeprefix("sqlite:///"))
+
+
+@contextmanager
+def open_parts(settings: Settings) -> Iterator[Parts]:
+    """Wire a project, and let go of its connections at the end.
+
+    Raises :class:`~interlock.errors.StoreFault` when the database cannot be opened.
+    """
+    clock = SystemClock()
+    lake = settings.path(settings.store.lake)
+    blobs = LocalBlobs(lake)
+    blobs.sweep(clock.now())
+    ledger = SqlLedger(open_database(state_path(settings)), clock)
+    try:
+        yield Parts(
+            settings=settings,
+            clock=clock,
+            ledger=ledger,
+            blobs=blobs,
+            tables=DeltaTables(lake / "tables"),
+        )
+    finally:
+        ledger.close()

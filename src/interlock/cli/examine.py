@@ -1,0 +1,146 @@
+"""``interlock doctor``: what would stop a turn, found before a turn does."""
+
+import importlib.util
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from interlock import __version__
+from interlock.cli.context import Invocation
+from interlock.errors import InterlockError
+from interlock.model.contract import Contract, read_contract
+from interlock.records import Record
+from interlock.settings import Settings
+
+_LOW_DISK_BYTES = 2 * 10**9
+
+State = Literal["good", "note", "bad"]
+
+
+class Finding(Record, frozen=True, kw_only=True):
+    """One thing looked at."""
+
+    name: str
+    state: State
+    fact: str
+    next_step: str = ""
+
+
+class Examination(Record, frozen=True, kw_only=True):
+    """Everything looked at."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing is bad; notes do not stop a turn."""
+        return all(finding.state != "bad" for finding in self.findings)
+
+    def lines(self) -> list[str]:
+        """One line a finding, its next step below."""
+        told = []
+        for finding in self.findings:
+            told.append(f"{finding.state:<4}  {finding.name:<12} {finding.fact}")
+            if finding.next_step:
+                told.append(f"{'':<6}{'':<12} Next: {finding.next_step}")
+        return told
+
+
+def examine(invocation: Invocation) -> Examination:
+    """Look at the machine, the settings, the user's files, the inboxes and the memory. Raises nothing of ours."""
+    findings = [_python(), _sqlite()]
+    try:
+        settings = invocation.settings()
+    except InterlockError as problem:
+        return Examination(findings=(*findings, _bad("settings", problem)))
+    findings.append(Finding(name="settings", state="good", fact=f"{settings.root} reads well"))
+    for look in (_contract, _inboxes, _disk, _memory):
+        findings += _looked(look, settings)
+    return Examination(findings=tuple(findings))
+
+
+def _looked(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        found.extend(look(settings))
+    except InterlockError as problem:
+        found.append(_bad(look.__name__.strip("_"), problem))
+    return found
+
+
+def _bad(name: str, problem: InterlockError) -> Finding:
+    return Finding(name=name, state="bad", fact=problem.message, next_step=problem.next_step)
+
+
+def _python() -> Finding:
+    return Finding(name="python", state="good", fact=f"{sys.version.split()[0]}, interlock {__version__}")
+
+
+def _sqlite() -> Finding:
+    return Finding(
+        name="sqlite", state="good", fact=f"{sqlite3.sqlite_version}, used with a rollback journal and full sync"
+    )
+
+
+def _contract(settings: Settings) -> Iterator[Finding]:
+    contract: Contract = read_contract(settings)
+    yield Finding(name="contract", state="good", fact=f"{settings.model.train}: {len(contract.files)} files are packed")
+    missing = [name for name in contract.preload if importlib.util.find_spec(name) is None]
+    if missing:
+        yield Finding(
+            name="imports",
+            state="bad",
+            fact=f"not installed: {', '.join(missing)}",
+            next_step=f"Install them into {sys.executable}.",
+        )
+    else:
+        yield Finding(name="imports", state="good", fact=", ".join(contract.preload) or "none")
+
+
+def _inboxes(settings: Settings) -> Iterator[Finding]:
+    wanted = {f"inbox {name}": source.inbox for name, source in settings.sources.items()}
+    wanted |= {"holdout": settings.data.holdout.inbox or "", "batch": settings.batch.inbox}
+    for name, inbox in wanted.items():
+        if not inbox:
+            continue
+        if "://" in inbox:
+            yield Finding(name=name, state="note", fact=f"{inbox} is looked at when a turn runs")
+        elif settings.path(inbox).is_dir():
+            yield Finding(name=name, state="good", fact=inbox)
+        else:
+            yield Finding(name=name, state="bad", fact=f"{inbox} is not there", next_step=f"mkdir -p {inbox}")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    free = shutil.disk_usage(settings.root).free
+    low = free < _LOW_DISK_BYTES
+    yield Finding(
+        name="disk",
+        state="note" if low else "good",
+        fact=f"{free / 10**9:.1f} GB free",
+        next_step="Free some: a turn keeps a copy of the training rows." if low else "",
+    )
+    if not os.access(settings.root, os.W_OK):
+        yield Finding(name="disk", state="bad", fact=f"{settings.root} is read-only", next_step="Allow writing there.")
+
+
+def _memory(settings: Settings) -> Iterator[Finding]:
+    from interlock.app import open_parts, state_path
+
+    if not state_path(settings).exists():
+        yield Finding(name="ledger", state="note", fact="no turn was run yet", next_step="interlock run")
+        return
+    with open_parts(settings) as parts:
+        chain = parts.ledger.verify()
+    if chain.broken_at is None:
+        yield Finding(name="ledger", state="good", fact=f"{chain.events:,} entries, the chain holds")
+    else:
+        yield Finding(
+            name="ledger",
+            state="bad",
+            fact=f"entry {chain.broken_at}: {chain.reason}",
+            next_step="Restore the state from a backup; do not promote until then.",
+        )

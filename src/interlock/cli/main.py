@@ -1,0 +1,289 @@
+"""The ``interlock`` program: the verbs, one exit code for each kind of end, and one shape for errors.
+
+Exit codes: 0 done, 1 refused by a decision, 2 misuse, 3 fault. What the verbs need is imported when they run, so that
+``interlock --help`` answers at once.
+"""
+
+import json as json_text
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interlock import __version__
+from interlock.cli.context import current
+from interlock.errors import Fault, InterlockError, bounded
+
+app = typer.Typer(
+    name="interlock",
+    help="A closed loop around one machine-learning model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Because = Annotated[str, typer.Option("--because", help="The reason, for the ledger.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"interlock {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    project: Annotated[
+        Path | None, typer.Option("--project", "-C", help="Project folder. Default: this folder or one above it.")
+    ] = None,
+    env: Annotated[str, typer.Option("--env", help="Environment: the [env.NAME] to lay over the file.")] = "",
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="Override one key, as gate.at_least=0.5. Repeatable.")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options that stand before the verb."""
+    del version
+    current.project, current.environment, current.overrides = project, env, list(set or ())
+
+
+def show(lines: list[str], facts: Any) -> None:
+    """Print the lines, or the facts as one JSON object."""
+    if current.json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(facts).decode())
+    else:
+        typer.echo("\n".join(lines))
+
+
+def _leave(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+# ---- verbs -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the new project.")] = Path(),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A data file to begin with. Default: made-up rows.")
+    ] = None,
+    target: Annotated[str, typer.Option("--target", help="Column of the data file to predict.")] = "",
+    json: Json = False,
+) -> None:
+    """Start a project: interlock.toml, a training file and an inbox."""
+    from interlock.cli.scaffold import scaffold
+
+    current.json = json
+    made = scaffold(folder, data=data, target=target)
+    show([*(f"wrote {path}" for path in made.files), f"Next: {made.next_step}"], made)
+
+
+@app.command()
+def run(json: Json = False) -> None:
+    """Run one turn: ingest, train, judge, release, score."""
+    from interlock.cli.progress import progress_for, seconds_text
+    from interlock.cli.render import batch_result
+    from interlock.loop import run_turn
+
+    current.json = json
+    with current.parts() as parts, progress_for(json) as progress:
+        result = run_turn(parts, progress)
+    lines = [line for batch in result.batches if batch.status != "published" for line in batch_result(batch)]
+    lines += [f"{result.sentence}  [{seconds_text(result.seconds)}]", f"Next: {result.next_step}"]
+    show(lines, result)
+    _leave(result.exit_code)
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(help="Data file to score: CSV, Parquet or JSON lines.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Parquet file to write. Default: FILE-predictions.parquet here.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Score one file by the release in force."""
+    from interlock.cli.operate import score_one
+    from interlock.cli.render import batch_result
+
+    current.json = json
+    with current.parts() as parts:
+        result = score_one(parts, file, output)
+    show([*batch_result(result), *([f"Next: {result.next_step}"] if result.next_step else [])], result)
+    _leave(0 if result.status == "published" else 1)
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Show what is live, the last turn and the last decision."""
+    from interlock.cli.operate import status_lines, status_of
+
+    current.json = json
+    with current.parts() as parts:
+        found = status_of(parts)
+    show(status_lines(found), found)
+
+
+@app.command()
+def history(
+    at: Annotated[str, typer.Option("--at", help="What was live then: an ISO time; UTC where it has no zone.")] = "",
+    events: Annotated[
+        bool, typer.Option("--events", help="Every entry of the ledger instead of the releases.")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many lines.")] = 50,
+    json: Json = False,
+) -> None:
+    """List releases, newest first; with --at, what was live at a time and why."""
+    from interlock.cli import operate, render
+    from interlock.release.registry import releases
+
+    current.json = json
+    with current.parts() as parts:
+        if at:
+            found = operate.release_then(parts, at)
+            show(operate.release_then_lines(found), found)
+        elif events:
+            entries = parts.ledger.events(newest_first=True, limit=limit)
+            show(render.events(entries), {"events": entries})
+        else:
+            listed = releases(parts.ledger)[:limit]
+            show(render.releases(listed) if listed else ["Nothing was released yet."], {"releases": listed})
+
+
+@app.command()
+def promote(
+    entry: Annotated[int, typer.Argument(help="Ledger entry of the held decision.")],
+    because: Because,
+    json: Json = False,
+) -> None:
+    """Approve a held decision: release its candidate."""
+    from interlock.cli.operate import operator_turn
+    from interlock.cli.render import release
+    from interlock.release.registry import approve
+
+    current.json = json
+    with current.parts() as parts, operator_turn(parts) as turn:
+        made = approve(parts, turn, entry, because=because)
+    show(release(made), made)
+
+
+@app.command()
+def rollback(
+    because: Because,
+    to: Annotated[int | None, typer.Option("--to", help="A generation. Default: the last that really served.")] = None,
+    json: Json = False,
+) -> None:
+    """Go back to the last release that really served and passed."""
+    from interlock.cli.operate import operator_turn
+    from interlock.cli.render import release
+    from interlock.release.registry import roll_back
+
+    current.json = json
+    with current.parts() as parts, operator_turn(parts) as turn:
+        made = roll_back(parts, turn, because=because, to=to)
+    show(release(made), made)
+
+
+@app.command()
+def verify(json: Json = False) -> None:
+    """Check the ledger's chain, the released bundles' bytes and the tables they were trained on."""
+    from interlock.cli.operate import verify_project
+
+    current.json = json
+    with current.parts() as parts:
+        found = verify_project(parts)
+    show(found.lines(), found)
+    _leave(0 if found.sound else 3)
+
+
+@app.command()
+def replay(
+    entry: Annotated[int, typer.Argument(help="Ledger entry of a decision.")],
+    json: Json = False,
+) -> None:
+    """Recompute a decision from its receipt, and say whether it agrees bit for bit."""
+    from interlock.cli.operate import replay_lines
+    from interlock.release.registry import replay as replay_entry
+
+    current.json = json
+    with current.parts() as parts:
+        found = replay_entry(parts, entry)
+    show(replay_lines(found), found)
+    _leave(0 if found.agrees else 3)
+
+
+@app.command()
+def report(
+    release: Annotated[int | None, typer.Option("--release", help="A generation. Default: the one in force.")] = None,
+    decision: Annotated[int | None, typer.Option("--decision", help="Ledger entry of a decision instead.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder. Default: reports/ of the project.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the dossier of a release, as one HTML page and as Markdown."""
+    from interlock.report.dossier import write_decision_dossier, write_dossier
+
+    current.json = json
+    with current.parts() as parts:
+        folder = output if output is not None else parts.settings.root / "reports"
+        if decision is not None:
+            paths = write_decision_dossier(parts, decision, folder)
+        else:
+            paths = write_dossier(parts, release, folder)
+    show([f"wrote {paths.html}", f"wrote {paths.markdown}"], paths)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Examine the project and this machine, and say what to mend."""
+    from interlock.cli.examine import examine
+
+    current.json = json
+    found = examine(current)
+    show(found.lines(), found)
+    _leave(0 if found.healthy else 2)
+
+
+# ---- the end -----------------------------------------------------------------------------------------------------
+
+
+def _report(problem: InterlockError) -> None:
+    from interlock.cli.render import error
+
+    if current.json:
+        facts = {name: bounded(str(value), 500) for name, value in problem.facts.items() if value is not None}
+        body = {"code": problem.code, "message": problem.message, "next_step": problem.next_step, "facts": facts}
+        sys.stdout.write(json_text.dumps({"error": body}) + "\n")
+    else:
+        sys.stderr.write("\n".join(error(problem)) + "\n")
+
+
+def main() -> None:
+    """Run the program and leave with its exit code."""
+    try:
+        app()
+    except InterlockError as problem:
+        _report(problem)
+        sys.exit(problem.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped. What was recorded stays; the next turn goes on from there.\n")
+        sys.exit(130)
+    except Exception as problem:  # noqa: BLE001 - a fault of ours must not look like a decision (exit 1)
+        traceback.print_exc()
+        name = type(problem).__name__
+        _report(
+            Fault(f"{name} inside Interlock {__version__}.", next_step="Please report it with the traceback above.")
+        )
+        sys.exit(3)

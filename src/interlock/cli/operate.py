@@ -1,0 +1,230 @@
+"""What the verbs around a release do, beyond calling one function of a stage."""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from interlock.answer.batch import score_file
+from interlock.cli import render
+from interlock.errors import BundleCorrupt, InterlockError, NotFound, SettingsError
+from interlock.model.bundle import open_bundle
+from interlock.model.contract import read_contract
+from interlock.model.runner import Runner
+from interlock.ports import Parts, Turn
+from interlock.records import BatchResult, Decision, Record, Release, short
+from interlock.release.registry import Replay, current, release_at, releases
+
+_OPERATOR_LEASE_S = 60.0
+
+
+@contextmanager
+def operator_turn(parts: Parts, name: str = "operator") -> Iterator[Turn]:
+    """A short lease for a person's act; compare-and-swap on the generation settles who was first."""
+    fence = parts.ledger.acquire(name, ttl_s=_OPERATOR_LEASE_S)
+    stamp = parts.clock.now().strftime("%Y%m%dT%H%M%S")
+    try:
+        yield Turn(id=f"{stamp}-{name.partition('/')[0]}-{secrets.token_hex(3)}", fence=fence)
+    finally:
+        parts.ledger.release(fence)
+
+
+def score_one(parts: Parts, file: Path, output: Path | None) -> BatchResult:
+    """Score ``file`` into the Parquet file ``output``; raises :class:`NotFound` when there is no such file."""
+    target = output or Path(f"{file.name.partition('.')[0]}-predictions.parquet")
+    if not file.is_file():
+        raise NotFound(f"There is no file {file}.", next_step="Name a CSV, Parquet or JSON lines file.")
+    contract = read_contract(parts.settings)
+    with operator_turn(parts, f"predict/{secrets.token_hex(6)}") as turn:
+        scratch = parts.settings.home / "work" / turn.id
+        try:
+            with Runner(parts.settings.root, contract.preload, scratch) as runner:
+                return score_file(parts, turn, file.resolve(), target.resolve(), lambda: _started(runner))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _started(runner: Runner) -> Runner:
+    runner.start()
+    return runner
+
+
+# ---- status ------------------------------------------------------------------------------------------------------
+
+
+class LastTurn(Record, frozen=True, kw_only=True):
+    """The part of a ``turn.ended`` entry that the status shows."""
+
+    turn: str
+    outcome: str
+    sentence: str
+    next_step: str
+    at: str
+    seconds: float
+
+
+class Status(Record, frozen=True, kw_only=True):
+    """Where the project stands."""
+
+    name: str
+    root: str
+    environment: str
+    release: Release | None
+    releases: int
+    last_turn: LastTurn | None
+    last_decision: Decision | None
+    last_decision_entry: int | None
+    files: dict[str, int]
+    batches: dict[str, int]
+
+
+def status_of(parts: Parts) -> Status:
+    """Read the status from documents and the newest entries."""
+    import msgspec
+
+    ledger = parts.ledger
+    turns = ledger.events(kinds=["turn.ended"], newest_first=True, limit=1)
+    decisions = ledger.events(kinds=["gate.decided"], newest_first=True, limit=1)
+    return Status(
+        name=parts.settings.model.name,
+        root=str(parts.settings.root),
+        environment=parts.settings.environment,
+        release=current(ledger),
+        releases=len(releases(ledger)),
+        last_turn=msgspec.convert(turns[0].facts, LastTurn) if turns else None,
+        last_decision=msgspec.convert(decisions[0].facts["decision"], Decision) if decisions else None,
+        last_decision_entry=decisions[0].sequence if decisions else None,
+        files=_count(parts, "file"),
+        batches=_count(parts, "batch"),
+    )
+
+
+def _count(parts: Parts, collection: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for _, document in parts.ledger.scan(collection, dict[str, Any]):
+        counts[document["status"]] = counts.get(document["status"], 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def status_lines(found: Status) -> list[str]:
+    """The status for people."""
+    lines = [f"{found.name} in {found.root}{f' (env {found.environment})' if found.environment else ''}"]
+    lines += render.release(found.release) if found.release else ["Nothing is live yet."]
+    for label, counts in (("files", found.files), ("batches", found.batches)):
+        told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+        lines.append(f"  {label:<10} {told}")
+    if found.last_decision is not None:
+        lines += ["", f"Last decision (entry {found.last_decision_entry}):", *render.decision(found.last_decision)]
+    if found.last_turn is not None:
+        turn = found.last_turn
+        lines += ["", f"Last turn {render.when(turn.at)} UTC: {turn.sentence}", f"Next: {turn.next_step}"]
+    else:
+        lines += ["", "No turn was run yet.", "Next: interlock run"]
+    return lines
+
+
+# ---- history -----------------------------------------------------------------------------------------------------
+
+
+class ReleaseThen(Record, frozen=True, kw_only=True):
+    """What was live at a time."""
+
+    at: str
+    release: Release | None
+    decision: Decision | None
+
+
+def release_then(parts: Parts, text: str) -> ReleaseThen:
+    """The release in force at an ISO time; raises :class:`SettingsError` when the text is no time."""
+    try:
+        asked = datetime.fromisoformat(text)
+    except ValueError as problem:
+        raise SettingsError(
+            f"'{text}' is not a time.", next_step="Write an ISO time such as 2026-11-21T02:30 (UTC) or …+01:00."
+        ) from problem
+    asked = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
+    found = release_at(parts.ledger, asked)
+    decision = None
+    if found is not None and found.receipt is not None:
+        decision = _decision(parts, found.receipt)
+    return ReleaseThen(at=asked.astimezone(UTC).isoformat(), release=found, decision=decision)
+
+
+def _decision(parts: Parts, sequence: int) -> Decision | None:
+    import msgspec
+
+    events = parts.ledger.events(kinds=["gate.decided"], after=sequence - 1, limit=1)
+    return msgspec.convert(events[0].facts["decision"], Decision) if events and events[0].sequence == sequence else None
+
+
+def release_then_lines(found: ReleaseThen) -> list[str]:
+    """What was live, for people."""
+    if found.release is None:
+        return [f"Nothing was live at {found.at}."]
+    lines = [f"At {found.at}:", *render.release(found.release)]
+    return lines + (render.decision(found.decision) if found.decision else [])
+
+
+# ---- verify and replay -------------------------------------------------------------------------------------------
+
+
+class Verified(Record, frozen=True, kw_only=True):
+    """The outcome of checking a project's memory."""
+
+    events: int
+    head: str
+    bundles: int
+    problems: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """No problem was found."""
+        return not self.problems
+
+    def lines(self) -> list[str]:
+        """The outcome for people."""
+        if self.sound:
+            chain = f"The chain of {self.events:,} entries holds (head {short(self.head)})"
+            return [f"{chain}, and {self.bundles} released bundles have the bytes that were judged."]
+        return [f"{len(self.problems)} problems in {self.events:,} entries:", *(f"  {text}" for text in self.problems)]
+
+
+def verify_project(parts: Parts) -> Verified:
+    """Check the chain, that the release in force is the one the chain tells of, and every released bundle."""
+    chain = parts.ledger.verify()
+    problems = [] if chain.broken_at is None else [f"entry {chain.broken_at}: {chain.reason}"]
+    told = {event.facts["generation"]: event.facts["champion"] for event in parts.ledger.events(kinds=["release.made"])}
+    listed = releases(parts.ledger)
+    if {item.generation: item.champion for item in listed} != told:
+        problems.append("the releases are not those that the chain tells of")
+    digests = sorted({digest for item in listed for digest in (item.champion, item.baseline)})
+    for digest in digests:
+        try:
+            open_bundle(parts, digest)
+        except (BundleCorrupt, InterlockError) as problem:
+            problems.append(f"bundle {short(digest)}: {problem.message}")
+    problems += _missing_tables(parts)
+    return Verified(events=chain.events, head=chain.head, bundles=len(digests), problems=tuple(problems))
+
+
+def _missing_tables(parts: Parts) -> list[str]:
+    missing = []
+    for name in parts.settings.sources:
+        table = f"sources/{name}"
+        if parts.tables.version(table) is None:
+            continue
+        absent = [path for path in parts.tables.paths(table) if "://" not in path and not Path(path).is_file()]
+        missing += [f"table {table}: {Path(path).name} is gone" for path in absent]
+    return missing
+
+
+def replay_lines(found: Replay) -> list[str]:
+    """The outcome of a replay for people."""
+    head = "agrees bit for bit" if found.agrees else "DOES NOT AGREE"
+    return [
+        f"The decision of entry {found.sequence}, recomputed, {head}.",
+        *(f"  {text}" for text in found.differences),
+    ]

@@ -1,0 +1,86 @@
+"""Records as text for people. Every function takes values and returns lines; nothing here reads or decides."""
+
+from collections.abc import Iterable, Sequence
+
+from interlock.errors import InterlockError
+from interlock.records import BatchResult, Check, Decision, Event, FileResult, Release, short
+
+
+def error(problem: InterlockError) -> list[str]:
+    """The message, the user's own traceback if there is one, and the next step."""
+    lines = [f"{problem.code}: {problem.message}"]
+    traceback = getattr(problem, "traceback", "")
+    if traceback:
+        lines += ["", *traceback.rstrip().splitlines(), ""]
+    if problem.next_step:
+        lines.append(f"Next: {problem.next_step}")
+    return lines
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> list[str]:
+    """Columns padded to their widest cell; the columns in ``right`` are aligned to the right."""
+    body = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[column]) for line in [list(head), *body]) for column in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(padded).rstrip()
+
+    return [line(head), line(["-" * width for width in widths]), *map(line, body)]
+
+
+def when(text: str) -> str:
+    """A timestamp to the second."""
+    return text[:19].replace("T", " ") if text else ""
+
+
+def checks(items: Sequence[Check]) -> list[str]:
+    """One line a check: passed or not, and the reason."""
+    return [f"  {'pass' if check.passed else check.on_fail.upper():<7} {check.name}: {check.reason}" for check in items]
+
+
+def decision(found: Decision) -> list[str]:
+    """Verdict, reason and every check."""
+    return [f"{found.verdict.upper()} {short(found.candidate)}: {found.reason}", *checks(found.checks)]
+
+
+def release(found: Release) -> list[str]:
+    """What is live and why."""
+    return [
+        f"Release {found.generation}, live since {when(found.at)} UTC ({found.cause}).",
+        f"  champion   {short(found.champion)}",
+        f"  last good  {short(found.last_good) if found.last_good else 'none yet'}",
+        f"  baseline   {short(found.baseline)}",
+        f"  because    {found.because}",
+    ]
+
+
+def releases(found: Sequence[Release]) -> list[str]:
+    """One line a generation, newest first."""
+    rows = [(item.generation, when(item.at), short(item.champion), item.cause, item.because) for item in found]
+    return table(("release", "since (UTC)", "champion", "cause", "because"), rows, right=(0,))
+
+
+def file_result(found: FileResult) -> str:
+    """One file in one line."""
+    counts = f"{found.accepted:,} of {found.rows:,} rows" if found.status == "accepted" else found.reason
+    return f"{found.source}/{found.name}: {found.status}, {counts}"
+
+
+def batch_result(found: BatchResult) -> list[str]:
+    """One scored file, its audits when they matter."""
+    if found.status == "published":
+        return [
+            f"{found.name}: {found.scored:,} rows scored by release {found.generation} ({found.form}) -> {found.output}"
+        ]
+    failed = [f"  {audit.name}: {audit.reason}" for audit in found.audits if not audit.passed]
+    return [f"{found.name}: {found.status}. {found.reason}", *failed]
+
+
+def events(found: Sequence[Event]) -> list[str]:
+    """One line an event."""
+    rows = [(event.sequence, when(event.at), event.kind, event.subject[:60]) for event in found]
+    return table(("entry", "at (UTC)", "kind", "subject"), rows, right=(0,))

@@ -1,0 +1,293 @@
+"""Read ``interlock.toml``, its environments, ``INTERLOCK_…`` variables and ``--set`` into :class:`Settings`.
+
+Later wins: the file, ``[env.NAME]``, the variables, ``--set``. Every unknown or impossible key raises
+:class:`~interlock.errors.SettingsError` with the nearest valid key and, where it stands in the file, its line.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from interlock.errors import NotFound, SettingsError
+from interlock.settings import FILE_NAME, HoldoutSpec, Settings, Source
+
+_PREFIX = "INTERLOCK_"
+_NOT_SETTINGS = frozenset({"INTERLOCK_ENV"})
+_INTERNAL = ("root", "environment")
+_RESERVED_SOURCES = frozenset({"holdout"})
+_IDENTIFIER = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,62}$")
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder from ``start`` upwards that holds an ``interlock.toml``; raises :class:`NotFound`."""
+    for folder in (start.resolve(), *start.resolve().parents):
+        if (folder / FILE_NAME).is_file():
+            return folder
+    raise NotFound(
+        f"There is no {FILE_NAME} in {start.resolve()} or above it.",
+        next_step="Change to the project's folder, pass --project FOLDER, or start one with 'interlock init'.",
+    )
+
+
+def load_settings(
+    root: Path, *, environment: str = "", variables: Mapping[str, str] | None = None, overrides: Sequence[str] = ()
+) -> Settings:
+    """Settings of the project in ``root``.
+
+    ``variables`` is usually ``os.environ``; ``overrides`` are ``key.path=value`` texts. Values that come from outside
+    the file are read as TOML where that is possible (``0.5``, ``true``, ``["a"]``) and as text otherwise.
+    Raises :class:`SettingsError`, and :class:`NotFound` when there is no file.
+    """
+    file = root / FILE_NAME
+    if not file.is_file():
+        raise NotFound(f"There is no {FILE_NAME} in {root}.", next_step="Start a project with 'interlock init'.")
+    text = _read_text(file)
+    layers = _parse(text)
+    environments = layers.pop("env", {})
+    if environment and environment not in environments:
+        raise SettingsError(
+            f"There is no [env.{environment}] in {FILE_NAME}.",
+            next_step=_nearest(environment, environments, "environments"),
+        )
+    for name, layer in environments.items():
+        _refuse_unknown(layer, text, f"env.{name}")
+    _refuse_unknown(layers, text, "")
+    merged = _merge(layers, environments.get(environment, {}))
+    for key, value in (*_from_variables(variables or {}, merged), *map(_from_override, overrides)):
+        merged = _merge(merged, _nested(key, value))
+    _refuse_unknown(merged, "", "")
+    return _coherent(_convert(merged, text, root.resolve(), environment))
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise SettingsError(
+            f"{FILE_NAME} is not UTF-8 (byte {problem.start}).", next_step="Save the file as UTF-8."
+        ) from problem
+    except OSError as problem:
+        raise SettingsError(
+            f"{FILE_NAME} cannot be read: {problem.strerror}.", next_step="Check its permissions."
+        ) from problem
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise SettingsError(f"{FILE_NAME} is not valid TOML: {problem}.", next_step="Mend that line.") from problem
+
+
+def _from_variables(variables: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name in sorted(variables):
+        if name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
+            path = tuple(name.removeprefix(_PREFIX).lower().split("__"))
+            yield _spelled_as_in(known, path), _value(variables[name])
+
+
+def _spelled_as_in(known: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
+    """Environment variables have no case; take the spelling of a key that is already there."""
+    result: list[str] = []
+    level: Any = known
+    for part in path:
+        match = next((key for key in level if key.lower() == part), part) if isinstance(level, Mapping) else part
+        result.append(match)
+        level = level.get(match, {}) if isinstance(level, Mapping) else {}
+    return tuple(result)
+
+
+def _from_override(text: str) -> tuple[tuple[str, ...], Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise SettingsError(f"'--set {text}' has no key and value.", next_step="Write --set gate.at_least=0.5.")
+    return tuple(key.strip().split(".")), _value(value)
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def _nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    for part in reversed(path):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+_REPLACED_WHOLE = frozenset({"holdout"})
+"""Tables that mean one thing together: a later layer replaces them instead of adding to them."""
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(low)
+    for key, value in high.items():
+        before = result.get(key)
+        joined = isinstance(before, Mapping) and isinstance(value, Mapping) and key not in _REPLACED_WHOLE
+        result[key] = _merge(before, value) if joined else value  # type: ignore[arg-type]
+    return result
+
+
+# ---- unknown keys ------------------------------------------------------------------------------------------------
+
+
+def _refuse_unknown(data: Mapping[str, Any], text: str, prefix: str) -> None:
+    for path, valid in _unknown_keys(data, inspect.type_info(Settings), ()):
+        where = ".".join((*filter(None, (prefix,)), *path))
+        line = line_of(text, where)
+        place = f" (line {line})" if line else ""
+        raise SettingsError(
+            f"Unknown key '{where}'{place}.", next_step=_nearest(path[-1], valid, "keys here"), key=where, line=line
+        )
+
+
+def _unknown_keys(
+    data: Mapping[str, Any], type: inspect.Type, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Sequence[str]]]:
+    if isinstance(type, inspect.StructType):
+        fields = {field.encode_name: field.type for field in type.fields if path or field.encode_name not in _INTERNAL}
+        for key, value in data.items():
+            if key not in fields:
+                yield (*path, key), tuple(fields)
+            elif isinstance(value, Mapping):
+                yield from _unknown_keys(value, fields[key], (*path, key))
+    elif isinstance(type, inspect.DictType):
+        for key, value in data.items():
+            if isinstance(value, Mapping):
+                yield from _unknown_keys(value, type.value_type, (*path, key))
+
+
+def _nearest(name: str, valid: Mapping[str, Any] | Sequence[str], what: str) -> str:
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"The {what}: {', '.join(sorted(valid))}." if valid else f"There are no {what}."
+
+
+def line_of(text: str, dotted: str) -> int | None:
+    """The 1-based line of TOML ``text`` on which the key ``dotted`` (or its table) is written, or None.
+
+    It looks for headers and assignments at line starts, which is where people write them; inside an inline table or a
+    multi-line value the line of the key that holds it is given.
+    """
+    wanted = tuple(dotted.split("."))
+    table: tuple[str, ...] = ()
+    best: tuple[int, int] | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"^\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(#.*)?$", line)
+        assigned = re.match(r"""^\s*([A-Za-z0-9_.\-"' ]+?)\s*=""", line)
+        if header:
+            table = _parts(header[1])
+            key = table
+        elif assigned:
+            key = (*table, *_parts(assigned[1]))
+        else:
+            continue
+        if wanted[: len(key)] == key and (best is None or len(key) > best[0]):
+            best = (len(key), number)
+    return best[1] if best else None
+
+
+def _parts(key: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in key.split("."))
+
+
+# ---- values ------------------------------------------------------------------------------------------------------
+
+
+def _convert(merged: dict[str, Any], text: str, root: Path, environment: str) -> Settings:
+    if "model" not in merged:
+        raise SettingsError(f"{FILE_NAME} has no [model].", next_step="Add [model] with name, task and target.")
+    try:
+        settings = msgspec.convert(merged, Settings, strict=True)
+    except msgspec.ValidationError as problem:
+        message, _, place = str(problem).partition(" - at `$")
+        key = re.sub(r"\[(?:\.\.\.|\d+)\]", "", place.strip("`").lstrip(".")) or "the file"
+        line = line_of(text, key)
+        raise SettingsError(
+            f"'{key}'{f' (line {line})' if line else ''}: {message}.",
+            next_step="See docs/reference/configuration.md for what it takes.",
+            key=key,
+            line=line,
+        ) from problem
+    return msgspec.structs.replace(settings, root=root, environment=environment)
+
+
+def _coherent(settings: Settings) -> Settings:
+    for problem, next_step in _incoherent(settings):
+        raise SettingsError(problem, next_step=next_step)
+    return settings
+
+
+def _incoherent(settings: Settings) -> Iterator[tuple[str, str]]:
+    model, data = settings.model, settings.data
+    if model.task != "custom" and not model.target:
+        yield f"model.target is empty, and task '{model.task}' needs one.", "Name the column to predict in [model]."
+    if model.target and model.target in model.features:
+        yield f"model.features names the target '{model.target}'.", "Take it out: the model may not see it."
+    if data.sources and data.inbox:
+        yield "[data] has an inbox of its own and sources.", "Keep one of the two."
+    if len(data.sources) > 1 and not data.query:
+        yield "There are several sources and no data.query.", "Join them in SQL, by their names."
+    for name, source in settings.sources.items():
+        yield from _incoherent_source(name, source, bool(data.sources))
+    yield from _incoherent_holdout(data.holdout)
+    yield from _incoherent_store(settings)
+
+
+def _incoherent_source(name: str, source: Source, named: bool) -> Iterator[tuple[str, str]]:
+    where = f"data.sources.{name}" if named else "data"
+    if not source.inbox:
+        yield f"{where}.inbox is not set.", "Name the folder where data files land."
+    if not _IDENTIFIER.match(name) or name in _RESERVED_SOURCES:
+        yield f"'{name}' cannot be the name of a source.", "Use letters, digits and '_', not 'holdout'."
+
+
+def _incoherent_holdout(holdout: HoldoutSpec) -> Iterator[tuple[str, str]]:
+    ways = [name for name in ("fraction", "last", "inbox") if getattr(holdout, name) is not None]
+    if len(ways) != 1:
+        found = " and ".join(ways) or "nothing"
+        yield (
+            f"data.holdout sets {found}.",
+            'Set one of: { fraction = 0.2 }, { last = "28d", time = "date" }, { inbox = "…" }.',
+        )
+    if (holdout.last is None) != (holdout.time is None):
+        yield "data.holdout needs last and time together.", 'Write { last = "28d", time = "date" }.'
+
+
+def _incoherent_store(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.store.state != "sqlite" and not settings.store.state.startswith("sqlite:///"):
+        yield (
+            f"store.state '{settings.store.state.partition(':')[0]}' is not supported.",
+            "Use sqlite, or sqlite:///FILE.",
+        )
+    if "://" in settings.store.lake:
+        yield "store.lake is a URL, and only a folder is supported.", "Name a folder."
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of ``interlock.toml``, for editors."""
+    schema = msgspec.json.schema(Settings, schema_hook=lambda _: {"type": "string"})
+    definitions = schema["$defs"]
+    root = definitions["Settings"]
+    for name in _INTERNAL:
+        root["properties"].pop(name)
+    sections = {"type": "object", "additionalProperties": False, "properties": dict(root["properties"])}
+    root["properties"]["env"] = {
+        "description": "Environments: each may override any key; chosen with --env NAME or INTERLOCK_ENV.",
+        "type": "object",
+        "additionalProperties": sections,
+    }
+    return schema

@@ -1,0 +1,438 @@
+"""Pin the accepted rows, join and split them, and write what training and judging see: once for the same inputs.
+
+The snapshot's digest is of what it is made from: the accepted files of each source in order, the query and the split.
+So an unchanged project is known without opening a table. ``training_digest`` and ``holdout_digest`` are of the rows
+themselves (names, types and values, in the order written), because one of the two often stays the same when
+data arrives, and the same holdout asked again must be recognised as the same.
+
+Rows are ordered by the hash of their key (by time first, in a split by time): an order that does not depend on when
+rows arrived, and as good as shuffled for a learner that looks at them in turn.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from interlock.data.casting import DTYPES, logical
+from interlock.data.dedupe import newest_rows
+from interlock.data.ingest import HOLDOUT, source_of
+from interlock.data.layout import Layout
+from interlock.data.query import View, run_query
+from interlock.data.split import (
+    MARK,
+    described,
+    feature_names,
+    in_holdout_by_key,
+    in_holdout_by_time,
+    key_names,
+    key_types,
+    mark,
+    window_start,
+)
+from interlock.errors import DataRefused, SettingsError
+from interlock.ports import Parts, Turn
+from interlock.records import FileResult, Snapshot, SourceVersion, digest, facts_of, timestamp
+from interlock.settings import Settings
+
+__all__ = ["feature_names", "key_names", "make_snapshot", "snapshot_frame"]
+
+_BATCH = 262_144
+_FORMAT = 1
+"""Part of the digest: raise it when the same inputs begin to give other rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What one source contributes: how often files were accepted, and the digest of them in order."""
+
+    name: str
+    files: int
+    digest: str
+    layout: Layout
+
+
+def make_snapshot(parts: Parts, turn: Turn) -> Snapshot:
+    """The snapshot of everything accepted so far; a recorded one is returned as it is.
+
+    Raises :class:`DataRefused` when there is nothing to train on or to judge by, or the target is missing or of one
+    class only, and :class:`SettingsError` when the query or a column name in the settings is wrong.
+    """
+    settings = parts.settings
+    inputs = _inputs(parts)
+    name = digest(_made_from(settings, inputs))
+    recorded = parts.ledger.read("snapshot", name, Snapshot)
+    if recorded and parts.blobs.exists(recorded.training_key) and parts.blobs.exists(recorded.holdout_key):
+        return recorded
+    for source in inputs.values():
+        if source.files == 0:
+            raise DataRefused(
+                f"No rows were accepted yet from source '{source.name}'.",
+                next_step=f"Put a file into {source_of(settings, source.name).inbox} and run again.",
+                source=source.name,
+            )
+    base = settings.home / "work" / turn.id
+    base.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="snapshot-", dir=base) as scratch:
+        snapshot = _made(_Making(parts=parts, turn=turn, inputs=inputs, name=name, scratch=Path(scratch)))
+    with turn.transaction(parts.ledger) as t:
+        t.append("snapshot.made", snapshot.digest, facts_of(snapshot))
+        t.put("snapshot", snapshot.digest, snapshot)
+    return snapshot
+
+
+def snapshot_frame(parts: Parts, key: str) -> pl.LazyFrame:
+    """Rows of a snapshot's ``training_key`` or ``holdout_key``, lazily; fetched once when blobs are not local."""
+    path = parts.blobs.local(key)
+    if path is None:
+        path = parts.settings.home / "cache" / key
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            parts.blobs.fetch(key, path)
+    return pl.scan_parquet(path, glob=False)
+
+
+# ---- what it is made from --------------------------------------------------------------------------------------------
+
+
+def _inputs(parts: Parts) -> dict[str, _Inputs]:
+    names = list(parts.settings.sources)
+    if parts.settings.data.holdout.inbox:
+        names.append(HOLDOUT)
+    return {name: _input(parts, name) for name in names}
+
+
+def _input(parts: Parts, name: str) -> _Inputs:
+    files = [result for _, result in parts.ledger.scan("file", FileResult, prefix=f"{name}/") if result.accepted]
+    files.sort(key=lambda result: result.sequence)
+    told = [[result.digest, result.accepted, result.updated] for result in files]
+    layout = parts.ledger.read("columns", name, Layout) or Layout()
+    return _Inputs(name=name, files=len(files), digest=digest(told), layout=layout)
+
+
+def _made_from(settings: Settings, inputs: Mapping[str, _Inputs]) -> dict[str, Any]:
+    rules = {name: source_of(settings, name) for name in inputs}
+    return {
+        "format": _FORMAT,
+        "sources": [[name, each.digest, rules[name].key, rules[name].on_duplicate] for name, each in inputs.items()],
+        "query": settings.data.query,
+        "split": msgspec.to_builtins(settings.data.holdout),
+        "target": settings.model.target,
+        "task": settings.model.task,
+    }
+
+
+# ---- making it -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Making:
+    """One snapshot in the making."""
+
+    parts: Parts
+    turn: Turn
+    inputs: Mapping[str, _Inputs]
+    name: str
+    scratch: Path
+
+    @property
+    def settings(self) -> Settings:
+        return self.parts.settings
+
+    def rows(self, source: str) -> pl.LazyFrame:
+        """Current rows of a source, user columns and lineage."""
+        layout, rules = self.inputs[source].layout, source_of(self.settings, source)
+        stored = self.parts.tables.scan(f"sources/{source}")
+        stored = stored.select(*(column.name for column in layout.columns), "_seq", "_row")
+        key = _resolving_key(layout, rules.key)
+        return newest_rows(stored, key, first=rules.on_duplicate == "keep-first") if key else stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """Joined rows with their mark, in a scratch file; the user's columns and the key that was hashed."""
+
+    rows: pl.LazyFrame
+    schema: dict[str, pl.DataType]
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Training or holdout, written and counted."""
+
+    path: Path
+    rows: int
+    digest: str
+
+
+def _resolving_key(layout: Layout, key: Sequence[str]) -> tuple[str, ...]:
+    """Give the key when some key may have several stored rows, else nothing."""
+    return tuple(key) if key and (layout.mixed or layout.key != tuple(key)) else ()
+
+
+def _made(making: _Making) -> Snapshot:
+    settings, notes = making.settings, list[str]()
+    rows = _prepared(making, "rows", notes)
+    training_rows, holdout_rows = _split(making, rows, notes)
+    order = _order(settings, rows)
+    training = _written(making, "training", training_rows, order)
+    holdout = _written(making, "holdout", holdout_rows, order)
+    _refuse_hopeless(settings, training, holdout)
+    keys = [f"snapshots/{making.name}/{part.path.name}" for part in (training, holdout)]
+    for key, part in zip(keys, (training, holdout), strict=True):
+        making.parts.blobs.put(key, part.path)
+    return Snapshot(
+        digest=making.name,
+        sources=tuple(_version(making, name) for name in making.inputs),
+        query=settings.data.query,
+        columns=tuple(rows.schema),
+        rows=training.rows + holdout.rows,
+        training_rows=training.rows,
+        holdout_rows=holdout.rows,
+        training_key=keys[0],
+        holdout_key=keys[1],
+        training_digest=training.digest,
+        holdout_digest=holdout.digest,
+        split=described(settings.data.holdout, rows.key),
+        join_notes=tuple(notes),
+        at=timestamp(making.parts.clock.now()),
+    )
+
+
+def _version(making: _Making, name: str) -> SourceVersion:
+    version = making.parts.tables.version(f"sources/{name}")
+    each = making.inputs[name]
+    assert version is not None
+    return SourceVersion(
+        source=name, version=version, rows=_count(making.rows(name)), files=each.files, digest=each.digest
+    )
+
+
+def _count(rows: pl.LazyFrame) -> int:
+    return int(rows.select(pl.len()).collect(engine="streaming").item())
+
+
+# ---- joining ---------------------------------------------------------------------------------------------------------
+
+
+def _prepared(making: _Making, name: str, notes: list[str], *, first: str | None = None) -> _Prepared:
+    """Join the sources (``first`` in the place of the first one), check the columns, and mark every row."""
+    joined = _joined(making, name, notes, first)
+    schema = {column: DTYPES[logical(dtype) or "str"] for column, dtype in joined.collect_schema().items()}
+    _check_columns(making.settings, schema)
+    key = key_names(making.settings, list(schema))
+    typed = joined.select(pl.col(column).cast(dtype) for column, dtype in schema.items())
+    path = making.scratch / f"{name}.parquet"
+    typed.with_columns(mark(key_types(schema, key))).sink_parquet(path, compression="lz4")
+    return _Prepared(rows=pl.scan_parquet(path, glob=False), schema=schema, key=key)
+
+
+def _joined(making: _Making, name: str, notes: list[str], first: str | None) -> pl.LazyFrame:
+    settings = making.settings
+    if not settings.data.query:
+        if len(settings.sources) > 1:
+            raise SettingsError(
+                f"There are {len(settings.sources)} sources and no data.query.",
+                next_step=f"Say in data.query how {', '.join(settings.sources)} become one table.",
+            )
+        return making.rows(first or next(iter(settings.sources))).drop("_seq", "_row")
+    target = making.scratch / f"{name}-query.parquet"
+    used = {source: first if first and place == 0 else source for place, source in enumerate(settings.sources)}
+    run_query(settings.data.query, {source: _view(making, table) for source, table in used.items()}, target)
+    result = pl.scan_parquet(target, glob=False)
+    notes += _join_notes(making, used, result)
+    return result
+
+
+def _view(making: _Making, source: str) -> View:
+    layout, rules = making.inputs[source].layout, source_of(making.settings, source)
+    return View(
+        paths=making.parts.tables.paths(f"sources/{source}"),
+        columns=layout.columns,
+        key=_resolving_key(layout, rules.key),
+        keep_first=rules.on_duplicate == "keep-first",
+    )
+
+
+def _join_notes(making: _Making, used: Mapping[str, str], result: pl.LazyFrame) -> list[str]:
+    """What the query dropped or multiplied, source by source, where its key can be found in the result."""
+    notes, rows = [], _count(result)
+    names = result.collect_schema().names()
+    for source, table in used.items():
+        key, total = list(source_of(making.settings, table).key), _count(making.rows(table))
+        if not key or not set(key) <= set(names):
+            if rows != total:
+                notes.append(f"{table}: {total:,} rows went into the query, {rows:,} came out")
+            continue
+        own = making.rows(table).select(key)
+        present = _count(result.select(key).unique().join(own, on=key, how="semi"))
+        if present < total:
+            notes.append(f"{table}: {total - present:,} of {total:,} rows are not in the result of the query")
+        if rows > present and source == next(iter(used)):
+            notes.append(f"{table}: {present:,} rows became {rows:,} in the query")
+    return notes
+
+
+def _check_columns(settings: Settings, schema: Mapping[str, pl.DataType]) -> None:
+    """Raise :class:`SettingsError` for a column that the settings name and the rows lack."""
+    spec, target = settings.data.holdout, settings.model.target
+    named = {"model.features": settings.model.features, "data.holdout.key": spec.key, "model.target": (target,)}
+    if spec.last is not None:
+        if not spec.time:
+            raise SettingsError("data.holdout.last needs a time column.", next_step="Set data.holdout.time.")
+        named["data.holdout.time"] = (spec.time,)
+        if schema.get(spec.time) not in (None, pl.Date(), pl.Datetime("us")):
+            raise SettingsError(
+                f"data.holdout.time names '{spec.time}', which is {logical(schema[spec.time])} and no date or time.",
+                next_step="Name a date or datetime column, or set its type under 'types' of the source.",
+            )
+    for setting, columns in named.items():
+        for column in columns:
+            if column and column not in schema:
+                near = ", ".join(list(schema)[:12])
+                raise SettingsError(
+                    f"{setting} names column '{column}', which the data does not have.",
+                    next_step=f"Columns: {near}.",
+                    column=column,
+                )
+    if settings.model.task in ("regression", "forecast") and target and not schema[target].is_numeric():
+        raise DataRefused(
+            f"The target '{target}' is {logical(schema[target])}, and a {settings.model.task} needs numbers.",
+            next_step="Set its type under 'types' of the source, or the task.",
+            column=target,
+        )
+
+
+# ---- splitting -------------------------------------------------------------------------------------------------------
+
+
+def _split(making: _Making, every: _Prepared, notes: list[str]) -> tuple[pl.LazyFrame, pl.LazyFrame]:
+    """Rows to train on and rows to judge by; what is dropped on the way is told in ``notes``."""
+    settings, spec = making.settings, making.settings.data.holdout
+    rows = _with_target(settings, every.rows, notes, "rows")
+    if spec.inbox is not None:
+        apart = _prepared(making, "apart", notes, first=HOLDOUT)
+        if set(apart.schema) != set(every.schema):
+            odd = sorted(set(apart.schema) ^ set(every.schema))
+            raise DataRefused(
+                f"Training and holdout have different columns ('{odd[0]}').",
+                next_step="Send both with the same columns.",
+                columns=odd,
+            )
+        holdout = _with_target(settings, apart.rows, notes, "rows of the holdout")
+        on = list(every.key or every.schema)
+        apart_keys = apart.rows.select(pl.col(name).cast(every.schema[name]) for name in on)
+        training = rows.join(apart_keys, on=on, how="anti", nulls_equal=True)
+        shared = _count(rows) - _count(training)
+        if shared:
+            notes.append(f"{shared:,} rows were left out of training: their key is in the holdout")
+        return training, holdout.select(*every.schema, MARK)
+    if spec.last is not None and spec.time is not None:
+        return _by_time(rows, spec.time, spec.last, notes)
+    if spec.fraction is None:
+        raise SettingsError("data.holdout says no rule.", next_step="Set fraction, or last and time, or inbox.")
+    kept = in_holdout_by_key(spec.fraction)
+    return rows.filter(~kept), rows.filter(kept)
+
+
+def _with_target(settings: Settings, rows: pl.LazyFrame, notes: list[str], what: str) -> pl.LazyFrame:
+    target = settings.model.target
+    if not target:
+        return rows
+    empty = int(rows.select(pl.col(target).null_count()).collect(engine="streaming").item())
+    if empty:
+        notes.append(f"{empty:,} {what} without a target were left out")
+    return rows.filter(pl.col(target).is_not_null()) if empty else rows
+
+
+def _by_time(rows: pl.LazyFrame, time: str, last: str, notes: list[str]) -> tuple[pl.LazyFrame, pl.LazyFrame]:
+    when = pl.col(time).cast(pl.Datetime("us"))
+    newest, empty = rows.select(when.max().alias("newest"), when.null_count().alias("empty")).collect().row(0)
+    if newest is None:
+        raise DataRefused(f"Column '{time}' holds no time at all.", next_step="Send rows with their time.", column=time)
+    if empty:
+        notes.append(f"{empty:,} rows without a {time} were left out")
+        rows = rows.filter(when.is_not_null())
+    start: datetime = window_start(newest, last)
+    judged = in_holdout_by_time(time, start)
+    notes.append(f"judged on {time} from {start.isoformat(sep=' ')} to {newest.isoformat(sep=' ')}")
+    return rows.filter(~judged), rows.filter(judged)
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _order(settings: Settings, rows: _Prepared) -> list[str]:
+    """Columns that put the rows into an order that does not depend on when they arrived."""
+    spec = settings.data.holdout
+    time = [spec.time] if spec.time and spec.time in rows.schema else []
+    only = next(iter(settings.sources.values())).key
+    unique = not rows.key or (not settings.data.query and set(only) <= set(rows.key) and bool(only))
+    return [*time, MARK] if unique else [*time, MARK, *(name for name in rows.schema if name not in time)]
+
+
+def _written(making: _Making, name: str, rows: pl.LazyFrame, order: Sequence[str]) -> _Part:
+    path = making.scratch / f"{name}.parquet"
+    rows.sort(order).drop(MARK).sink_parquet(path, compression="zstd", compression_level=1)
+    written = pl.scan_parquet(path, glob=False)
+    return _Part(path=path, rows=_count(written), digest=content_digest(written))
+
+
+def content_digest(rows: pl.LazyFrame) -> str:
+    """SHA-256 of names, types and values of rows in their order; how they are stored does not matter.
+
+    The JSON of names and types; then for each 262,144 rows and each column: the nulls as bits, and the
+    values with nulls as zero: numbers as 8 bytes (dates as days, times as microseconds), booleans as bits, text as the
+    length of each in 4 bytes and then all of it as UTF-8. Little-endian.
+    """
+    schema = rows.collect_schema()
+    sha = hashlib.sha256(msgspec.json.encode([[name, logical(dtype)] for name, dtype in schema.items()]))
+    for offset in range(0, _count(rows), _BATCH):
+        for series in rows.slice(offset, _BATCH).collect().iter_columns():
+            for part in _bytes(series):
+                sha.update(part)
+    return sha.hexdigest()
+
+
+def _bytes(series: pl.Series) -> Iterator[bytes]:
+    """The canonical bytes of one column of a batch."""
+    yield np.packbits(series.is_null().to_numpy()).tobytes()
+    if series.dtype == pl.String:
+        text = series.fill_null("")
+        yield text.str.len_bytes().to_numpy().astype("<u4").tobytes()
+        yield str(text.str.join("").item()).encode()
+    elif series.dtype == pl.Boolean:
+        yield np.packbits(series.fill_null(value=False).to_numpy()).tobytes()
+    elif series.dtype == pl.Float64:
+        yield (series.fill_null(0.0) + 0.0).to_numpy().astype("<f8").tobytes()
+    else:
+        yield series.to_physical().cast(pl.Int64).fill_null(0).to_numpy().astype("<i8").tobytes()
+
+
+def _refuse_hopeless(settings: Settings, training: _Part, holdout: _Part) -> None:
+    """Raise :class:`DataRefused` when nothing can be learnt, or nothing judged."""
+    for name, part in (("training", training), ("holdout", holdout)):
+        if part.rows == 0:
+            raise DataRefused(
+                f"The {name} would have no rows ({training.rows:,} for training, {holdout.rows:,} for the holdout).",
+                next_step="Send more rows, or change [data] holdout.",
+                training=training.rows,
+                holdout=holdout.rows,
+            )
+    target = settings.model.target
+    if settings.model.task == "classification" and target:
+        classes = pl.scan_parquet(training.path, glob=False).select(pl.col(target).n_unique()).collect().item()
+        if classes < 2:
+            raise DataRefused(
+                f"The target '{target}' has one class only in the {training.rows:,} rows of training.",
+                next_step="Send rows of the other classes too, or name another target.",
+                column=target,
+            )

@@ -1,0 +1,293 @@
+"""One turn: the only module that names every stage.
+
+A turn is a straight function over idempotent stages. Each reads recorded state and writes recorded state; whatever was
+recorded before is skipped, so running a turn again after a crash ends as an undisturbed one. What a stage refuses
+(a file, a training, a candidate, a batch) is recorded and told, and the stages that do not need it go on: a broken
+training function does not keep the champion from scoring today's batch.
+"""
+
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from interlock.answer.batch import score_inbox
+from interlock.data.ingest import ingest
+from interlock.data.snapshot import make_snapshot
+from interlock.errors import InterlockError, LeaseLost
+from interlock.model.bundle import pack, pack_baseline
+from interlock.model.contract import Contract, read_contract
+from interlock.model.runner import Runner
+from interlock.model.train import train, training_digest
+from interlock.outcome import Problem, Step, TurnResult, batch_note, conclude, files_note
+from interlock.ports import Ledger, Parts, Turn
+from interlock.records import (
+    BatchResult,
+    Bundle,
+    Decision,
+    Fence,
+    FileResult,
+    Receipt,
+    Record,
+    Snapshot,
+    facts_of,
+    short,
+    timestamp,
+)
+from interlock.release.gate import decide
+from interlock.release.judge import judge
+from interlock.release.registry import current, policy_of, record_decision, taken_back
+
+LEASE = "turn"
+_TURN_ID = re.compile(r"^\d{8}T\d{6}-[0-9a-f]{6}$")
+LEASE_S = 120.0
+"""A turn on another host is taken for dead when it has not renewed its lease for this long."""
+
+
+class Progress(Protocol):
+    """Who is told what a turn is doing. Called from the turn's own thread."""
+
+    def begin(self, step: str) -> None:
+        """A step starts."""
+        ...
+
+    def say(self, message: str) -> None:
+        """News from the step that runs."""
+        ...
+
+    def end(self, step: str, note: str, seconds: float, *, failed: bool) -> None:
+        """A step is over."""
+        ...
+
+
+class TrainingLink(Record, frozen=True, kw_only=True):
+    """The part of the ``training`` document that the loop reads: which bundle came of it."""
+
+    bundle: str
+
+
+# ---- the turn ----------------------------------------------------------------------------------------------------
+
+
+def run_turn(parts: Parts, progress: Progress) -> TurnResult:
+    """Take the lease, run one turn, and record how it ended.
+
+    Raises :class:`~interlock.errors.LeaseHeld` while another turn runs, and :class:`~interlock.errors.ContractError` or
+    :class:`~interlock.errors.SettingsError` before anything is touched when the project cannot work.
+    """
+    contract = read_contract(parts.settings)
+    with _lease(parts.ledger) as fence:
+        turn = Turn(id=_new_id(parts), fence=fence, say=progress.say)
+        scratch = parts.settings.home / "work" / turn.id
+        _sweep(scratch.parent)
+        with Runner(parts.settings.root, contract.preload, scratch) as runner:
+            result = _Pass(parts, turn, progress, contract, runner).run()
+        shutil.rmtree(scratch, ignore_errors=True)
+        with turn.transaction(parts.ledger) as transaction:
+            transaction.append("turn.ended", turn.id, facts_of(result))
+    return result
+
+
+def _new_id(parts: Parts) -> str:
+    return f"{parts.clock.now().strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed turns left behind; the lease says that none of them lives."""
+    for path in folder.glob("*"):
+        if _TURN_ID.match(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class _Pass:
+    """One pass over the stages: remembers what happened, so that the end can be told in one sentence."""
+
+    def __init__(self, parts: Parts, turn: Turn, progress: Progress, contract: Contract, runner: Runner) -> None:
+        self.parts, self.turn, self.progress = parts, turn, progress
+        self.contract, self.runner = contract, runner
+        self.runner_started = False
+        self.steps: list[Step] = []
+        self.problems: list[Problem] = []
+        self.files: list[FileResult] = []
+        self.batches: list[BatchResult] = []
+        self.snapshot: Snapshot | None = None
+        self.candidate: str = ""
+        self.decision: Decision | None = None
+        self.receipt: int | None = None
+        self.released = False
+
+    def run(self) -> TurnResult:
+        started = self.parts.clock.monotonic()
+        if current(self.parts.ledger) is None:
+            self.ready_runner()  # the first turn will train: import the user's libraries while files are read
+        self._step("ingest", self._ingest)
+        if any(file.status == "accepted" for file in self.files):
+            self.ready_runner()
+        if not self.problems and self._has_rows():
+            self._step("snapshot", self._snapshot)
+        if self.snapshot is not None:
+            self._learn(self.snapshot)
+        if self.parts.settings.batch.inbox and current(self.parts.ledger) is not None:
+            self._step("batch", self._batch)
+        done = TurnResult(
+            turn=self.turn.id,
+            files=tuple(self.files),
+            snapshot=self.snapshot.digest if self.snapshot else "",
+            candidate=self.candidate,
+            decision=self.decision,
+            receipt=self.receipt,
+            released=self.released,
+            release=current(self.parts.ledger),
+            batches=tuple(self.batches),
+            problems=tuple(self.problems),
+            steps=tuple(self.steps),
+            seconds=self.parts.clock.monotonic() - started,
+            at=timestamp(self.parts.clock.now()),
+        )
+        inboxes = [source.inbox for source in self.parts.settings.sources.values()]
+        outcome, sentence, next_step = conclude(done, inboxes)
+        return msgspec.structs.replace(done, outcome=outcome, sentence=sentence, next_step=next_step)
+
+    def ready_runner(self) -> Runner:
+        """The worker process, started the first time that somebody will need it."""
+        if not self.runner_started:
+            self.runner.start()
+            self.runner_started = True
+        return self.runner
+
+    # -- steps
+
+    def _step(self, name: str, work: Callable[[], str]) -> bool:
+        """Run one step; an error of ours ends the step and is remembered, unless the lease is lost."""
+        self.progress.begin(name)
+        started = self.parts.clock.monotonic()
+        failed = False
+        try:
+            note = work()
+        except LeaseLost:
+            raise
+        except InterlockError as problem:
+            failed = True
+            note = problem.message
+            self.problems.append(
+                Problem(
+                    step=name,
+                    code=problem.code,
+                    message=problem.message,
+                    next_step=problem.next_step,
+                    exit_code=problem.exit_code,
+                )
+            )
+        elapsed = self.parts.clock.monotonic() - started
+        self.steps.append(Step(name=name, note=note, seconds=elapsed, failed=failed))
+        self.progress.end(name, note, elapsed, failed=failed)
+        return not failed
+
+    def _ingest(self) -> str:
+        names = list(self.parts.settings.sources)
+        if self.parts.settings.data.holdout.inbox is not None:
+            names.append("holdout")
+        for name in names:
+            self.files.extend(ingest(self.parts, self.turn, name))
+        return files_note(self.files)
+
+    def _has_rows(self) -> bool:
+        return all(self.parts.tables.version(f"sources/{name}") is not None for name in self.parts.settings.sources)
+
+    def _snapshot(self) -> str:
+        self.snapshot = make_snapshot(self.parts, self.turn)
+        made = self.snapshot
+        return f"{made.training_rows:,} rows to learn from, {made.holdout_rows:,} held out ({short(made.digest)})"
+
+    def _learn(self, snapshot: Snapshot) -> None:
+        """Train, pack, judge and decide, as far as it is not recorded."""
+        ledger = self.parts.ledger
+        key = training_digest(self.parts.settings, self.contract, snapshot)
+        known = ledger.read("training", key, TrainingLink)
+        if known is None:
+            if not self._step("train", lambda: self._train(snapshot)):
+                return
+        else:
+            self.candidate = known.bundle
+        release = current(ledger)
+        if release is not None and release.champion == self.candidate:
+            return
+        if self.candidate in taken_back(ledger):
+            return
+        champion = release.champion if release else None
+        if (
+            ledger.read("evaluation", f"{self.candidate}/{champion or 'none'}/{snapshot.holdout_digest}", dict)
+            is not None
+        ):
+            return
+        self._step("judge", lambda: self._judge(snapshot, champion))
+
+    def _train(self, snapshot: Snapshot) -> str:
+        runner = self.ready_runner()
+        trained = train(self.parts, self.turn, self.contract, snapshot, runner)
+        self.turn.say("packing")
+        bundle = pack(self.parts, self.turn, trained=trained, contract=self.contract, snapshot=snapshot, runner=runner)
+        self.candidate = bundle.digest
+        return f"{short(bundle.digest)}, {bundle.form} form, trained in {trained.training.seconds:.1f} s"
+
+    def _judge(self, snapshot: Snapshot, champion: str | None) -> str:
+        parts, turn = self.parts, self.turn
+        runner = self.ready_runner()
+        baseline = pack_baseline(parts, turn, snapshot=snapshot)
+        evaluation = judge(
+            parts,
+            turn,
+            candidate=_bundle(parts, self.candidate),
+            champion=_bundle(parts, champion) if champion else None,
+            baseline=baseline,
+            snapshot=snapshot,
+            runner=runner,
+        )
+        policy = policy_of(parts.settings)
+        decision = decide(evaluation, policy)
+        receipt = Receipt(evaluation=evaluation, policy=policy, decision=decision)
+        event, release = record_decision(parts, turn, receipt, baseline=baseline.digest)
+        self.decision, self.receipt, self.released = decision, event.sequence, release is not None
+        return decision.reason
+
+    def _batch(self) -> str:
+        self.batches = score_inbox(self.parts, self.turn, self.ready_runner)
+        return batch_note(self.batches)
+
+
+def _bundle(parts: Parts, digest: str) -> Bundle:
+    bundle = parts.ledger.read("bundle", digest, Bundle)
+    assert bundle is not None, f"bundle {short(digest)} is released or linked, so it was recorded"
+    return bundle
+
+
+# ---- lease -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _lease(ledger: Ledger) -> Iterator[Fence]:
+    """Hold the turn's lease, renewed in the background until the block ends."""
+    fence = ledger.acquire(LEASE, ttl_s=LEASE_S)
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(LEASE_S / 4):
+            try:
+                ledger.renew(fence, ttl_s=LEASE_S)
+            except InterlockError:
+                return  # overtaken, or the store is away: the fence refuses the next commit, which tells it better
+
+    keeper = threading.Thread(target=renew, name="interlock-lease", daemon=True)
+    keeper.start()
+    try:
+        yield fence
+    finally:
+        done.set()
+        keeper.join()
+        ledger.release(fence)

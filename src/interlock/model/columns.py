@@ -1,0 +1,112 @@
+"""Columns as arrays and answers as frames: what every form that answers in our own process is made with.
+
+Shapes are stated in each docstring; ``rows`` is the height of the frame. Nothing here looks at more than one row at a
+time, so that answers do not depend on how rows were cut into chunks.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+Key: TypeAlias = bool | int | float | str
+Value: TypeAlias = bool | int | float | str
+
+FORM_FILE = "form.json"
+CHUNK_ROWS = 32_768
+"""Rows scored at a time: one float64 column of a chunk (256 KiB) stays in the second-level cache."""
+
+_POOL_LIMIT = 100_000
+
+
+def numbers(series: pl.Series) -> NDArray[Any]:
+    """View a column as numbers, shape (rows,): no copy when nothing is missing; missing values become NaN (float64)."""
+    if series.dtype == pl.Boolean:
+        series = series.cast(pl.Int8)
+    if series.null_count():
+        series = series.cast(pl.Float64).fill_null(math.nan)
+    return series.to_numpy()
+
+
+class Coder:
+    """Turns the values of a column into positions in ``keys``: len(keys) for unknown, len(keys) + 1 for missing.
+
+    Text is looked up once per *distinct* value when the column is Categorical or Enum, and by one hash lookup a row
+    when it is String. Numbers are found by binary search, and bool is a number.
+    """
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self.size = len(keys)
+        self._text = all(isinstance(key, str) for key in keys)
+        if self._text:
+            self._enum = pl.Enum([str(key) for key in keys])
+        else:
+            plain = np.array([float(key) for key in keys])
+            self._order = np.argsort(plain, kind="stable")
+            self._sorted = plain[self._order]
+
+    def codes(self, series: pl.Series) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        """Codes, shape (rows,), and the position in ``keys`` of each code: ``positions[codes]`` has one entry a row."""
+        if not self._text:
+            return self._number_codes(series)
+        if isinstance(series.dtype, pl.Categorical):
+            pool = series.dtype.categories.to_series()
+            if len(pool) <= max(_POOL_LIMIT, len(series)):
+                return self._pooled(series, pool)
+        if isinstance(series.dtype, pl.Enum):
+            return self._pooled(series, series.dtype.categories)
+        return self._text_codes(series.cast(pl.String))
+
+    def _pooled(self, series: pl.Series, pool: pl.Series) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        known = pool.cast(pl.String).cast(self._enum, strict=False).to_physical().fill_null(self.size)
+        positions = np.append(known.to_numpy().astype(np.intp), self.size + 1)
+        codes = series.to_physical()
+        if codes.null_count():
+            codes = codes.cast(pl.UInt32).fill_null(len(pool))
+        return codes.to_numpy(), positions
+
+    def _text_codes(self, series: pl.Series) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        codes = series.cast(self._enum, strict=False).to_physical().cast(pl.UInt32)
+        if codes.null_count():
+            codes = codes.fill_null(self.size)
+        result: NDArray[Any] = codes.to_numpy()
+        if series.null_count():
+            result = np.where(series.is_null().to_numpy(), self.size + 1, result)
+        return result, np.arange(self.size + 2)
+
+    def _number_codes(self, series: pl.Series) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        if series.dtype == pl.String or isinstance(series.dtype, pl.Categorical | pl.Enum):
+            missing = series.is_null().to_numpy()
+            return np.where(missing, self.size + 1, self.size), np.arange(self.size + 2)
+        values = numbers(series)
+        place = np.searchsorted(self._sorted, values)
+        np.minimum(place, self.size - 1, out=place)
+        codes = np.where(self._sorted[place] == values, self._order[place], self.size)
+        if values.dtype.kind == "f":
+            codes[np.isnan(values)] = self.size + 1
+        return codes, np.arange(self.size + 2)
+
+
+def chunks(rows: int) -> Iterator[slice]:
+    """Cut ``rows`` into slices of at most :data:`CHUNK_ROWS`."""
+    for start in range(0, rows, CHUNK_ROWS):
+        yield slice(start, min(start + CHUNK_ROWS, rows))
+
+
+def _labels(classes: Sequence[Value], codes: NDArray[Any]) -> pl.Series:
+    return pl.Series("prediction", list(classes)).gather(codes.astype(np.uint32))
+
+
+def label_frame(classes: Sequence[Value], codes: NDArray[Any], probabilities: Floats | None) -> pl.DataFrame:
+    """Make the answer frame of a classifier.
+
+    ``codes``, shape (rows,), are positions in ``classes``; ``probabilities``, float64, has shape (classes, rows).
+    """
+    columns = [_labels(classes, codes)]
+    if probabilities is not None:
+        columns += [pl.Series(f"probability_{index}", row) for index, row in enumerate(probabilities)]
+    return pl.DataFrame(columns)

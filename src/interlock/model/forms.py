@@ -1,0 +1,254 @@
+"""What may answer in our own process: four forms that are loaded from JSON and text alone, never from a pickle.
+
+A form is a folder: ``form.json`` (typed, strict; floats in shortest round-trip decimal, so bit-exact) and, for
+LightGBM, ``booster.txt``. ``constant`` and ``seasonal`` are the baselines; ``linear`` and ``lightgbm`` are what
+:mod:`interlock.model.compile` makes of a user's model when the answers are the same.
+
+Answers are a frame with ``prediction`` and, for classifiers that know them, ``probability_0 …`` (float64).
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from interlock.errors import BundleCorrupt, UserCodeFailed
+from interlock.model.columns import CHUNK_ROWS, FORM_FILE, Coder, Floats, Key, Value, chunks, label_frame, numbers
+from interlock.model.seasonal import Seasonal
+from interlock.model.trees import BOOSTER_FILE, LightGbm, Trees
+from interlock.records import Record, Signature, canonical
+
+
+class Form(Protocol):
+    """Something that answers in our own process."""
+
+    name: ClassVar[str]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The input columns that it reads."""
+        ...
+
+    def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """One answer per row, in order; raises :class:`UserCodeFailed` for rows the model itself would refuse."""
+        ...
+
+    def files(self) -> dict[str, bytes]:
+        """Give the content of each file that :func:`load_form` needs to make the same form."""
+        ...
+
+
+def _refuse(frame: pl.DataFrame, columns: Sequence[str], rows: NDArray[np.bool_]) -> UserCodeFailed:
+    """Say which columns kept the model from answering, with counts and never with values."""
+    bad = frame.filter(pl.Series(rows))
+    counts = {name: int(bad[name].null_count()) for name in columns if bad[name].null_count()}
+    where = ", ".join(f"'{name}' ({count} rows)" for name, count in list(counts.items())[:5])
+    cause = (
+        f"missing values in {where}" if where else "a category it was told to refuse, or a number that is not finite"
+    )
+    return UserCodeFailed(
+        f"The model has no answer for {bad.height} of {frame.height} rows: {cause}.",
+        next_step="Train with an imputer and handle_unknown='ignore', or leave these rows out.",
+        cause="raised",
+        rows=bad.height,
+        missing=counts,
+    )
+
+
+# ---- constant ----------------------------------------------------------------------------------------------------
+
+
+class Constant(Record, frozen=True, tag="constant", tag_field="form", forbid_unknown_fields=True):
+    """The same answer for every row: the commonest label with the share of every class, or the mean."""
+
+    name: ClassVar[str] = "constant"
+    value: Value
+    shares: tuple[float, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """None: it looks at nothing."""
+        return ()
+
+    def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Repeat the value and the shares."""
+        columns = [pl.repeat(self.value, frame.height, eager=True, dtype=_dtype(self.value)).alias("prediction")]
+        for index, share in enumerate(self.shares):
+            columns.append(pl.repeat(share, frame.height, eager=True, dtype=pl.Float64).alias(f"probability_{index}"))
+        return pl.DataFrame(columns)
+
+    def files(self) -> dict[str, bytes]:
+        """``form.json``."""
+        return {FORM_FILE: canonical(self)}
+
+
+def _dtype(value: Value) -> pl.DataType:
+    kinds: dict[type, pl.DataType] = {bool: pl.Boolean(), int: pl.Int64(), float: pl.Float64(), str: pl.String()}
+    return kinds[type(value)]
+
+
+# ---- linear ------------------------------------------------------------------------------------------------------
+
+
+class NumberTerm(Record, frozen=True, tag="number", tag_field="kind", forbid_unknown_fields=True):
+    """Adds ``(x - shift) * weights``; a missing x counts as ``fill``, and without ``fill`` it is refused."""
+
+    column: str
+    shift: float
+    weights: tuple[float, ...]
+    fill: float | None = None
+
+
+class CategoryTerm(Record, frozen=True, tag="category", tag_field="kind", forbid_unknown_fields=True):
+    """Adds the weights of the row's category. ``unknown`` and ``missing`` are None where the model refuses them."""
+
+    column: str
+    keys: tuple[Key, ...]
+    weights: tuple[tuple[float, ...], ...]
+    unknown: tuple[float, ...] | None
+    missing: tuple[float, ...] | None
+
+
+Link: TypeAlias = Literal["number", "sigmoid", "softmax", "one-vs-rest", "sign", "largest"]
+"""How scores become answers. ``sign`` and ``largest`` give labels without probabilities."""
+
+
+class Linear(Record, frozen=True, tag="linear", tag_field="form", forbid_unknown_fields=True):
+    """Folded linear algebra over scaled numbers and one-hot categories: k scores a row, then a link.
+
+    ``intercepts`` has one entry a score. ``classes`` are in the order of the probabilities.
+    """
+
+    name: ClassVar[str] = "linear"
+    link: Link
+    intercepts: tuple[float, ...]
+    terms: tuple[NumberTerm | CategoryTerm, ...]
+    classes: tuple[Value, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the terms, each once."""
+        return tuple(dict.fromkeys(term.column for term in self.terms))
+
+    def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Score in chunks; raises :class:`UserCodeFailed` when a row has a value that the model refuses."""
+        scores = self.scores(frame)
+        bad = np.isnan(scores[0])
+        if bad.any():
+            raise _refuse(frame, self.columns, bad)
+        if self.link == "number":
+            return pl.DataFrame({"prediction": scores[0]})
+        if self.link in ("sign", "sigmoid"):
+            codes = scores[0] > 0
+            return label_frame(self.classes, codes, self._probabilities(scores))
+        return label_frame(self.classes, scores.argmax(axis=0), self._probabilities(scores))
+
+    def scores(self, frame: pl.DataFrame) -> Floats:
+        """Raw scores, shape (k, rows), float64; NaN where a value is refused."""
+        result: Floats = np.empty((len(self.intercepts), frame.height))
+        readers = [_reader(term, frame[term.column]) for term in self.terms]
+        buffer = np.empty(min(CHUNK_ROWS, frame.height))
+        with np.errstate(invalid="ignore", over="ignore"):
+            for part in chunks(frame.height):
+                block = result[:, part]
+                block[:] = np.asarray(self.intercepts)[:, np.newaxis]
+                for reader in readers:
+                    reader.add(block, part, buffer[: block.shape[1]])
+        return result
+
+    def _probabilities(self, scores: Floats) -> Floats | None:
+        """Shape (classes, rows); destroys ``scores``."""
+        if self.link in ("sign", "largest"):
+            return None
+        with np.errstate(over="ignore"):
+            if self.link == "softmax":
+                scores -= scores.max(axis=0)
+                np.exp(scores, out=scores)
+                scores /= scores.sum(axis=0)
+                return scores
+            ones = 1.0 / (1.0 + np.exp(-scores))
+        if self.link == "sigmoid":
+            return np.stack([1.0 - ones[0], ones[0]])
+        total = ones.sum(axis=0)
+        ones[:, total == 0] = 1.0
+        ones /= ones.sum(axis=0)
+        return ones
+
+    def files(self) -> dict[str, bytes]:
+        """``form.json``."""
+        return {FORM_FILE: canonical(self)}
+
+
+class _Numbers:
+    """Adds one number column to the scores, chunk by chunk."""
+
+    def __init__(self, term: NumberTerm, values: NDArray[Any]) -> None:
+        self._term = term
+        self._values = values
+        self._fill = term.fill if values.dtype.kind == "f" else None
+
+    def add(self, block: Floats, part: slice, buffer: Floats) -> None:
+        np.subtract(self._values[part], self._term.shift, out=buffer)
+        if self._fill is not None:
+            np.copyto(buffer, self._fill - self._term.shift, where=np.isnan(buffer))
+        last = len(self._term.weights) - 1
+        for index, weight in enumerate(self._term.weights):
+            scaled = np.multiply(buffer, weight, out=buffer if index == last else None)
+            block[index] += scaled
+
+
+class _Categories:
+    """Adds one category column: a table of weights, one row a code, taken by code."""
+
+    def __init__(self, term: CategoryTerm, series: pl.Series) -> None:
+        width = len(term.weights[0]) if term.weights else len(term.unknown or term.missing or ())
+        refused = (math.nan,) * width
+        table = np.array([*term.weights, term.unknown or refused, term.missing or refused])
+        self._codes, positions = Coder(term.keys).codes(series)
+        self._tables = np.ascontiguousarray(table[positions].T)
+
+    def add(self, block: Floats, part: slice, buffer: Floats) -> None:
+        codes = self._codes[part].astype(np.intp, copy=False)
+        for index, table in enumerate(self._tables):
+            np.take(table, codes, out=buffer, mode="clip")
+            block[index] += buffer
+
+
+def _reader(term: NumberTerm | CategoryTerm, series: pl.Series) -> _Numbers | _Categories:
+    return _Numbers(term, numbers(series)) if isinstance(term, NumberTerm) else _Categories(term, series)
+
+
+# ---- loading -----------------------------------------------------------------------------------------------------
+
+_Stored: TypeAlias = Constant | Seasonal | Linear | Trees
+_FORMS: dict[str, type[_Stored]] = {"constant": Constant, "seasonal": Seasonal, "linear": Linear, "lightgbm": Trees}
+
+
+def load_form(folder: Path, name: str, signature: Signature) -> Form:
+    """Load the form called ``name`` from its folder.
+
+    Raises :class:`BundleCorrupt` when the file is not such a form or reads columns that the signature lacks, and
+    :class:`StoreFault` when LightGBM is needed and not installed.
+    """
+    kind = _FORMS.get(name)
+    if kind is None:
+        raise BundleCorrupt(f"'{name}' is no form that this version knows.", next_step="Upgrade Interlock.", form=name)
+    try:
+        stored = msgspec.json.decode((folder / FORM_FILE).read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError) as error:
+        raise BundleCorrupt(
+            f"{FORM_FILE} is not a form '{name}': {error}.", next_step="Pack again.", form=name
+        ) from error
+    absent = [column for column in stored.columns if column not in signature.names]
+    if absent:
+        raise BundleCorrupt(
+            f"{FORM_FILE} reads '{absent[0]}', which the signature lacks.", next_step="Pack again.", form=name
+        )
+    if isinstance(stored, Trees):
+        return LightGbm(stored, (folder / BOOSTER_FILE).read_bytes())
+    return stored

@@ -1,0 +1,173 @@
+"""LightGBM's own text model, called through LightGBM's C interface: no pickle, and no import of the package.
+
+``import lightgbm`` imports pandas and scikit-learn (two seconds); the shared library alone loads in milliseconds.
+Source: LightGBM's ``include/LightGBM/c_api.h``.
+"""
+
+import ctypes
+import importlib.util
+import math
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from interlock.errors import BundleCorrupt, StoreFault
+from interlock.model.columns import FORM_FILE, Coder, Floats, Key, Value, chunks, label_frame, numbers
+from interlock.records import Record, canonical
+
+BOOSTER_FILE = "booster.txt"
+
+
+class Plain(Record, frozen=True, tag="plain", tag_field="kind", forbid_unknown_fields=True):
+    """A matrix column ``(x - shift) * scale + offset``; missing is NaN, or ``fill`` before the arithmetic."""
+
+    column: str
+    shift: float = 0.0
+    scale: float = 1.0
+    offset: float = 0.0
+    fill: float | None = None
+
+
+class Mapped(Record, frozen=True, tag="mapped", tag_field="kind", forbid_unknown_fields=True):
+    """A matrix column with one number a category. ``unknown`` and ``missing`` are None for NaN."""
+
+    column: str
+    keys: tuple[Key, ...]
+    values: tuple[float, ...]
+    unknown: float | None
+    missing: float | None
+
+
+def _plain(feature: Plain, values: Floats) -> Floats:
+    if feature.fill is not None:
+        values = np.where(np.isnan(values), feature.fill, values)
+    if (feature.shift, feature.scale, feature.offset) == (0.0, 1.0, 0.0):
+        return values
+    return (values - feature.shift) * feature.scale + feature.offset
+
+
+class Trees(Record, frozen=True, tag="lightgbm", tag_field="form", forbid_unknown_fields=True):
+    """LightGBM's own text model over a matrix made from the columns. ``classes`` is empty for numbers."""
+
+    name: ClassVar[str] = "lightgbm"
+    features: tuple[Plain | Mapped, ...]
+    outputs: int
+    classes: tuple[Value, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the matrix is made of, each once."""
+        return tuple(dict.fromkeys(feature.column for feature in self.features))
+
+    def matrix(self, frame: pl.DataFrame) -> Floats:
+        """Shape (features, rows), float64: column-major rows for the booster."""
+        result: Floats = np.empty((len(self.features), frame.height))
+        for row, feature in zip(result, self.features, strict=True):
+            if isinstance(feature, Plain):
+                row[:] = _plain(feature, numbers(frame[feature.column]))
+            else:
+                others = [math.nan if value is None else value for value in (feature.unknown, feature.missing)]
+                codes, positions = Coder(feature.keys).codes(frame[feature.column])
+                row[:] = np.array([*feature.values, *others])[positions][codes]
+        return result
+
+
+class LightGbm:
+    """The ``lightgbm`` form: :class:`Trees` with the booster that reads them.
+
+    Raises :class:`StoreFault` when LightGBM is missing or refuses the text, and :class:`BundleCorrupt` when the text
+    takes another number of columns than the matrix has.
+    """
+
+    name: ClassVar[str] = "lightgbm"
+
+    def __init__(self, trees: Trees, text: bytes) -> None:
+        self.trees = trees
+        self._text = text
+        self._library = _lightgbm_library()
+        self._handle = ctypes.c_void_p()
+        rounds = ctypes.c_int()
+        self._check(
+            self._library.LGBM_BoosterLoadModelFromString(text, ctypes.byref(rounds), ctypes.byref(self._handle)),
+        )
+        width = ctypes.c_int()
+        self._check(self._library.LGBM_BoosterGetNumFeature(self._handle, ctypes.byref(width)))
+        if width.value != len(trees.features):
+            raise BundleCorrupt(f"{BOOSTER_FILE} takes {width.value} columns, {FORM_FILE} makes {len(trees.features)}.")
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.LGBM_BoosterFree(self._handle)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the matrix is made of."""
+        return self.trees.columns
+
+    def files(self) -> dict[str, bytes]:
+        """``form.json`` and ``booster.txt``."""
+        return {FORM_FILE: canonical(self.trees), BOOSTER_FILE: self._text}
+
+    def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Predict in chunks; labels are the class of the largest probability, the first of equals."""
+        raw: Floats = np.empty((self.trees.outputs, frame.height))
+        for part in chunks(frame.height):
+            raw[:, part] = self._raw(frame[part]).T
+        classes = self.trees.classes
+        if not classes:
+            return pl.DataFrame({"prediction": raw[0]})
+        if self.trees.outputs == 1:
+            raw = np.stack([1.0 - raw[0], raw[0]])
+        return label_frame(classes, raw.argmax(axis=0), raw)
+
+    def _raw(self, frame: pl.DataFrame) -> Floats:
+        """Ask the booster; shape (rows, outputs)."""
+        matrix = self.trees.matrix(frame)
+        result: Floats = np.empty((frame.height, self.trees.outputs))
+        length = ctypes.c_int64()
+        double, by_column, transformed = 1, 0, 0
+        self._check(
+            self._library.LGBM_BoosterPredictForMat(
+                self._handle,
+                matrix.ctypes.data_as(ctypes.c_void_p),
+                double,
+                ctypes.c_int32(frame.height),
+                ctypes.c_int32(len(matrix)),
+                by_column,
+                transformed,
+                0,
+                -1,
+                b"",
+                ctypes.byref(length),
+                result.ctypes.data_as(ctypes.c_void_p),
+            )
+        )
+        if length.value != result.size:
+            raise StoreFault(f"LightGBM gave {length.value} numbers where {result.size} were expected.")
+        return result
+
+    def _check(self, code: int) -> None:
+        if code != 0:
+            raise StoreFault(f"LightGBM: {self._library.LGBM_GetLastError().decode(errors='replace')}")
+
+
+def _drop(_: bytes) -> None:
+    """Keep LightGBM's own lines out of our output; what matters is an error code."""
+
+
+_drop_log = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_drop)
+
+
+def _lightgbm_library() -> ctypes.CDLL:
+    """Load the shared library of the installed ``lightgbm`` package without importing the package."""
+    found = importlib.util.find_spec("lightgbm")
+    places = list(found.submodule_search_locations or []) if found else []
+    for place in places:
+        for path in sorted(Path(place).glob("**/lib_lightgbm.*")):
+            library = ctypes.CDLL(str(path))
+            library.LGBM_GetLastError.restype = ctypes.c_char_p
+            library.LGBM_RegisterLogCallback(_drop_log)
+            return library
+    raise StoreFault("The package 'lightgbm' is not installed.", next_step="Install it: pip install lightgbm")

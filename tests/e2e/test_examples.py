@@ -1,0 +1,76 @@
+"""The examples, run as their READMEs say."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def copied(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A clean copy of the example that the test names."""
+    ignored = shutil.ignore_patterns(".interlock", "data", "reports", "__pycache__")
+    return Path(shutil.copytree(ROOT / "examples" / request.param, tmp_path / request.param, ignore=ignored))
+
+
+def call(folder: Path, *command: str, code: int = 0) -> str:
+    """Run a Python program in the example's folder."""
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=200, check=False, env=os.environ
+    )
+    assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def turn(folder: Path, code: int = 0) -> dict[str, Any]:
+    """One turn."""
+    found = json.loads(call(folder, "-m", "interlock", "run", "--json", code=code))
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("copied", ["quality"], indirect=True)
+def test_quality_tells_its_story(copied: Path) -> None:
+    out = call(copied, "story.py", "--fast")
+    assert "Release 1" in out
+    assert "Release 2" in out
+    ledger = json.loads(call(copied, "-m", "interlock", "history", "--events", "--limit", "200", "--json"))["events"]
+    kinds = [event["kind"] for event in reversed(ledger)]
+    assert kinds.count("file.refused") + kinds.count("file.unreadable") == 1
+    assert kinds.count("training.done") == 3, "the refused slot and the last turn train nothing"
+    verdicts = [event["facts"]["decision"]["verdict"] for event in reversed(ledger) if event["kind"] == "gate.decided"]
+    assert verdicts == ["promote", "keep", "promote"]
+    assert kinds.count("batch.published") >= 1
+
+
+@pytest.mark.parametrize("copied", ["diabetes"], indirect=True)
+def test_diabetes_is_released_on_r2(copied: Path) -> None:
+    call(copied, "prepare.py")
+    result = turn(copied)
+    assert result["outcome"] == "released", result["sentence"]
+    receipts = json.loads(call(copied, "-m", "interlock", "history", "--events", "--limit", "99", "--json"))["events"]
+    evaluation = next(event for event in receipts if event["kind"] == "gate.decided")["facts"]["evaluation"]
+    assert evaluation["rows"] == 20
+    assert 0.42 <= evaluation["scores"]["candidate"]["value"] <= 0.48
+
+
+@pytest.mark.parametrize("copied", ["hotel"], indirect=True)
+def test_hotel_is_released_with_a_signal_and_refused_without(copied: Path) -> None:
+    call(copied, "prepare.py", "--mode", "signal")
+    released = turn(copied)
+    assert released["outcome"] == "released", released["sentence"]
+    assert [batch["status"] for batch in released["batches"]] == ["published"]
+    shutil.rmtree(copied / ".interlock")
+    shutil.rmtree(copied / "data")
+    call(copied, "prepare.py", "--mode", "noise")
+    refused = turn(copied, code=1)
+    assert refused["outcome"] == "kept"
+    assert "baseline" in refused["sentence"]

@@ -1,0 +1,176 @@
+"""The loop on a small project, by the program itself: what a person types, and what they get."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from e2e.small_project import TOML, write_rows
+
+pytestmark = pytest.mark.slow
+
+
+def interlock(project: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
+    """Run a verb with --json; returns its object."""
+    done = subprocess.run(
+        [sys.executable, "-m", "interlock", *arguments, "--json"],
+        cwd=project,
+        env=os.environ | {"PYTHONWARNINGS": "error::DeprecationWarning:interlock"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_from_files_to_published_predictions_and_on(project: Path) -> None:
+    first = interlock(project, "run")
+    assert first["outcome"] == "released"
+    assert first["release"]["generation"] == 1
+    assert [file["status"] for file in first["files"]] == ["accepted"]
+    assert [step["name"] for step in first["steps"]] == ["ingest", "snapshot", "train", "judge", "batch"]
+    published = pl.read_parquet(next((project / "predictions").glob("*.parquet")))
+    assert published.height == 50
+    assert set(published["prediction"]) <= {"yes", "no"}
+    assert published["interlock_release"].unique().to_list() == [1]
+    assert published["interlock_model"].unique().to_list() == [first["candidate"]]
+
+    again = interlock(project, "run")
+    assert again["outcome"] == "unchanged"
+    assert again["batches"] == []
+    assert [step["name"] for step in again["steps"]] == ["ingest", "snapshot", "batch"]
+
+    write_rows(project / "inbox" / "b.csv", 400, 20)
+    kept = interlock(project, "run", code=1)
+    assert kept["outcome"] == "kept"
+    assert kept["decision"]["verdict"] == "keep"
+    assert interlock(project, "status")["release"]["generation"] == 1
+    assert interlock(project, "run")["outcome"] == "unchanged", "the same candidate is not judged twice"
+
+    verified = interlock(project, "verify")
+    assert verified["problems"] == []
+    replayed = interlock(project, "replay", str(kept["receipt"]))
+    assert replayed["differences"] == []
+
+
+def test_a_worse_first_model_is_refused_naming_the_baseline(project: Path) -> None:
+    write_rows(project / "inbox" / "a.csv", 0, 400, noise=1e6)
+    refused = interlock(project, "run", code=1)
+    assert refused["outcome"] == "kept"
+    assert "baseline" in refused["sentence"]
+    assert refused["batches"] == []
+    assert not list(project.glob("predictions/*.parquet"))
+    assert interlock(project, "predict", "to_score/today.csv", code=1)["error"]["code"] == "NothingToServe"
+
+
+def test_a_better_model_replaces_and_rollback_returns(project: Path) -> None:
+    good = (project / "train.py").read_text()
+    half_blind = good.replace("values = np.asarray(X, dtype=float)", "values = np.asarray(X, dtype=float) * [1, 0]")
+    assert half_blind != good
+    (project / "train.py").write_text(half_blind)
+    first = interlock(project, "run")
+    write_rows(project / "inbox" / "b.csv", 400, 1500)
+    (project / "train.py").write_text(good)
+    second = interlock(project, "run")
+    assert second["outcome"] == "released", second["sentence"]
+    assert second["release"]["generation"] == 2
+    assert second["release"]["last_good"] == first["candidate"]
+
+    write_rows(project / "to_score" / "later.csv", 30_000, 20, labelled=False)
+    assert interlock(project, "run")["batches"][0]["generation"] == 2
+    back = interlock(project, "rollback", "--because", "the new one is slower")
+    assert (back["generation"], back["champion"]) == (3, first["candidate"])
+    assert interlock(project, "run")["outcome"] == "unchanged", "what a person took back does not return by itself"
+    then = interlock(project, "history", "--at", second["at"])
+    assert then["release"]["generation"] == 2
+    assert len(interlock(project, "history")["releases"]) == 3
+
+
+def test_broken_training_does_not_stop_scoring(project: Path) -> None:
+    interlock(project, "run")
+    (project / "train.py").write_text("def train(X, y):\n    raise ValueError('no luck today')\n")
+    write_rows(project / "to_score" / "later.csv", 30_000, 20, labelled=False)
+    failed = interlock(project, "run", code=3)
+    assert failed["outcome"] == "failed"
+    assert "no luck today" in failed["sentence"]
+    assert [batch["status"] for batch in failed["batches"]] == ["published"]
+
+
+def test_bad_rows_are_quarantined_and_a_bad_file_is_refused(project: Path) -> None:
+    with (project / "inbox" / "a.csv").open("a", newline="") as file:
+        csv.writer(file).writerow([400, "wide", "0.5", "yes"])
+    write_rows(project / "inbox" / "b.csv", 500, 20)
+    text = (project / "inbox" / "b.csv").read_text().splitlines()
+    (project / "inbox" / "c.csv").write_text("\n".join([text[0], *(line.replace(",", ",x", 1) for line in text[1:])]))
+    (project / "interlock.toml").write_text(
+        TOML.replace('key = ["part"]', 'key = ["part"]\ntypes = { width = "float" }')
+    )
+    files = {file["name"]: file for file in interlock(project, "run")["files"]}
+    assert (files["a.csv"]["accepted"], files["a.csv"]["quarantined"]) == (400, 1)
+    assert files["b.csv"]["accepted"] == 20
+    assert files["c.csv"]["status"] == "refused"
+    assert "width" in files["c.csv"]["reason"]
+
+
+def test_a_held_candidate_waits_for_a_person(project: Path) -> None:
+    held = interlock(project, "--set", "gate.approval=true", "run", code=1)
+    assert held["outcome"] == "held"
+    made = interlock(project, "promote", str(held["receipt"]), "--because", "looked at it")
+    assert (made["generation"], made["cause"]) == (1, "approval")
+    assert interlock(project, "run")["batches"][0]["status"] == "published"
+
+
+def test_a_flipped_byte_in_the_champion_is_refused_and_named(project: Path) -> None:
+    champion = interlock(project, "run")["candidate"]
+    model = project / ".interlock" / "lake" / "bundles" / champion / "model" / "model.pkl"
+    model.chmod(0o644)
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    told = interlock(project, "verify", code=3)
+    assert any("model.pkl" in problem for problem in told["problems"])
+    write_rows(project / "to_score" / "later.csv", 30_000, 20, labelled=False)
+    failed = interlock(project, "run", code=3)
+    assert "model.pkl" in failed["sentence"]
+    assert len(list((project / "predictions").glob("*.parquet"))) == 1
+
+
+def test_the_dossier_is_written_for_releases_and_refusals(project: Path) -> None:
+    interlock(project, "run")
+    paths = interlock(project, "report")
+    page = Path(paths["html"]).read_text()
+    assert "<html" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert Path(paths["markdown"]).read_text().startswith("# ")
+    write_rows(project / "inbox" / "b.csv", 400, 20)
+    kept = interlock(project, "run", code=1)
+    assert Path(interlock(project, "report", "--decision", str(kept["receipt"]))["html"]).is_file()
+
+
+def test_two_turns_at_once(project: Path) -> None:
+    fast = (project / "train.py").read_text()
+    slow = fast.replace(
+        "    classes = np.unique(y)", "    import time\n\n    time.sleep(4)\n    classes = np.unique(y)"
+    )
+    (project / "train.py").write_text(slow)
+    first = subprocess.Popen([sys.executable, "-m", "interlock", "run", "--json"], cwd=project, stdout=subprocess.PIPE)
+    try:
+        assert first.stdout is not None
+        while not list((project / ".interlock").glob("work/*/*")):
+            assert first.poll() is None
+            os.sched_yield()
+        told = interlock(project, "run", code=3)
+        assert told["error"]["code"] == "LeaseHeld"
+    finally:
+        first.communicate(timeout=60)
+    assert first.returncode == 0
