@@ -207,7 +207,7 @@ def test_an_exception_is_told_with_the_users_frames_only(runner: Runner, project
     error = failure(runner, project, "fails")
     assert error.facts["cause"] == "raised"
     assert error.message.startswith(f"{LABEL} raised ValueError: no such column: xxx")
-    assert error.message.endswith("(probe.py, line 17).")
+    assert error.message.endswith("(probe.py, line 19).")
     assert len(str(error)) < 1_000
     assert 'File "probe.py", line 17, in fails' in error.traceback
     assert "KeyError: 'never there'" in error.traceback
@@ -434,8 +434,14 @@ def test_a_library_that_starts_threads_is_not_forked(tmp_path: Path, monkeypatch
 
 
 def test_a_library_that_never_loads_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interlock.model.runner.STARTUP_ALLOWANCE_S", 1.0)
-    with preloading(tmp_path, monkeypatch, "import time\ntime.sleep(600)") as runner:
+    begun = tmp_path / "begun"
+    os.mkfifo(begun)
+    with preloading(
+        tmp_path, monkeypatch, f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)"
+    ) as runner:
+        runner.start()
+        begun.read_text()
+        monkeypatch.setattr("interlock.model.runner.STARTUP_ALLOWANCE_S", 0.5)
         with pytest.raises(UserCodeFailed, match="still importing slow_library"):
             runner.call("probe:loaded", probe(tmp_path), deadline_s=0.5)
         monkeypatch.setattr("interlock.model.runner.STARTUP_ALLOWANCE_S", 60.0)
@@ -458,9 +464,9 @@ def test_a_lost_host_fails_its_sessions_and_is_replaced(project: Path) -> None:
         host = psutil.Process(runner._host._process.pid)
         (child,) = host.children()
         os.kill(host.pid, signal.SIGKILL)
+        assert gone(child.pid)
         with pytest.raises(UserCodeFailed, match="was lost"):
             session.call({}, deadline_s=30)
-        assert gone(child.pid)
         session.close()
         said: list[str] = []
         assert runner.call("probe:echo", arguments(project, x=2), deadline_s=30, say=said.append).value == 2
