@@ -261,8 +261,19 @@ class SliceScore(Record, frozen=True, kw_only=True):
     high: float
 
 
+class Failure(Record, frozen=True, kw_only=True):
+    """Why a model could not be scored: ``inputs-gone`` (the rows lack a column that it takes), or ``failed``."""
+
+    kind: Literal["inputs-gone", "failed"]
+    reason: str
+
+
 class Evaluation(Record, frozen=True, kw_only=True):
-    """All that the gate may look at. ``evidence_key`` is the blob with truth and predictions, row by row."""
+    """All that the gate may look at. ``evidence_key`` is the blob with truth and predictions, row by row.
+
+    ``scores`` is by who (candidate, champion, baseline), ``extra`` by who and then by metric. ``asks`` numbers this
+    comparison among those made on the same holdout rows. A champion in ``failures`` has no score and no comparison.
+    """
 
     candidate: str
     champion: str | None
@@ -283,6 +294,7 @@ class Evaluation(Record, frozen=True, kw_only=True):
     size_bytes: int = 0
     evidence_key: str = ""
     evidence_digest: str = ""
+    failures: dict[str, Failure] = {}
 
 
 class Policy(Record, frozen=True, kw_only=True):

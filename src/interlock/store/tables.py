@@ -9,6 +9,7 @@ up is one lookup and one small file. Old versions stay readable, so files that a
 import json
 import re
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from interlock.store.disk import TEMPORARY, make_folder, sync_file, sync_folder
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, PostCommitHookProperties, Schema
-    from deltalake.transaction import AddAction, CommitProperties
+    from deltalake.transaction import AddAction
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}){0,3}$")
 _ENTRY = re.compile(r"^(\d{20})\.json$")
@@ -55,6 +56,8 @@ class DeltaTables:
     def __init__(self, root: Path, clock: Clock | None = None) -> None:
         self._root = root.absolute()
         self._clock = clock or SystemClock()
+        self._lock = threading.RLock()
+        self._known: dict[Path, DeltaTable] = {}
         if "%" in str(self._root):
             raise StoreFault(
                 f"Tables cannot live under {self._root}: Delta reads the '%' in it as an escape.",
@@ -79,47 +82,52 @@ class DeltaTables:
     def _commit(self, table: str, rows: pl.LazyFrame, key: str, facts: Mapping[str, Any], *, replace: bool) -> Commit:
         folder = self._folder(table)
         note = canonical(dict(facts)).decode()
-        rows = _storable(rows, table)
-        with table_faults(folder):
+        with table_faults(folder), self._lock:
+            rows = _storable(rows, table)
             make_folder(folder)
             written: _Written | None = None
             for _ in range(_ATTEMPTS):
-                found = self._committed(folder, key)
+                current = self._opened(folder)
+                found = _find(folder, current, key)
                 if found is not None:
                     _sync_commit(folder, found.version)  # its writer may have died before it came to that
                     return found
-                current = _open(folder)
                 columns = _target(current, rows, table, replace=replace)
                 if written is None or written.columns != columns:
                     written = _write(folder, rows, columns)
-                _try_commit(folder, current, written, _properties(key, current, note), replace=replace)
-            found = self._committed(folder, key)
-        if found is None:
-            raise StoreFault(
-                f"Table '{table}' was changed by others {_ATTEMPTS} times while this commit was tried.",
-                next_step="Run again when the other writers are done.",
-                table=table,
-            )
-        return found
+                version = _try_commit(folder, current, written, (key, note), replace=replace)
+                if version is not None:
+                    _sync_commit(folder, version)
+                    return Commit(version=version, facts=json.loads(note))
+        raise StoreFault(
+            f"Table '{table}' was changed by others {_ATTEMPTS} times while this commit was tried.",
+            next_step="Run again when the other writers are done.",
+            table=table,
+        )
+
+    def _opened(self, folder: Path) -> "DeltaTable | None":
+        """Open the newest version, reading only the log entries that are new since the last look."""
+        newest = _newest(folder)
+        known = self._known.get(folder)
+        if newest is None or known is None or known.version() > newest:
+            known = _open(folder)
+        elif known.version() < newest:
+            known.update_incremental()
+        if newest is None or known is None:
+            self._known.pop(folder, None)
+            return None
+        self._known[folder] = known
+        if newest - _checkpointed(folder) >= _CHECKPOINT_COMMITS:
+            _checkpoint(folder, known)
+        return known
 
     # ---- reading
 
     def committed(self, table: str, commit_key: str) -> Commit | None:
         """Find the commit made under that key, or None."""
         folder = self._folder(table)
-        with table_faults(folder):
-            return self._committed(folder, commit_key)
-
-    def _committed(self, folder: Path, key: str) -> Commit | None:
-        current = _open(folder)
-        version = None if current is None else current.transaction_version(key)
-        if version is None:
-            return None
-        for line in _entry(folder, version).read_text().splitlines():
-            info = json.loads(line).get("commitInfo")
-            if info is not None:
-                return Commit(version=version, facts=json.loads(info[_FACTS]))
-        return None
+        with table_faults(folder), self._lock:
+            return _find(folder, self._opened(folder), commit_key)
 
     def version(self, table: str) -> int | None:
         """Newest version, or None when there is no such table; looks at file names only."""
@@ -169,17 +177,14 @@ class DeltaTables:
     def maintain(self, table: str) -> None:
         """Compact many small files, checkpoint many commits, and sweep what a killed writer left a day ago or more."""
         folder = self._folder(table)
-        with table_faults(folder):
-            current = _open(folder)
+        with table_faults(folder), self._lock:
+            current = self._opened(folder)
             if current is None:
                 return
             if len(current.file_uris()) >= _COMPACT_FILES:
                 current = _compact(folder, current)
             if current.version() - _checkpointed(folder) >= _CHECKPOINT_COMMITS:
-                current.create_checkpoint()
-                for path in (folder / "_delta_log").glob("*checkpoint*"):
-                    sync_file(path)
-                sync_folder(folder / "_delta_log")
+                _checkpoint(folder, current)
             _sweep(folder, self._clock.now().timestamp() - _STALE_S)
 
     def _folder(self, table: str) -> Path:
@@ -274,7 +279,9 @@ def _write(folder: Path, rows: pl.LazyFrame, columns: Mapping[str, pl.DataType])
         (pl.col(name).cast(dtype) if name in have else pl.lit(None, dtype)).alias(name)
         for name, dtype in columns.items()
     ]
-    name = f"part-{(_newest(folder) or 0) + 1:020d}-{secrets.token_hex(8)}.parquet"
+    newest = _newest(folder)
+    number = 0 if newest is None else newest + 1  # so that names sort in the order of commits
+    name = f"part-{number:020d}-{secrets.token_hex(8)}.parquet"
     path = folder / name
     rows.select(complete).sink_parquet(path, compression="zstd")
     count = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
@@ -287,16 +294,6 @@ def _write(folder: Path, rows: pl.LazyFrame, columns: Mapping[str, pl.DataType])
     stats = json.dumps({"numRecords": count})
     return _Written(
         dict(columns), AddAction(name, status.st_size, {}, int(status.st_mtime * 1000), data_change=True, stats=stats)
-    )
-
-
-def _properties(key: str, current: "DeltaTable | None", note: str) -> "CommitProperties":
-    """Commit at exactly the next version or not at all, so that the key can carry the version."""
-    from deltalake import CommitProperties, Transaction
-
-    following = 0 if current is None else current.version() + 1
-    return CommitProperties(
-        custom_metadata={_FACTS: note}, max_commit_retries=0, app_transactions=[Transaction(key, following)]
     )
 
 
@@ -323,37 +320,38 @@ def _prepared(current: "DeltaTable", columns: Mapping[str, pl.DataType], *, repl
 
 
 def _try_commit(
-    folder: Path, current: "DeltaTable | None", written: _Written, properties: "CommitProperties", *, replace: bool
-) -> None:
-    """One try; the caller finds out what came of it by reading, whatever is raised in between by a faster writer."""
+    folder: Path, current: "DeltaTable | None", written: _Written, mark: tuple[str, str], *, replace: bool
+) -> int | None:
+    """Try once to commit at exactly the next version; None when somebody else may have been faster.
+
+    ``mark`` is the commit key, which carries that version, and the facts as JSON.
+    """
+    from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import CommitFailedError, DeltaError
     from deltalake.transaction import create_table_with_add_actions
 
+    version = 0 if current is None else current.version() + 1
+    key, note = mark
+    properties = CommitProperties(
+        custom_metadata={_FACTS: note}, max_commit_retries=0, app_transactions=[Transaction(key, version)]
+    )
+    how: dict[str, Any] = {"commit_properties": properties, "post_commithook_properties": _hooks()}
     actions: list[Any] = [] if written.action is None else [written.action]
     schema = _delta_schema(written.columns)
     try:
         if current is None:
-            create_table_with_add_actions(
-                str(folder),
-                schema,
-                actions,
-                configuration=_CONFIGURATION,
-                commit_properties=properties,
-                post_commithook_properties=_hooks(),
-            )
+            create_table_with_add_actions(str(folder), schema, actions, configuration=_CONFIGURATION, **how)
         elif _prepared(current, written.columns, replace=replace):
-            current.create_write_transaction(
-                actions,
-                "overwrite" if replace else "append",
-                schema,
-                commit_properties=properties,
-                post_commithook_properties=_hooks(),
-            )
+            current.create_write_transaction(actions, "overwrite" if replace else "append", schema, **how)
+        else:
+            return None
     except CommitFailedError:
-        return
+        return None
     except DeltaError:
         if current is not None or _newest(folder) is None:
             raise
+        return None
+    return version
 
 
 def _hooks() -> "PostCommitHookProperties":
@@ -393,6 +391,17 @@ def _open(folder: Path, version: int | None = None) -> "DeltaTable | None":
     return DeltaTable(str(folder), version=version)
 
 
+def _find(folder: Path, current: "DeltaTable | None", key: str) -> Commit | None:
+    version = None if current is None else current.transaction_version(key)
+    if version is None:
+        return None
+    for line in _entry(folder, version).read_text().splitlines():
+        info = json.loads(line).get("commitInfo")
+        if info is not None:
+            return Commit(version=version, facts=json.loads(info[_FACTS]))
+    return None
+
+
 def _paths(folder: Path, current: "DeltaTable") -> list[str]:
     return sorted(str(folder / uri.rpartition("/")[2]) for uri in current.file_uris())
 
@@ -405,6 +414,13 @@ def _checkpointed(folder: Path) -> int:
 
 
 # ---- upkeep ------------------------------------------------------------------------------------------------------
+
+
+def _checkpoint(folder: Path, current: "DeltaTable") -> None:
+    current.create_checkpoint()
+    for path in (folder / "_delta_log").glob("*checkpoint*"):
+        sync_file(path)
+    sync_folder(folder / "_delta_log")
 
 
 def _compact(folder: Path, current: "DeltaTable") -> "DeltaTable":

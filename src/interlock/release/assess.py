@@ -1,0 +1,288 @@
+"""From evidence to scores, purely: the same bytes of evidence and the same terms give the same bytes of judgement.
+
+Evidence is one Parquet file. Columns: ``row`` (uint64, names the row by its key), ``truth``, ``<who>.prediction``,
+``<who>.probability_<i>``, and ``slice.<column>`` (text: the slice of that column that the row is in). Features are not
+in it, except as slices. Its header, in the file's own metadata, holds what else the scoring needs.
+"""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from interlock.errors import SettingsError, StoreFault
+from interlock.records import Comparison, Record, Score, SliceScore, canonical
+from interlock.release.own_metric import Measured, Sample
+from interlock.release.resample import Floats, Integers, Joint, from_draws, generator, interval, paired_gain
+from interlock.release.score import METRICS, Answers, Problem, Undefined, is_own, named_metric
+
+FORMAT = 1
+"""Version of the evidence's columns and header."""
+_HEADER = "interlock"
+
+
+class Witness(Record, frozen=True, kw_only=True):
+    """One model that answered: its columns start with ``who``; ``classes`` name its columns of probabilities."""
+
+    who: str
+    classes: tuple[str | int | bool, ...] | None = None
+
+
+class Header(Record, frozen=True, kw_only=True):
+    """What the scoring needs besides rows. ``models``: candidate first. ``scale``: see ``neg_mase``.
+
+    ``also`` names the metrics to show, ``own`` holds what the user's own metrics gave.
+    """
+
+    format: int = FORMAT
+    task: str
+    models: tuple[Witness, ...]
+    scale: float | None = None
+    also: tuple[str, ...] = ()
+    own: dict[str, Measured] = {}  # noqa: RUF012 - msgspec copies it
+
+
+class Terms(Record, frozen=True, kw_only=True):
+    """How to score. ``alpha`` is the level of every comparison, ``confidence`` that of intervals and slices."""
+
+    metric: str
+    greater_is_better: bool
+    confidence: float
+    alpha: float
+    min_slice_rows: int
+    seed: int
+    resamples: int
+
+
+class Assessment(Record, frozen=True, kw_only=True):
+    """The part of an evaluation that follows from the evidence and the terms alone."""
+
+    scores: dict[str, Score]
+    extra: dict[str, dict[str, float]]
+    comparisons: tuple[Comparison, ...]
+    slices: tuple[SliceScore, ...]
+
+
+# ---- evidence as bytes -------------------------------------------------------------------------------------------
+
+
+def write_evidence(frame: pl.DataFrame, header: Header) -> bytes:
+    """Encode evidence."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", metadata={_HEADER: canonical(header).decode()})
+    return buffer.getvalue()
+
+
+def read_evidence(content: bytes) -> tuple[pl.DataFrame, Header]:
+    """Decode evidence; raises :class:`StoreFault` when the bytes are something else."""
+    try:
+        text = pl.read_parquet_metadata(io.BytesIO(content))[_HEADER]
+        return pl.read_parquet(io.BytesIO(content)), msgspec.json.decode(text, type=Header)
+    except (KeyError, msgspec.DecodeError, pl.exceptions.PolarsError) as problem:
+        raise StoreFault(f"The evidence cannot be read: {type(problem).__name__}.") from problem
+
+
+# ---- evidence as arrays ------------------------------------------------------------------------------------------
+
+
+def problem_of(frame: pl.DataFrame, header: Header, *, labels: bool) -> Problem:
+    """Turn evidence into arrays; raises :class:`SettingsError` when numbers are asked for and there are none."""
+    if labels:
+        return _labelled(frame, header.models)
+    return Problem(
+        answers=tuple(Answers(numbers=_numbers(frame, f"{model.who}.prediction")) for model in header.models),
+        numbers=_numbers(frame, "truth"),
+        scale=header.scale,
+    )
+
+
+def _numbers(frame: pl.DataFrame, column: str) -> Floats:
+    series = frame[column]
+    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+        raise SettingsError(
+            f"A metric of numbers cannot score {column} of type {series.dtype}.",
+            next_step="Set gate.metric to a metric of labels such as 'f1_macro', or to a function of your own.",
+        )
+    return series.cast(pl.Float64).to_numpy()
+
+
+def _labelled(frame: pl.DataFrame, models: Sequence[Witness]) -> Problem:
+    columns = ["truth", *(f"{model.who}.prediction" for model in models)]
+    known = [pl.Series(model.classes) for model in models if model.classes]
+    series = _alike([*(frame[column] for column in columns), *known])
+    together = pl.concat(series)
+    classes = tuple(together.unique().sort())
+    codes = (together.rank("dense").cast(pl.Int64) - 1).to_numpy()
+    ends = np.cumsum([len(one) for one in series])[:-1]
+    parts = np.split(codes, ends)
+    known_codes = iter(parts[len(columns) :])
+    answers = []
+    for place, model in enumerate(models):
+        of_model = next(known_codes) if model.classes else None
+        answers.append(
+            Answers(labels=parts[1 + place], probabilities=_probabilities(frame, model.who, of_model, len(classes)))
+        )
+    return Problem(answers=tuple(answers), classes=classes, codes=parts[0])
+
+
+def _alike(series: Sequence[pl.Series]) -> list[pl.Series]:
+    """Cast labels to one type: numbers to the wider one, anything mixed with text to text."""
+    types = {one.dtype for one in series}
+    if len(types) > 1 and pl.String in types:
+        return [one.cast(pl.String).rename("label") for one in series]
+    wide = pl.Float64 if pl.Float64 in types or pl.Float32 in types else pl.Int64
+    numeric = all(kind.is_numeric() or kind == pl.Boolean for kind in types)
+    return [(one.cast(wide) if numeric else one).rename("label") for one in series]
+
+
+def _probabilities(frame: pl.DataFrame, who: str, codes: Integers | None, classes: int) -> Floats | None:
+    """float64 [rows, classes]: a class that the model does not know has probability 0."""
+    if codes is None or f"{who}.probability_0" not in frame.columns:
+        return None
+    chances = np.zeros((frame.height, classes))
+    for place, code in enumerate(codes):
+        chances[:, code] = frame[f"{who}.probability_{place}"].to_numpy()
+    return chances
+
+
+# ---- scores ------------------------------------------------------------------------------------------------------
+
+
+def assess(frame: pl.DataFrame, header: Header, terms: Terms) -> Assessment:
+    """Score every model, compare the candidate with the others, and look at slices.
+
+    Raises :class:`Undefined` when the deciding metric has no value on these rows, :class:`SettingsError` when it does
+    not fit the answers.
+    """
+    scorer = _Scorer(frame, header, terms)
+    whole = scorer.joint()
+    who = [model.who for model in header.models]
+    scores = {}
+    for place, name in enumerate(who):
+        low, high = interval(whole, place, confidence=terms.confidence)
+        scores[name] = Score(metric=terms.metric, value=float(whole.estimates[place]), low=low, high=high)
+    return Assessment(
+        scores=scores,
+        extra=_extra(header, scorer),
+        comparisons=tuple(scorer.comparison(whole, who.index(other)) for other in who[1:]),
+        slices=tuple(scorer.slices()),
+    )
+
+
+class _Scorer:
+    """One metric over one body of evidence."""
+
+    def __init__(self, frame: pl.DataFrame, header: Header, terms: Terms) -> None:
+        self.frame, self.header, self.terms = frame, header, terms
+        self.own = header.own.get(terms.metric)
+        self.metric = None if is_own(terms.metric) else named_metric(terms.metric, header.task)
+        self.problem: Problem | None = None
+        if self.metric is not None:
+            self.problem = problem_of(frame, header, labels=self.metric.labels)
+        elif header.task != "custom":
+            self.problem = problem_of(frame, header, labels=header.task == "classification")
+
+    def joint(self, rows: NDArray[np.bool_] | None = None, name: str = "", stream: int = 0) -> Joint:
+        """Score all models on all rows, or on those of the slice ``name``; raises :class:`Undefined`."""
+        if self.metric is None:
+            return self._given(name, self.frame.height if rows is None else int(rows.sum()))
+        assert self.problem is not None
+        problem = self.problem if rows is None else self.problem.where(rows)
+        return self.metric.joint(problem, generator(self.terms.seed, stream), self.terms.resamples)
+
+    def _given(self, name: str, rows: int) -> Joint:
+        """Take what the user's own metric gave."""
+        sample: Sample | None = None
+        if self.own is not None:
+            sample = self.own.slices.get(name) if name else self.own.whole
+        if sample is None:
+            raise Undefined(f"{self.terms.metric} has no value on these {rows} rows.")
+        draws = np.array([[math.nan if v is None else v for v in one] for one in sample.draws], dtype=np.float64)
+        method = f"bootstrap, {draws.shape[1]} resamples through the user's function"
+        return from_draws(np.array(sample.estimates), draws, rows, method)
+
+    def differing(self, other: int, rows: NDArray[np.bool_] | None = None) -> int:
+        """Count the rows on which the candidate and another model answer differently."""
+        if self.metric is not None and self.problem is not None:
+            return self.metric.differing(self.problem if rows is None else self.problem.where(rows), 0, other)
+        names = [f"{self.header.models[place].who}.prediction" for place in (0, other)]
+        mine, theirs = (self.frame[name] for name in names)
+        unequal = mine.ne_missing(theirs).to_numpy()
+        return int((unequal if rows is None else unequal[rows]).sum())
+
+    def comparison(self, joint: Joint, other: int) -> Comparison:
+        """Compare the candidate with another model, at the level of the terms."""
+        differing = self.differing(other)
+        first, second = (0, other) if self.terms.greater_is_better else (other, 0)
+        found = paired_gain(joint, first, second, alpha=self.terms.alpha, differing=differing)
+        return Comparison(
+            against="champion" if self.header.models[other].who == "champion" else "baseline",
+            gain=found.gain,
+            low=found.low,
+            high=found.high,
+            standard_error=found.standard_error,
+            alpha=self.terms.alpha,
+            differing=differing,
+            method=joint.method,
+        )
+
+    def slices(self) -> Iterator[SliceScore]:
+        """Compare the candidate with the champion, or the baseline before there is one, on each slice.
+
+        The upper bounds hold together with the stated confidence: Bonferroni over the slices that are judged.
+        """
+        found = list(_slice_rows(self.frame))
+        judged = sum(int(rows.sum()) >= self.terms.min_slice_rows for _, _, rows in found)
+        alpha = (1.0 - self.terms.confidence) / max(judged, 1)
+        first, second = (0, 1) if self.terms.greater_is_better else (1, 0)
+        for number, (column, value, rows) in enumerate(found):
+            try:
+                joint = self.joint(rows, f"{column}={value}", stream=number + 1)
+            except Undefined:
+                continue
+            gain = paired_gain(joint, first, second, alpha=alpha, differing=self.differing(1, rows))
+            yield SliceScore(
+                column=column,
+                value=value,
+                rows=int(rows.sum()),
+                candidate=float(joint.estimates[0]),
+                champion=float(joint.estimates[1]),
+                gain=gain.gain,
+                high=gain.high,
+            )
+
+
+def _slice_rows(frame: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    for column in frame.columns:
+        if column.startswith("slice."):
+            for value in frame[column].unique().sort():
+                yield column.removeprefix("slice."), value, (frame[column] == value).to_numpy()
+
+
+def _extra(header: Header, scorer: _Scorer) -> dict[str, dict[str, float]]:
+    """Values of the metrics to show, by who and metric; what a model cannot be scored by is left out."""
+    shown: dict[str, dict[str, float]] = {model.who: {} for model in header.models}
+    for name in header.also:
+        own = header.own.get(name)
+        for place, model in enumerate(header.models):
+            if own is not None:
+                shown[model.who][name] = own.whole.estimates[place]
+            elif name in METRICS and scorer.problem is not None:
+                value = _single(name, scorer.problem, place)
+                if value is not None:
+                    shown[model.who][name] = value
+    return shown
+
+
+def _single(name: str, problem: Problem, place: int) -> float | None:
+    metric = METRICS[name]
+    if metric.labels == (problem.classes is None):
+        return None
+    try:
+        return metric.values(problem.only(place))[0]
+    except (Undefined, SettingsError):
+        return None

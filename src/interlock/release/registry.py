@@ -1,0 +1,427 @@
+"""What is live, how it came to be, and the way back.
+
+A *release* is a document; the newest generation is in force. Making one is a compare-and-swap: a transaction inserts
+``generation + 1``, which fails when somebody else was first. The receipt of the decision, the release, and the events
+that tell of both are written in that one transaction, so that nothing is live without its reason.
+
+==============  ======================================================================================================
+``release``     zero-padded generation -> :class:`~interlock.records.Release`
+``served``      zero-padded generation -> :class:`Served`: it really published an audited batch
+``evaluation``  candidate/champion/holdout -> :class:`~interlock.release.judge.Judged`: where the receipt is
+``ask``         holdout/number -> :class:`~interlock.release.judge.Ask`: what the holdout was asked
+``approval``    zero-padded entry of the receipt -> :class:`Approval`: a person released what was held
+==============  ======================================================================================================
+
+A champion that was rolled back is *taken back*: neither another rollback nor the loop releases it again. Only a person
+may, by name and with a reason.
+"""
+
+from datetime import datetime
+
+import msgspec
+
+from interlock.errors import BundleCorrupt, Conflict, GateHeld, Misuse, NotFound, NothingToServe
+from interlock.model.bundle import open_bundle
+from interlock.ports import Ledger, Parts, Transaction, Turn
+from interlock.records import Event, Receipt, Record, Release, canonical, facts_of, short, timestamp
+from interlock.release.gate import decide, policy_of
+from interlock.release.judge import Ask, Judged, ask_key, evaluation_key, reassess
+
+__all__ = [
+    "Approval",
+    "Chapter",
+    "Replay",
+    "Served",
+    "approve",
+    "current",
+    "generation_key",
+    "history",
+    "mark_served",
+    "policy_of",
+    "promote_person",
+    "receipt_at",
+    "record_decision",
+    "release_at",
+    "releases",
+    "replay",
+    "roll_back",
+    "taken_back",
+]
+
+
+class Served(Record, frozen=True, kw_only=True):
+    """A release that published an audited batch, told by the ledger entry ``sequence``."""
+
+    sequence: int
+
+
+class Approval(Record, frozen=True, kw_only=True):
+    """A person released what the gate had held."""
+
+    generation: int
+    because: str
+
+
+class Chapter(Record, frozen=True, kw_only=True):
+    """A release with the receipt that led to it and whether it really served."""
+
+    release: Release
+    receipt: Receipt | None
+    served: bool
+
+
+class Replay(Record, frozen=True, kw_only=True):
+    """A decision, recomputed. ``differences`` says what does not agree; none means the same, byte for byte."""
+
+    sequence: int
+    candidate: str
+    differences: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both the evaluation and the decision came out the same."""
+        return not self.differences
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def generation_key(generation: int) -> str:
+    """Make the document key of a generation, which sorts as text."""
+    return f"{generation:010d}"
+
+
+def current(ledger: Ledger) -> Release | None:
+    """Read the release in force, or None."""
+    found = ledger.scan("release", Release, newest_first=True, limit=1)
+    return found[0][1] if found else None
+
+
+def releases(ledger: Ledger) -> list[Release]:
+    """Read all releases, newest first."""
+    return [release for _, release in ledger.scan("release", Release, newest_first=True)]
+
+
+def release_at(ledger: Ledger, moment: datetime) -> Release | None:
+    """Find the release that was in force at a time (timezone-aware), or None before the first."""
+    asked = timestamp(moment)
+    return next((release for release in releases(ledger) if release.at <= asked), None)
+
+
+def taken_back(ledger: Ledger) -> frozenset[str]:
+    """Find the champions that were rolled back and not released again since, by digest."""
+    taken: set[str] = set()
+    before: Release | None = None
+    for release in reversed(releases(ledger)):
+        if before is not None and release.cause == "rollback":
+            taken.add(before.champion)
+        taken.discard(release.champion)
+        before = release
+    return frozenset(taken)
+
+
+def receipt_at(ledger: Ledger, sequence: int) -> Receipt:
+    """Read the receipt of ledger entry ``sequence``; raises :class:`NotFound` when that is no decision."""
+    found = ledger.events(kinds=["gate.decided"], after=sequence - 1, limit=1)
+    if not found or found[0].sequence != sequence:
+        raise NotFound(
+            f"Entry {sequence} of the ledger is not a decision.",
+            next_step="Entries of the kind gate.decided are in 'interlock history --events'.",
+            sequence=sequence,
+        )
+    return msgspec.convert(found[0].facts, Receipt)
+
+
+def history(ledger: Ledger) -> list[Chapter]:
+    """Tell every release, newest first, with its receipt and whether it served."""
+    served = _served(ledger)
+    return [
+        Chapter(
+            release=release,
+            receipt=None if release.receipt is None else receipt_at(ledger, release.receipt),
+            served=release.generation in served,
+        )
+        for release in releases(ledger)
+    ]
+
+
+def _served(ledger: Ledger) -> frozenset[int]:
+    return frozenset(int(key) for key, _ in ledger.scan("served", Served))
+
+
+def mark_served(transaction: Transaction, generation: int, sequence: int) -> None:
+    """Note, with the batch that proves it, that a release really served. The first proof stays."""
+    key = generation_key(generation)
+    if transaction.read("served", key, Served) is None:
+        transaction.insert("served", key, Served(sequence=sequence))
+
+
+# ---- deciding ----------------------------------------------------------------------------------------------------
+
+
+def record_decision(parts: Parts, turn: Turn, receipt: Receipt, baseline: str) -> tuple[Event, Release | None]:
+    """Record a decision and, on ``promote``, make its candidate the champion, in one transaction.
+
+    Recorded before with the same bytes, it changes nothing: that entry is returned, and the release while it is in
+    force. Raises :class:`Conflict` when a promotion was judged against another champion than the one in force.
+    """
+    ledger, evaluation, decision = parts.ledger, receipt.evaluation, receipt.decision
+    key = evaluation_key(evaluation.candidate, evaluation.champion, evaluation.holdout_digest)
+    before, in_force = _recorded(ledger, key), current(ledger)
+    if before is not None and canonical(before[1]) == canonical(receipt):
+        event = before[0]
+        return event, in_force if in_force and in_force.receipt == event.sequence else None
+    is_new = before is None or canonical(before[1].evaluation) != canonical(evaluation)
+    number = len(ledger.scan("ask", Ask, prefix=f"{evaluation.holdout_digest}/")) + 1
+    release = None
+    if decision.verdict == "promote":
+        _judged_against(in_force, evaluation.champion)
+        release = _next(parts, in_force, evaluation.candidate, baseline, because=decision.reason)
+    with turn.transaction(ledger) as transaction:
+        event = transaction.append("gate.decided", evaluation.candidate, facts_of(receipt))
+        transaction.put("evaluation", key, Judged(receipt=event.sequence))
+        if is_new:
+            ask = Ask(
+                candidate=evaluation.candidate,
+                champion=evaluation.champion,
+                evidence_key=evaluation.evidence_key,
+                receipt=event.sequence,
+            )
+            transaction.insert("ask", ask_key(evaluation.holdout_digest, number), ask)
+        if release is not None:
+            release = msgspec.structs.replace(release, receipt=event.sequence)
+            _make(transaction, release)
+    return event, release
+
+
+def _recorded(ledger: Ledger, key: str) -> tuple[Event, Receipt] | None:
+    judged = ledger.read("evaluation", key, Judged)
+    if judged is None:
+        return None
+    event = ledger.events(kinds=["gate.decided"], after=judged.receipt - 1, limit=1)[0]
+    return event, msgspec.convert(event.facts, Receipt)
+
+
+def _judged_against(in_force: Release | None, champion: str | None) -> None:
+    live = in_force.champion if in_force else None
+    if live != champion:
+        raise Conflict(
+            f"It was judged against {_name(champion)}, and {_name(live)} is in force now.",
+            next_step="Run 'interlock run' again: it is judged against the champion in force.",
+            judged_against=champion,
+            in_force=live,
+        )
+
+
+def _name(champion: str | None) -> str:
+    return "no champion" if champion is None else f"champion {short(champion)}"
+
+
+def _next(parts: Parts, in_force: Release | None, champion: str, baseline: str, *, because: str) -> Release:
+    """Describe the generation that would follow the one in force, with its last good model."""
+    return Release(
+        generation=in_force.generation + 1 if in_force else 1,
+        champion=champion,
+        last_good=_last_good(parts.ledger, in_force, champion),
+        baseline=baseline,
+        cause="gate",
+        because=because,
+        at=timestamp(parts.clock.now()),
+    )
+
+
+def _last_good(ledger: Ledger, in_force: Release | None, champion: str) -> str | None:
+    """Name the champion in force if it ever really served, else its own last good; never the new champion itself."""
+    if in_force is None:
+        return None
+    served = _served(ledger)
+    proven = any(r.champion == in_force.champion and r.generation in served for r in releases(ledger))
+    found = in_force.champion if proven else in_force.last_good
+    return None if found == champion else found
+
+
+def _make(transaction: Transaction, release: Release) -> None:
+    """Write a release and its event; raises :class:`Conflict` when that generation exists."""
+    transaction.insert("release", generation_key(release.generation), release)
+    transaction.append("release.made", str(release.generation), facts_of(release))
+
+
+# ---- a person decides --------------------------------------------------------------------------------------------
+
+
+def approve(parts: Parts, turn: Turn, decision: int | str, because: str) -> Release:
+    """Release the candidate of a held decision, named by its ledger entry or by the candidate's digest.
+
+    Raises :class:`NotFound` when there is no such decision, :class:`GateHeld` when it was not held but refused,
+    :class:`Misuse` when there was nothing to approve or no reason is given, :class:`Conflict` when another champion is
+    in force than it was judged against, or it was approved before, and :class:`BundleCorrupt`.
+    """
+    _reasoned(because)
+    ledger = parts.ledger
+    sequence = decision if isinstance(decision, int) else _newest_decision(ledger, decision).sequence
+    receipt = receipt_at(ledger, sequence)
+    _approvable(receipt, sequence)
+    in_force = current(ledger)
+    _judged_against(in_force, receipt.evaluation.champion)
+    open_bundle(parts, receipt.evaluation.candidate)
+    made = msgspec.structs.replace(
+        _next(parts, in_force, receipt.evaluation.candidate, receipt.evaluation.baseline, because=because),
+        cause="approval",
+        receipt=sequence,
+    )
+    with turn.transaction(ledger) as transaction:
+        approval = Approval(generation=made.generation, because=because)
+        transaction.insert("approval", f"{sequence:010d}", approval)
+        _make(transaction, made)
+    return made
+
+
+def _approvable(receipt: Receipt, sequence: int) -> None:
+    decision = receipt.decision
+    if decision.verdict == "keep":
+        raise GateHeld(
+            f"Entry {sequence} was not held for approval but refused: {decision.reason}",
+            next_step="Improve the model and run again. Only a held decision can be approved.",
+            sequence=sequence,
+        )
+    if decision.verdict == "promote":
+        raise Misuse(
+            f"Entry {sequence} needs no approval: the gate released it.",
+            next_step="'interlock history' lists the releases.",
+            sequence=sequence,
+        )
+
+
+def promote_person(parts: Parts, turn: Turn, digest: str, because: str) -> Release:
+    """Make a bundle the champion by a person's word, whatever the gate had said; it must have been judged.
+
+    Raises :class:`NotFound` when it never was, :class:`Misuse` when it is live already or no reason is given,
+    :class:`Conflict` when somebody else was first, and :class:`BundleCorrupt`.
+    """
+    _reasoned(because)
+    event = _newest_decision(parts.ledger, digest)
+    in_force = current(parts.ledger)
+    if in_force is not None and in_force.champion == digest:
+        raise Misuse(f"{short(digest)} is the champion already (release {in_force.generation}).")
+    open_bundle(parts, digest)
+    baseline = msgspec.convert(event.facts, Receipt).evaluation.baseline
+    made = msgspec.structs.replace(
+        _next(parts, in_force, digest, baseline, because=because), cause="person", receipt=event.sequence
+    )
+    with turn.transaction(parts.ledger) as transaction:
+        _make(transaction, made)
+    return made
+
+
+def _newest_decision(ledger: Ledger, digest: str) -> Event:
+    found = ledger.events(kinds=["gate.decided"], subject=digest, newest_first=True, limit=1)
+    if not found:
+        raise NotFound(
+            f"Bundle {short(digest)} was never judged.",
+            next_step="Give the full digest of a candidate of 'interlock history --events'.",
+            digest=digest,
+        )
+    return found[0]
+
+
+def _reasoned(because: str) -> None:
+    if not because.strip():
+        raise Misuse("A person's decision needs a reason.", next_step="Say why with --because.")
+
+
+# ---- the way back ------------------------------------------------------------------------------------------------
+
+
+def roll_back(parts: Parts, turn: Turn, because: str, to: int | None = None) -> Release:
+    """Release again the newest earlier champion that really served, was not taken back, and still verifies.
+
+    With ``to``, the champion of that generation. Never the champion in force. Raises :class:`NothingToServe` when there
+    is none to go back to, :class:`NotFound` or :class:`Misuse` for an impossible ``to``, :class:`BundleCorrupt` when
+    the bundle of ``to`` is damaged, and :class:`Conflict` when somebody else was first.
+    """
+    _reasoned(because)
+    in_force = current(parts.ledger)
+    if in_force is None:
+        raise NothingToServe("Nothing is live, so there is nothing to go back from.", next_step="Run 'interlock run'.")
+    target = _proven(parts, turn, in_force) if to is None else _named(parts, in_force, to)
+    bad = taken_back(parts.ledger) | {in_force.champion, target.champion}
+    made = Release(
+        generation=in_force.generation + 1,
+        champion=target.champion,
+        last_good=None if target.last_good in bad else target.last_good,
+        baseline=target.baseline,
+        cause="rollback",
+        because=because,
+        receipt=target.receipt,
+        at=timestamp(parts.clock.now()),
+    )
+    with turn.transaction(parts.ledger) as transaction:
+        _make(transaction, made)
+    return made
+
+
+def _proven(parts: Parts, turn: Turn, in_force: Release) -> Release:
+    """Find the newest earlier release that served, other than the one in force and those taken back."""
+    served = _served(parts.ledger)
+    never = taken_back(parts.ledger) | {in_force.champion}
+    for release in releases(parts.ledger):
+        if release.generation not in served or release.champion in never:
+            continue
+        try:
+            open_bundle(parts, release.champion)
+        except (BundleCorrupt, NotFound) as problem:
+            turn.say(f"release {release.generation} cannot be gone back to: {problem.message}")
+            continue
+        return release
+    raise NothingToServe(
+        f"No earlier release than {in_force.generation} has another champion that really served and is intact.",
+        next_step="Name a generation with --to, or add data or change the code and run 'interlock run'.",
+        in_force=in_force.generation,
+    )
+
+
+def _named(parts: Parts, in_force: Release, generation: int) -> Release:
+    release = parts.ledger.read("release", generation_key(generation), Release)
+    if release is None:
+        raise NotFound(f"There is no release {generation}.", next_step="'interlock history' lists the releases.")
+    if release.champion == in_force.champion:
+        raise Misuse(
+            f"Release {generation} has the champion that is in force ({short(release.champion)}).",
+            next_step="Name a generation with another champion; 'interlock history' lists them.",
+        )
+    open_bundle(parts, release.champion)
+    return release
+
+
+# ---- replay ------------------------------------------------------------------------------------------------------
+
+
+def replay(parts: Parts, sequence: int) -> Replay:
+    """Recompute a decision: the evaluation from the evidence, and the verdict from the evaluation and the rules.
+
+    Raises :class:`NotFound` when the entry is no decision. What does not agree, byte for byte, is in the answer.
+    """
+    receipt = receipt_at(parts.ledger, sequence)
+    differences = []
+    try:
+        again = reassess(parts, receipt)
+    except (NotFound, BundleCorrupt) as problem:
+        differences.append(f"evidence: {problem.message}")
+    else:
+        differences += _differences("evaluation", receipt.evaluation, again)
+    differences += _differences("decision", receipt.decision, decide(receipt.evaluation, receipt.policy))
+    return Replay(sequence=sequence, candidate=receipt.evaluation.candidate, differences=tuple(differences))
+
+
+def _differences(name: str, recorded: Record, again: Record) -> list[str]:
+    fields = recorded.__struct_fields__
+    return [
+        f"{name}.{field}: recorded {_shown(getattr(recorded, field))}, now {_shown(getattr(again, field))}"
+        for field in fields
+        if canonical(getattr(recorded, field)) != canonical(getattr(again, field))
+    ]
+
+
+def _shown(value: object) -> str:
+    text = canonical(value).decode()
+    return text if len(text) <= 200 else f"{text[:200]}…"
