@@ -77,9 +77,7 @@ def forks_and_hangs(a):
         time.sleep(600)
     os._exit(0)
 
-def comes_back_twice(a):
-    os.fork()
-    return "once"
+def comes_back_twice(a): return lambda b: (os.fork(), b["n"])[1]
 
 def starts_a_program(a):
     process = subprocess.Popen(["sleep", "600"])
@@ -348,7 +346,8 @@ def test_whatever_it_does_is_told(forking: Runner, project: Path, function: str,
 
 
 def test_code_that_comes_back_twice_answers_once(forking: Runner, project: Path) -> None:
-    assert forking.call("probe:comes_back_twice", arguments(project), deadline_s=30).value == "once"
+    with forking.session("probe:comes_back_twice", arguments(project), deadline_s=30) as session:
+        assert [session.call({"n": n}, deadline_s=30).value for n in range(8)] == list(range(8))
 
 
 def test_a_file_that_cannot_be_compiled_is_told(forking: Runner, project: Path) -> None:
@@ -491,6 +490,8 @@ from interlock.model.runner import Runner
 runner = Runner(Path({str(tmp_path)!r}), ["slow_library"], Path())
 runner.start()
 if {loading}:
+    while runner._host.importing != "slow_library":
+        runner._host.ready.wait(0.01)
     print("pids", runner._host._process.pid, flush=True)
     sys.stdin.read()
 runner.call("probe:hang", {{"folders": [{str(code)!r}]}}, deadline_s=600, say=lambda text: print(text, flush=True))
