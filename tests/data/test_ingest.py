@@ -365,6 +365,21 @@ def test_a_column_that_never_had_a_value_gets_its_type_later(project: Any) -> No
     assert [row["x"] for row in rows(project)] == [None, None, 2.5]
 
 
+def test_types_may_be_declared_later_where_nothing_is_lost(project: Any) -> None:
+    project.put("a.csv", HEAD + "1,7,yes\n")
+    run(project)
+    project.set(types={"x": "bool"})
+    project.put("b.csv", HEAD + "2,1,no\n")
+    (refused,) = run(project)
+    assert refused.status == "refused"
+    assert "'types' says bool for column 'x', and its stored rows are int" in refused.reason
+    project.set(types={"x": "str"})
+    (result,) = run(project)
+    assert result.status == "accepted"
+    assert "became str" in result.notes[0]
+    assert [row["x"] for row in rows(project)] == ["7", "1"]
+
+
 def test_soft_findings_are_noted(project: Any) -> None:
     project.put("a.csv", HEAD + "1,0.5,yes\n2,0.7,no\n")
     run(project)
