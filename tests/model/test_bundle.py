@@ -1,4 +1,3 @@
-import os
 import sys
 from pathlib import Path
 
@@ -273,7 +272,7 @@ class TestOpen:
         form.write_bytes(content)
         extra = folder / "code" / "sitecustomize.py"
         extra.write_text("")
-        with pytest.raises(BundleCorrupt, match="'code/sitecustomize.py' was not packed"):
+        with pytest.raises(BundleCorrupt, match=r"'code/sitecustomize\.py' was not packed"):
             open_bundle(project.parts, bundle.digest)
         extra.unlink()
         open_bundle(project.parts, bundle.digest)
@@ -296,7 +295,7 @@ class changed:  # noqa: N801 - reads as a statement
 
     def __enter__(self):
         self.before = self.path.read_bytes()
-        os.chmod(self.path, 0o644)
+        self.path.chmod(0o644)
         self.path.write_bytes(self.content)
 
     def __exit__(self, *_):

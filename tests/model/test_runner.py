@@ -207,6 +207,7 @@ def test_an_exception_is_told_with_the_users_frames_only(runner: Runner, project
     error = failure(runner, project, "fails")
     assert error.facts["cause"] == "raised"
     assert error.message.startswith(f"{LABEL} raised ValueError: no such column: xxx")
+    assert error.message.endswith("(probe.py, line 17).")
     assert len(str(error)) < 1_000
     assert 'File "probe.py", line 17, in fails' in error.traceback
     assert "KeyError: 'never there'" in error.traceback

@@ -1,8 +1,8 @@
 """Pack a trained model under the digest of its bytes, and open a packed one only when every byte is as packed.
 
 A bundle is a folder (see :mod:`interlock.model.manifest`) under ``bundles/<digest>/`` of the blobs: ``model/`` (the
-native model), ``fast/`` (the form that answers in our own process), ``code/``, ``signature.json``, ``profile.json``, the
-environment lock, and what makes it an MLflow model folder. The manifest is stored last: without it there is none.
+native model), ``fast/`` (the form that answers in our own process), ``code/``, ``signature.json``, ``profile.json``,
+the environment lock, and what makes it an MLflow model folder. The manifest is stored last: without it there is none.
 """
 
 import contextlib
@@ -139,6 +139,12 @@ def _signature(parts: Parts, snapshot: Snapshot) -> Signature:
 
 def _output(rows: pl.LazyFrame, target: Column, task: str) -> Output:
     if task == "classification":
+        if target.type not in ("str", "int", "bool"):
+            raise SettingsError(
+                f"The target '{target.name}' is {target.type}; classes are text, whole numbers or booleans.",
+                next_step=f"Set types.{target.name} = 'str' under [data], or task = 'regression'.",
+                column=target.name,
+            )
         labels = rows.select(pl.col(target.name).drop_nulls().unique().sort()).collect().to_series().to_list()
         return Output(kind="label", type=target.type, classes=tuple(labels))
     low, high = target.low, target.high

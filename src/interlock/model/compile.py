@@ -218,14 +218,22 @@ def _cases(
 ) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame | None]]:
     """Name, rows and native answers of everything to compare; None where the model refuses the rows."""
     yield "the holdout", holdout, expected
-    calm = _refusal_or(own, made.calm)
-    if calm is None:
-        for row in made.calm.iter_slices(1):
-            yield "a made row", row, _refusal_or(own, row)
-    else:
-        yield "made rows", made.calm, calm
-    for row in made.risky.iter_slices(1):
-        yield "a made row", row, _refusal_or(own, row)
+    for frame in made:
+        for rows, answers in _answered_or_refused(own, frame):
+            yield "made rows", rows, answers
+
+
+def _answered_or_refused(own: Answer, frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
+    """Cut a frame, by halves, into parts that the model answers and single rows that it refuses (None)."""
+    if frame.is_empty():
+        return
+    answers = _refusal_or(own, frame)
+    if answers is not None or frame.height == 1:
+        yield frame, answers
+        return
+    middle = frame.height // 2
+    yield from _answered_or_refused(own, frame[:middle])
+    yield from _answered_or_refused(own, frame[middle:])
 
 
 def _refusal_or(answer: Answer, frame: pl.DataFrame) -> pl.DataFrame | None:

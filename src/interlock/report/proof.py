@@ -95,7 +95,7 @@ def _gains(seen: Evaluation, min_gain: float) -> tuple[Block, ...]:
             ("Standard error", "number"),
             ("Confidence", "number"),
             ("Rows that differ", "number"),
-            ("Method", "word"),
+            ("Method", "text"),
         ),
         rows=tuple(_gain_row(comparison) for comparison in seen.comparisons),
         note="Gains are oriented so that more is better. The confidence includes the price of asking one holdout "
