@@ -1,7 +1,7 @@
 """How often is the gate wrong? Simulated retrains, judged as the gate judges. Prints tables, writes nothing.
 
-1. An equally good model, each time on a fresh holdout: how often is it released all the same (allowed: alpha)? And one
-   that is two points better: how often is it seen? The errors of the two models are correlated, as those of retrains are.
+1. An equally good model, each time on a fresh holdout: how often is it released all the same (allowed: alpha)? And
+   one that is two points better: how often is it seen? Errors of the two models are correlated, as those of retrains.
 2. A hundred equally good models on *one* holdout: in how many such campaigns is any of them released, with the holdout
    budget and without?
 
@@ -90,9 +90,8 @@ def main() -> None:
     options.add_argument("--runs", type=int, default=100)
     chosen = options.parse_args()
     first = level(CONFIDENCE, 1)
-    print(
-        f"Python {platform.python_version()}, numpy {np.__version__}; {chosen.trials} retrains a cell, 500 resamples each\n"
-    )
+    print(f"Python {platform.python_version()}, numpy {np.__version__}")
+    print(f"{chosen.trials} retrains a cell, 500 resamples each\n")
     print("1. Fresh holdouts. Released although no better (allowed: alpha), and seen when two points better")
     print(
         f"{'metric':<9} {'rows':>6}   {'no better, alpha 0.05':>21}   {f'no better, {first:.4f}':>18}   {'+0.02':>15}"
