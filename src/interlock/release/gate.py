@@ -246,7 +246,8 @@ def _holdout_budget(evaluation: Evaluation, policy: Policy) -> Check:
     asked = f"{evaluation.asks:.3g}"
     passed = evaluation.asks <= policy.max_asks
     reason = (
-        f"The holdout is asked for time number {asked} of at most {policy.max_asks}."
+        f"Comparison number {asked} on these held-out rows, made at the level "
+        f"{level(policy.confidence, evaluation.asks):.2g}; {policy.max_asks} are allowed."
         if passed
         else f"The holdout is worn out: this is comparison number {asked} on its rows, and {policy.max_asks} are "
         "allowed. Hold out fresh rows."

@@ -32,8 +32,10 @@ from interlock.release.slices import slice_columns
 from interlock.settings import Settings, seconds
 
 _CHUNK_ROWS = 65_536
-_LATENCY_CALLS = 20
-_LATENCY_BUDGET_S = 2.0
+_WARM_UP_CALLS = 2
+_LATENCY_CALLS = 11
+_FEWEST_LATENCY_CALLS = 5
+_LATENCY_BUDGET_S = 0.5
 
 
 class Judged(Record, frozen=True, kw_only=True):
@@ -252,16 +254,18 @@ def _answers(who: str, predictor: Predictor, rows: pl.DataFrame, settings: Setti
 def _latency_ms(parts: Parts, predictor: Predictor, rows: pl.DataFrame) -> float:
     """Median time to answer one row, in milliseconds, after a warm-up, over rows spread through the holdout."""
     clock = parts.clock
+    calls = _WARM_UP_CALLS + _LATENCY_CALLS
     took: list[float] = []
     started = clock.monotonic()
-    for call in range(_LATENCY_CALLS + 3):
-        one = rows.slice(call * rows.height // (_LATENCY_CALLS + 3), 1)
+    for call in range(calls):
+        one = rows.slice(call * rows.height // calls, 1)
         before = clock.monotonic()
         predictor.predict(one)
         took.append((clock.monotonic() - before) * 1e3)
-        if len(took) > 3 and clock.monotonic() - started > _LATENCY_BUDGET_S:
+        enough = len(took) >= _WARM_UP_CALLS + _FEWEST_LATENCY_CALLS
+        if enough and clock.monotonic() - started > _LATENCY_BUDGET_S:
             break
-    return statistics.median(took[3:])
+    return statistics.median(took[_WARM_UP_CALLS:])
 
 
 # ---- evidence ----------------------------------------------------------------------------------------------------
