@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 refused by a decision, 2 misuse, 3 fault. What the verbs n
 
 import json as json_text
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 
 from interlock import __version__
 from interlock.cli.context import current
-from interlock.errors import InterlockError, bounded
+from interlock.errors import Fault, InterlockError, bounded
 
 app = typer.Typer(
     name="interlock",
@@ -277,3 +278,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. What was recorded stays; the next turn goes on from there.\n")
         sys.exit(130)
+    except Exception as problem:  # noqa: BLE001 - a fault of ours must not look like a decision (exit 1)
+        traceback.print_exc()
+        name = type(problem).__name__
+        _report(
+            Fault(f"{name} inside Interlock {__version__}.", next_step="Please report it with the traceback above.")
+        )
+        sys.exit(3)

@@ -1,8 +1,8 @@
 """Logical types and the frames' types: infer them from text, and convert columns telling which cells do not fit.
 
 The six logical types of :data:`~interlock.records.ColumnType` have one Polars type each (``DTYPES``). Text becomes a
-type only when *every* value of the column is of it; numbers with leading zeros (``007``) and whole numbers beyond 64 bits
-stay text, because they are names and not amounts. Empty cells are nulls.
+type only when *every* value of the column is of it; numbers with leading zeros (``007``) and whole numbers beyond
+64 bits stay text, because they are names and not amounts. Empty cells are nulls.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ _ZONED = r"(?:Z|[+-]\d{2}:?\d{2})$"
 
 
 def logical(dtype: pl.DataType) -> ColumnType | None:
-    """The logical type of a Polars type, or None for one that no column of Interlock can have (lists, structs, bytes)."""
+    """The logical type of a Polars type; None for one that no column can have here (lists, structs, bytes)."""
     if dtype.is_integer():
         return "int"
     if dtype.is_float() or dtype.is_decimal():
@@ -127,10 +127,8 @@ def _from_text(text: pl.Series, to: ColumnType) -> pl.Series:
     if to == "float":
         return stripped.cast(pl.Float64, strict=False)
     if to == "bool":
-        lower = stripped.str.to_lowercase()
-        return pl.select(
-            pl.when(lower.is_in(["true", "1"])).then(pl.lit(value=True)).when(lower.is_in(["false", "0"])).then(pl.lit(value=False))
-        ).to_series().alias(text.name)  # fmt: skip
+        words = {"true": True, "1": True, "false": False, "0": False}
+        return stripped.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
     return _dates(stripped) if to == "date" else _datetimes(stripped)
 
 

@@ -72,6 +72,7 @@ def _plausible(records: list[list[str]], layout: Expected) -> tuple[int, bool, i
 
 
 def read_csv(path: Path, name: str, shape: _Shape, layout: Expected) -> Raw:
+    """Parse: with the known types where they fit, else as text. Raises :class:`Unreadable`."""
     frame = None
     if layout.known:
         frame = _parse(path, shape, {column: _parser_type(layout.type_of(column)) for column in shape.names})
@@ -106,7 +107,7 @@ def _parse(path: Path, shape: _Shape, schema: Mapping[str, pl.DataType]) -> pl.D
 
 
 def _refuse_ragged(path: Path, name: str, shape: _Shape, *, certain: bool) -> None:
-    """Raise :class:`Unreadable` when a record has more or fewer fields than the header, or for what else is malformed."""
+    """Raise :class:`Unreadable` for a record with more or fewer fields than the header, or another malformation."""
     found = first_ragged(path, shape.delimiter, len(shape.names))
     if found is not None:
         record, fields = found

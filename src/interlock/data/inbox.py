@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
-    """One file of an inbox. ``version`` changes whenever the bytes may have changed; ``modified_s`` is Unix time or None."""
+    """One file of an inbox. ``version`` changes whenever its bytes may have; ``modified_s`` is Unix time or None."""
 
     name: str
     key: str
@@ -49,7 +49,7 @@ class Staged:
 
 
 class Inbox:
-    """Where files land. ``arrivals`` lists them in name order, ``stage`` makes the private copy (None: not yet whole)."""
+    """Where files land: ``arrivals`` lists them in name order, ``stage`` makes a private copy (None: not yet whole)."""
 
     def arrivals(self, say: Say) -> list[Arrival]:
         """Files that may be read, in name order; what is left out is told."""
@@ -61,7 +61,7 @@ class Inbox:
 
 
 def open_inbox(settings: Settings, location: str) -> Inbox:
-    """The inbox at a folder (relative to the project) or URL; raises :class:`SettingsError` when there is no such folder."""
+    """The inbox at a folder (relative to the project) or URL. Raises :class:`SettingsError` for no such folder."""
     if "://" in location:
         return ObjectInbox(open_blobs(location, settings.root))
     folder = settings.path(location)
@@ -158,7 +158,7 @@ class FolderInbox(Inbox):
         return sorted(found, key=lambda arrival: arrival.name)
 
     def _files(self, say: Say) -> Iterator[tuple[str, Path]]:
-        """Names (relative, ``/``-separated, always encodable) and paths; links that leave the inbox are told and skipped."""
+        """Names (relative, ``/``-separated, always UTF-8) and paths; links that leave the inbox are skipped, told."""
         root = self._folder.resolve()
         for folder, folders, files in os.walk(root):
             base = Path(folder)
@@ -180,9 +180,8 @@ class FolderInbox(Inbox):
         try:
             handle = os.open(arrival.key, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            say(
-                f"{shown(arrival.name)} cannot be opened ({errno.errorcode.get(error.errno or 0, 'error')}) and was left alone"
-            )
+            why = errno.errorcode.get(error.errno or 0, "error")
+            say(f"{shown(arrival.name)} cannot be opened ({why}) and was left alone")
             return None
         with os.fdopen(handle, "rb") as source:
             before = os.fstat(handle)

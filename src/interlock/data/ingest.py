@@ -33,11 +33,12 @@ _RACY_S = 2.0
 _EMPTY_KEY = "is empty, but it is part of the key"
 
 
-class Seen(Record, kw_only=True):
+class Seen(Record, frozen=True, kw_only=True):
     """Document ``seen``: the bytes found under a name, so that an unchanged file is not hashed again.
 
     ``trusted``: the file was older than two seconds when this was written, so that a later change must show in
-    ``version`` (git's rule for racy entries). ``rules``: digest of the source's settings that the file was held against.
+    ``version`` (git's rule for racy entries). ``rules``: digest of the source's settings that the file
+    was held against.
     """
 
     version: str
@@ -128,9 +129,9 @@ def _arrived(work: _Work, inbox: Inbox, arrival: Arrival, seen: dict[str, Seen])
     """One file of the inbox: nothing new, repeated, or taken in."""
     ledger, key = work.parts.ledger, f"{work.name}/{arrival.name}"
     before = seen.get(key)
-    if before is not None and before.trusted and before.version == arrival.version:
-        if before.rules == work.rules or _settled(work, before.digest):
-            return None
+    unchanged = before is not None and before.trusted and before.version == arrival.version
+    if before is not None and unchanged and (before.rules == work.rules or _settled(work, before.digest)):
+        return None
     started = work.parts.clock.monotonic()
     staged = inbox.stage(arrival, work.scratch / "arrival", work.turn.say)
     if staged is None:
@@ -154,13 +155,13 @@ def _arrived(work: _Work, inbox: Inbox, arrival: Arrival, seen: dict[str, Seen])
 
 
 def _settled(work: _Work, file_digest: str) -> bool:
-    """Was it accepted? What was refused is tried again when the rules have changed."""
+    """Say whether it was accepted; what was refused is tried again when the rules have changed."""
     known = work.parts.ledger.read("file", f"{work.name}/{file_digest}", FileResult)
     return known is not None and known.status == "accepted"
 
 
 def _rules_changed(work: _Work, known: FileResult, before: Seen | None, seen: dict[str, Seen]) -> bool:
-    """Was that refusal under other settings than today's?"""
+    """Say whether that refusal was under other settings than today's."""
     first = before if before is not None and before.digest == known.digest else seen.get(f"{work.name}/{known.name}")
     return first is None or first.digest != known.digest or first.rules != work.rules
 
@@ -192,14 +193,14 @@ def _repeated(arrival: Arrival, staged: Staged, known: FileResult) -> FileResult
 _Outcome = tuple[FileResult, Layout | None]
 
 
-class Pending(Record, kw_only=True):
-    """Document ``pending``: the file whose rows are being committed. Found after a kill, it is recorded or forgotten."""
+class Pending(Record, frozen=True, kw_only=True):
+    """Document ``pending``: the file whose rows are being committed, so that a kill leaves no commit unrecorded."""
 
     digest: str = ""
     seen: Seen | None = None
 
 
-class _Facts(Record, kw_only=True):
+class _Facts(Record, frozen=True, kw_only=True):
     """What is written with the commit of a file, so that a retry only has to record it."""
 
     result: FileResult
@@ -316,7 +317,7 @@ def _refuse_bad(work: _Work, bad: pl.DataFrame, rows: int, rows_bad: int) -> Non
         return
     groups = bad.group_by("column", "reason", maintain_order=True).agg(pl.len(), pl.col("row").min())
     worst = [
-        f"{count:,} x {f'column {chr(39)}{shown(column, 40)}{chr(39)} ' if column else ''}{reason} (first in row {row:,})"
+        f"{count:,} x {_cell(column)} {reason} (first in row {row:,})"
         for column, reason, count, row in groups.sort("len", descending=True).head(3).iter_rows()
     ]
     raise DataRefused(
@@ -325,6 +326,10 @@ def _refuse_bad(work: _Work, bad: pl.DataFrame, rows: int, rows_bad: int) -> Non
         rows=rows,
         quarantined=rows_bad,
     )
+
+
+def _cell(column: str) -> str:
+    return f"column '{shown(column, 40)}'" if column else "a row"
 
 
 def _soft(good: pl.DataFrame, layout: Layout, source: Source) -> list[str]:

@@ -21,7 +21,7 @@ from interlock.settings import Source
 LINEAGE = {"_file": pl.String(), "_row": pl.Int64(), "_seq": pl.Int64()}
 
 
-class Layout(Record, kw_only=True):
+class Layout(Record, frozen=True, kw_only=True):
     """Document ``columns``: what a source looks like. ``mixed``: one key may have several rows, the newest counts."""
 
     columns: tuple[Column, ...] = ()

@@ -83,17 +83,16 @@ def _decompress(path: Path, target: Path, name: str) -> None:
                 written += len(chunk)
                 if written > limit:
                     raise Unreadable(
-                        f"{shown(name)} unfolds from {compressed:,} bytes to more than {limit:,} bytes, as a gzip bomb does.",
-                        next_step="If the file is genuine, decompress it yourself and put the plain file into the inbox.",
+                        f"{shown(name)} unfolds from {compressed:,} to more than {limit:,} bytes, as a gzip bomb does.",
+                        next_step="If the file is genuine, put it into the inbox decompressed.",
                         file=name,
                         compressed_bytes=compressed,
                     )
                 sink.write(chunk)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        cut = isinstance(error, EOFError)
+        what, why = ("cut short", "has no end") if isinstance(error, EOFError) else ("damaged", "does not hold")
         raise Unreadable(
-            f"{shown(name)} is {'cut short' if cut else 'damaged'}: its gzip data {'has no end' if cut else 'does not hold'}"
-            f" (after {written:,} decompressed bytes).",
+            f"{shown(name)} is {what}: its gzip data {why} (after {written:,} decompressed bytes).",
             next_step="Send the file again, whole, under a new name.",
             file=name,
         ) from error
@@ -144,7 +143,7 @@ def _check_utf8(
         at = offset - len(pending) + error.start
         raise Unreadable(
             f"{shown(name)} is not UTF-8: the first wrong byte is at offset {at:,}.",
-            next_step="Save it as UTF-8 and put it into the inbox under a new name (for example: iconv -f latin1 -t utf-8).",
+            next_step="Save it as UTF-8 under a new name (for example: iconv -f latin1 -t utf-8).",
             file=name,
             byte_offset=at,
         ) from None

@@ -1,8 +1,9 @@
 """Mergeable summaries of columns, and the distance between two of them.
 
-A number is counted in bins whose edges are quantiles of the reference (at most 64 bins of about equal weight), so that
-two profiles on the same edges can be added and compared. Text and booleans are counted by name. Dates and times are
-numbers (days, and seconds, since 1970). Nulls are a bin of their own: missing data is a state, not an absence.
+A number is counted in bins whose edges are quantiles of the reference (at most 64 bins of about equal weight, and one
+below and one above its range), so that two profiles on the same edges can be added and compared. Text and booleans are
+counted by name. Dates and times are numbers (days, and seconds, since 1970). Nulls are a bin of their own: missing data
+is a state, not an absence.
 """
 
 import math
@@ -22,11 +23,11 @@ from interlock.settings import CATEGORY_CAP
 BINS = 64
 
 
-class ColumnProfile(Record, kw_only=True):
+class ColumnProfile(Record, frozen=True, kw_only=True):
     """One column. ``count`` rows, of which ``nulls`` are null and ``strange`` not finite.
 
-    Numbers: bin ``i`` of ``bins`` counts ``edges[i-1] <= x < edges[i]`` (the first and last are open), ``low``, ``high``,
-    ``mean`` and ``spread`` (sum of squared differences from the mean) are of the finite values.
+    Numbers: bin ``i`` of ``bins`` counts ``edges[i-1] <= x < edges[i]`` (the first and last are open); ``low``,
+    ``high``, ``mean`` and ``spread`` (sum of squared differences from the mean) are of the finite values.
     Text: ``categories`` counts the most frequent names, ``other`` the rest. ``distinct`` is of one frame; after a merge
     it is the larger of the two, a lower bound.
     """
@@ -53,7 +54,7 @@ class ColumnProfile(Record, kw_only=True):
         return math.sqrt(self.spread / (finite - 1)) if finite > 1 else None
 
 
-class Profile(Record, kw_only=True):
+class Profile(Record, frozen=True, kw_only=True):
     """All columns of a frame."""
 
     rows: int
@@ -65,7 +66,7 @@ class Profile(Record, kw_only=True):
 
 
 def profile(frame: pl.DataFrame, *, reference: Profile | None = None) -> Profile:
-    """Summarise a frame; with a ``reference``, on its edges and categories, so that the two can be compared and merged."""
+    """Summarise a frame; with a ``reference`` on its edges and names, so that the two can be compared and merged."""
     names = [name for name in frame.columns if name not in INTERNAL and logical(frame.schema[name]) is not None]
     columns = tuple(_column(frame[name], reference.column(name) if reference else None) for name in names)
     return Profile(rows=frame.height, columns=columns)
@@ -131,12 +132,17 @@ def as_numbers(series: pl.Series) -> npt.NDArray[np.float64]:
 
 
 def quantile_edges(ordered: npt.NDArray[np.float64], bins: int = BINS) -> npt.NDArray[np.float64]:
-    """Inner edges, shape (at most bins - 1,), that cut sorted values into bins of about equal weight; distinct."""
+    """Distinct edges, shape (at most bins + 1,), that cut sorted values into bins of about equal weight.
+
+    The lowest value is the first edge and what follows the highest is the last: values outside of the range of the
+    reference have bins of their own, also for a reference that is constant.
+    """
     if not ordered.size:
         return ordered
     places = (np.arange(1, bins) * ordered.size) // bins
-    edges = np.unique(ordered[places])
-    return edges[edges > ordered[0]]
+    inner = ordered[places]
+    edges: npt.NDArray[np.float64] = np.unique([ordered[0], *inner, np.nextafter(ordered[-1], np.inf)])
+    return edges
 
 
 def merge(a: Profile, b: Profile) -> Profile:

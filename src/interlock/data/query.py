@@ -1,7 +1,7 @@
 """``data.query``: the user's SQL over the sources, run by DuckDB in a locked room.
 
-The room sees the Parquet files of the sources as views and may write into one scratch folder; nothing else of the disk, no
-network, no extensions, and the settings cannot be opened again from SQL. Exactly one SELECT is accepted.
+The room sees the Parquet files of the sources as views and may write into one scratch folder; nothing else of the
+disk, no network, no extensions, and the settings cannot be opened again from SQL. Exactly one SELECT is accepted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,11 +72,11 @@ def _view(view: View) -> str:
     files = ", ".join(_text(path) for path in view.paths)
     rows = f"read_parquet([{files}], union_by_name = true)"
     if not view.key:
-        return f"select {columns} from {rows}"
+        return f"select {columns} from {rows}"  # noqa: S608  every part is quoted
     key = ", ".join(quoted(name) for name in view.key)
     way = "asc" if view.keep_first else "desc"
     newest = f"row_number() over (partition by {key} order by _seq {way}, _row {way}) = 1"
-    return f"select {columns} from {rows} qualify {newest}"
+    return f"select {columns} from {rows} qualify {newest}"  # noqa: S608  every part is quoted
 
 
 def _lock(room: "duckdb.DuckDBPyConnection", views: Mapping[str, View], scratch: Path) -> None:

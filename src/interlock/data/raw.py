@@ -20,6 +20,7 @@ class Expected(NamedTuple):
     types: Mapping[str, ColumnType]
 
     def type_of(self, column: str) -> ColumnType | None:
+        """The type that was declared for a column, else the one that is known, else None."""
         return self.types.get(column) or self.known.get(column)
 
 

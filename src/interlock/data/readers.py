@@ -1,7 +1,7 @@
 """Read a file as a typed table: CSV, Parquet or JSON lines, with the cells that do not fit told one by one.
 
-The fast path hands the known types to Polars' parser. Only when that fails is the file read as text and converted column
-by column, so that the reason can name row and column. Reasons never hold the cell's value.
+The fast path hands the known types to Polars' parser. Only when that fails is the file read as text and converted
+column by column, so that the reason can name row and column. Reasons never hold the cell's value.
 A row's number is its place in the file, from 1, the header not counted (JSON lines: the number of the line).
 """
 

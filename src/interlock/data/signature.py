@@ -23,7 +23,7 @@ INTERNAL = ("_file", "_row", "_seq")
 """Lineage columns that Interlock adds to stored rows; they are no part of a signature."""
 
 
-class Drift(Record, kw_only=True):
+class Drift(Record, frozen=True, kw_only=True):
     """Soft findings in one column: rows with a category never seen, and rows outside of the range seen."""
 
     column: str
@@ -124,8 +124,8 @@ def _grown(old: Column, new: Column) -> Column:
         type=new.type,
         nullable=old.nullable or new.nullable,
         categories=categories,
-        low=min(lows, default=None),  # type: ignore[type-var]
-        high=max(highs, default=None),  # type: ignore[type-var]
+        low=min(lows, default=None),
+        high=max(highs, default=None),
     )
 
 
@@ -135,8 +135,8 @@ def _grown(old: Column, new: Column) -> Column:
 def check(frame: pl.DataFrame, columns: Sequence[Column], *, nullable: Collection[str] = ()) -> pl.DataFrame:
     """Cells of ``frame`` that break the signature: frame (row UInt64 from 0, column, reason), by column.
 
-    A null where none was before (unless ``nullable`` names the column or ``*``), a value of another type, a number that is
-    not finite. Whole floats pass for int and ints for float. Raises :class:`DataRefused` when a column is missing.
+    A null where none was before (unless ``nullable`` names the column or ``*``), a value of another type, a number that
+    is not finite. Whole floats pass for int and ints for float. Raises :class:`DataRefused` when a column is missing.
     """
     require(frame.columns, columns, "the frame")
     counts = _counts(frame, columns)
@@ -197,7 +197,7 @@ def require(have: Collection[str], columns: Sequence[Column], where: str) -> Non
 
 
 def drift_notes(frame: pl.DataFrame, columns: Sequence[Column]) -> list[Drift]:
-    """Count, column by column, rows with a category never seen and rows outside of the range seen; no entry for none."""
+    """Count, column by column, rows with a category never seen or outside of the range seen; no entry for none."""
     wanted: list[pl.Expr] = []
     judged = [column for column in columns if column.name in frame.columns]
     for place, column in enumerate(judged):

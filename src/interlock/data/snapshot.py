@@ -1,12 +1,12 @@
 """Pin the accepted rows, join and split them, and write what training and judging see: once for the same inputs.
 
-The snapshot's digest is of what it is made from: the accepted files of each source in order, the query and the split. So an
-unchanged project is known without opening a table. ``training_digest`` and ``holdout_digest`` are of the rows themselves
-(types, names and values, in the order written, as text), because one of the two often stays the same when data arrives, and
-the same holdout asked again must be recognised as the same.
+The snapshot's digest is of what it is made from: the accepted files of each source in order, the query and the split.
+So an unchanged project is known without opening a table. ``training_digest`` and ``holdout_digest`` are of the rows
+themselves (names, types and values, in the order written, as text), because one of the two often stays the same when
+data arrives, and the same holdout asked again must be recognised as the same.
 
-Rows are ordered by the hash of their key (by time first, in a split by time): an order that does not depend on when rows
-arrived, and as good as shuffled for a learner that looks at them in turn.
+Rows are ordered by the hash of their key (by time first, in a split by time): an order that does not depend on when
+rows arrived, and as good as shuffled for a learner that looks at them in turn.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import msgspec
 import polars as pl
@@ -240,7 +240,7 @@ def _joined(making: _Making, name: str, notes: list[str], first: str | None) -> 
         if len(settings.sources) > 1:
             raise SettingsError(
                 f"There are {len(settings.sources)} sources and no data.query.",
-                next_step=f"Say how they become one table: data.query = 'select * from {' join '.join(settings.sources)} ...'",
+                next_step=f"Say in data.query how {', '.join(settings.sources)} become one table.",
             )
         return making.rows(first or next(iter(settings.sources))).drop("_seq", "_row")
     target = making.scratch / f"{name}-query.parquet"
@@ -290,7 +290,7 @@ def _check_columns(settings: Settings, schema: Mapping[str, pl.DataType]) -> Non
         named["data.holdout.time"] = (spec.time,)
         if schema.get(spec.time) not in (None, pl.Date(), pl.Datetime("us")):
             raise SettingsError(
-                f"data.holdout.time names column '{spec.time}', which is {logical(schema[spec.time])} and no date or time.",
+                f"data.holdout.time names '{spec.time}', which is {logical(schema[spec.time])} and no date or time.",
                 next_step="Name a date or datetime column, or set its type under 'types' of the source.",
             )
     for setting, columns in named.items():
@@ -405,7 +405,7 @@ def content_digest(rows: pl.LazyFrame) -> str:
     schema = rows.collect_schema()
     hasher = _Hasher()
     hasher.write(msgspec.json.encode([[name, logical(dtype)] for name, dtype in schema.items()]))
-    rows.sink_csv(hasher, include_header=False, quote_style="non_numeric")
+    rows.sink_csv(cast("IO[bytes]", hasher), include_header=False, quote_style="non_numeric")
     return hasher.sha.hexdigest()
 
 

@@ -1,19 +1,20 @@
-"""Which rows are kept for judging, so that no row is ever trained on before it is judged.
+r"""Which rows are kept for judging, so that no row is ever trained on before it is judged.
 
 **By key** (``holdout = { fraction = 0.2 }``): a row is in the holdout when the first 60 bits of the MD5 of its key's
-canonical text, as a whole number, are below ``round(fraction * 2**60)``. The rule looks at nothing but the key, so a row
-stays where it is however the data grows, and anybody can recompute it with any tool.
+canonical text, as a whole number, are below ``round(fraction * 2**60)``. The rule looks at nothing but the key, so a
+row stays where it is however the data grows, and anybody can recompute it with any tool.
 
-The canonical text of a key is the line that PostgreSQL's ``COPY ... TO`` would write: the columns in order, joined by
-a tab; null is ``\\N``; in text a backslash, tab, line feed and carriage return are written ``\\\\``, ``\\t``, ``\\n`` and
-``\\r``. Whole numbers are decimal (a float without a fraction too: ``5.0`` is ``5``, so that a column may become float
+The canonical text of a key is the line that PostgreSQL's ``COPY ... TO`` would write: the columns in order, joined by a
+tab; null is ``\N``; in text a backslash, tab, line feed and carriage return are written ``\\``, ``\t``, ``\n`` and
+``\r``. Whole numbers are decimal (a float without a fraction too: ``5.0`` is ``5``, so that a column may become float
 without moving a row); other floats are the shortest decimal that reads back the same; ``true`` and ``false``; dates are
-``2026-11-21``, times ``2026-11-21T02:30:52.000000``. UTF-8. Example: key (``a b``, null, 7) is ``a b<TAB>\\N<TAB>7``.
+``2026-11-21``, times ``2026-11-21T02:30:52.000000``. UTF-8. Example: the key (``a b``, null, 7) is
+``a b<TAB>\N<TAB>7``.
 
 **By time** (``{ last = "28d", time = "date" }``): rows at or after the newest time minus the duration are judged. The
 window rolls forward with the data: a row is first judged, and trained on only when it has become old. It does not stay
-in the holdout for ever, because a model of something that changes over time must learn from the recent past and be judged
-on the newer one; and every model judged on a row was trained before it.
+in the holdout for ever, because a model of something that changes over time must learn from the recent past and be
+judged on the newer one; and every model judged on a row was trained before it.
 
 **By inbox** (``{ inbox = "data/test" }``): rows that arrived there. A row whose key is there too never trains.
 """
@@ -46,8 +47,8 @@ def key_names(settings: Settings, columns: Sequence[str]) -> tuple[str, ...]:
 def feature_names(settings: Settings, snapshot_columns: Sequence[str]) -> tuple[str, ...]:
     """Columns that the model may see, in order.
 
-    ``model.features`` where they are listed; else all but the target, the key of the split, the key of the first source,
-    and, unless the task is forecast, the time column of a split by time (every judged time is later than all of
+    ``model.features`` where they are listed; else all but the target, the key of the split, the key of the first
+    source, and, unless the task is forecast, the time column of a split by time (every judged time is later than all of
     training, so nothing can be learnt from it).
     """
     if settings.model.features:
@@ -96,8 +97,8 @@ def _hashed(text: pl.Series) -> pl.Series:
 
 
 def in_holdout_by_key(fraction: float) -> pl.Expr:
-    """Boolean: does the mark fall into the holdout's share?"""
-    return pl.col(MARK) < round(fraction * 2**BITS)
+    """Boolean expression: the mark falls into the holdout's share."""
+    return pl.col(MARK).lt(round(fraction * 2**BITS))
 
 
 def window_start(newest: datetime, duration: str) -> datetime:
@@ -106,8 +107,8 @@ def window_start(newest: datetime, duration: str) -> datetime:
 
 
 def in_holdout_by_time(column: str, start: datetime) -> pl.Expr:
-    """Boolean: is the row at or after the start of the window?"""
-    return pl.col(column).cast(pl.Datetime("us")) >= pl.lit(start, pl.Datetime("us"))
+    """Boolean expression: the row is at or after the start of the window."""
+    return pl.col(column).cast(pl.Datetime("us")).ge(pl.lit(start, pl.Datetime("us")))
 
 
 def described(spec: HoldoutSpec, key: Sequence[str]) -> str:

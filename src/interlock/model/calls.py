@@ -6,7 +6,7 @@ use the same code here, so that both see the same types.
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import polars as pl
 from interlock.errors import ContractError
 from interlock.model.contract import Entry, misfit, offered
 
-FrameKind = Literal["pandas", "polars", "polars-lazy", "pyarrow", "numpy"]
+FrameKind = Literal["pandas", "polars", "pyarrow", "numpy"]
 
 
 def load_function(folder: Path, entry: Entry) -> Callable[..., Any]:
@@ -92,8 +92,6 @@ def bind(
 def frame_kind(annotation: object) -> FrameKind:
     """The kind of frame that an annotation asks for; pandas when it does not say."""
     text = str(annotation)  # "<class 'polars…'>", a union, or a string whose names exist for type checkers only
-    if "LazyFrame" in text:
-        return "polars-lazy"
     if "polars." in text or text.startswith("pl."):
         return "polars"
     if "pyarrow." in text or text.startswith("pa."):
@@ -101,24 +99,31 @@ def frame_kind(annotation: object) -> FrameKind:
     return "numpy" if "ndarray" in text else "pandas"
 
 
-def as_frame(frame: pl.DataFrame, kind: FrameKind) -> Any:
+def as_frame(frame: pl.DataFrame, kind: FrameKind, gaps: Collection[str] = ()) -> Any:
     """Rows as the user wants to see them.
 
-    pandas gets numbers in numpy types (an int column with empty cells becomes float64 with NaN), strings in pandas' own
-    string type and dates as ``datetime64[ms]``.
+    pandas gets numbers in numpy types, strings in pandas' own string type and dates as ``datetime64[ms]``. It has no
+    missing integers or booleans: those columns of ``gaps`` are float64 and object, whether or not these rows have any.
     """
     if kind == "polars":
         return frame
-    if kind == "polars-lazy":
-        return frame.lazy()
     if kind == "pyarrow":
         return frame.to_arrow()
-    return frame.to_numpy() if kind == "numpy" else frame.to_pandas()
+    if kind == "numpy":
+        return frame.to_numpy()
+    types = frame.schema
+    result = frame.with_columns(
+        pl.col(name).cast(pl.Float64) for name in types if name in gaps and types[name].is_integer()
+    ).to_pandas()
+    for name in types:
+        if name in gaps and types[name] == pl.Boolean:
+            result[name] = result[name].astype(object)
+    return result
 
 
 def as_column(column: pl.Series, kind: FrameKind) -> Any:
-    """One column (the target) as the user wants to see it; a lazy frame has none, so that gives a Polars series."""
-    if kind in ("polars", "polars-lazy"):
+    """One column (the target) as the user wants to see it."""
+    if kind == "polars":
         return column
     if kind == "pyarrow":
         return column.to_arrow()

@@ -196,7 +196,7 @@ class Parity(Record, frozen=True, kw_only=True):
 
 
 def check_parity(own: Answer, form: Form, holdout: pl.DataFrame, expected: pl.DataFrame, made: MadeRows) -> Parity:
-    """Compare ``form`` with the native answers (``expected`` on ``holdout``, ``own`` elsewhere); stops at the first gap."""
+    """Compare with the native answers, ``expected`` on ``holdout`` and ``own`` elsewhere; stops at the first gap."""
     count, largest = 0, 0.0
     for name, frame, wanted in _cases(own, holdout, expected, made):
         got = _refusal_or(form.answer, frame)

@@ -209,10 +209,15 @@ class _Project:
             self.read(path)
             if not path.endswith(".py"):
                 continue
-            for reached in self._imports(path, search):
+            for reached in [*self._packages(path), *self._imports(path, search)]:
                 if reached not in seen:
                     seen.add(reached)
                     waiting.append(reached)
+
+    def _packages(self, path: str) -> list[str]:
+        """The ``__init__.py`` of every package that a file lies in: importing the file runs them."""
+        inits = [folder / "__init__.py" for folder in PurePosixPath(path).parents]
+        return [init.as_posix() for init in inits if init.parent.parts and (self.root / init).is_file()]
 
     def _imports(self, path: str, search: Sequence[str]) -> list[str]:
         found: list[str] = []
@@ -364,12 +369,10 @@ class _Found:
 
     def definition(self) -> _Function | None:
         """Find the function's own node; None when the name is bound, but to what only running the file can tell."""
-        bound: ast.stmt | None = None
-        for node in _top_level(self.tree.body):
-            if self.function in _names_bound(node):
-                bound = node
-        if bound is None:
+        bindings = [node for node in _top_level(self.tree.body) if self.function in _names_bound(node)]
+        if not bindings:
             raise self._absent()
+        bound = bindings[-1]
         if isinstance(bound, ast.ClassDef):
             raise self._wrong("is a class, not a function", f"Write def {self.function}(…) that uses it.")
         if isinstance(bound, ast.AsyncFunctionDef):
@@ -382,7 +385,7 @@ class _Found:
             self.decorated = bool(bound.decorator_list)
             return bound
         value = bound.value if isinstance(bound, ast.Assign | ast.AnnAssign) else None
-        if isinstance(value, ast.Constant | ast.List | ast.Dict | ast.Tuple | ast.Set):
+        if len(bindings) == 1 and isinstance(value, ast.Constant | ast.List | ast.Dict | ast.Tuple | ast.Set):
             raise self._wrong("is a value, not a function", f"Write def {self.function}(…).")
         return value if isinstance(value, ast.Lambda) else None
 

@@ -87,6 +87,12 @@ class _Rows:
         valid = self._valid(frame)
         return frame.filter(~valid), frame.filter(valid)
 
+    @cached_property
+    def gaps(self) -> frozenset[str]:
+        """Columns with an empty cell in any row, so that both parts get the same types."""
+        counts = [part.null_count() for part in self.parts]
+        return frozenset(name for name in counts[0].columns if any(count[name].item() for count in counts))
+
     def _valid(self, frame: pl.DataFrame) -> pl.Series:
         """True for ``VALID_SHARE`` of the rows: bool, one per row."""
         size = round(VALID_SHARE * frame.height)
@@ -103,8 +109,8 @@ class _Rows:
         """Everything that a parameter may ask for, by name."""
         task = self.task
         return {
-            "data": lambda kind: as_frame(self.parts[0], kind),
-            "df": lambda kind: as_frame(self.parts[0], kind),
+            "data": lambda kind: as_frame(self.parts[0], kind, self.gaps),
+            "df": lambda kind: as_frame(self.parts[0], kind, self.gaps),
             "X": lambda kind: self._inputs(0, kind),
             "X_train": lambda kind: self._inputs(0, kind),
             "y": lambda kind: self._target(0, kind),
@@ -118,7 +124,7 @@ class _Rows:
         }
 
     def _inputs(self, part: int, kind: FrameKind) -> Any:
-        return as_frame(self.parts[part].select(self.task.features), kind)
+        return as_frame(self.parts[part].select(self.task.features), kind, self.gaps)
 
     def _target(self, part: int, kind: FrameKind) -> Any:
         if not self.task.target:

@@ -152,8 +152,8 @@ class Child:
 
     def lost_touch(self) -> None:
         """The channel is closed: mostly because the child has ended, whose status is on its way."""
-        if not self.ended.wait(_STATUS_S):
-            self.end("closed its result channel")
+        self.ended.wait(_STATUS_S)
+        self.end("closed its result channel")
 
     def tell_where_and_kill(self) -> None:
         """Have the child print where it is, in C so that a busy interpreter cannot refuse, then kill it."""

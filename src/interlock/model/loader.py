@@ -13,14 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FRAMES = ("pandas", "polars", "pyarrow")
-
 
 class Native:
     """A model with what answers for it: the user's predict function, or the model's own ``predict``.
 
-    ``library`` names the kind of frame that :meth:`answer` takes: pandas, polars or pyarrow. ``model`` is the object
-    that training gave, or the folder of the files that it saved.
+    ``kind`` names the frame that :meth:`answer` takes: pandas, polars, polars-lazy, pyarrow or numpy. ``model`` is the
+    object that training gave, or the folder of the files that it saved.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,12 +30,12 @@ class Native:
             if path not in sys.path:
                 sys.path.insert(0, path)
         self.function = None
-        self.library = "pandas"
+        self.kind = str(spec["frames"])
         entry = spec["predict"]
         if entry is not None:
             module = importlib.import_module(entry["module"])
             self.function = getattr(module, entry["function"])
-            self.library = _library(self.function)
+            self.kind = _kind(self.function)
         self.model = self._model(spec["model"])
         if self.function is None and not callable(getattr(self.model, "predict", None)):
             raise TypeError(f"the model is a {type(self.model).__name__} without a predict method")
@@ -50,7 +48,7 @@ class Native:
             return pickle.load(file)  # noqa: S301 - the door for it: verified bytes, in a process of their own
 
     def answer(self, frame: Any) -> Any:
-        """Give whatever the user's code answers for a frame of the kind that ``library`` names."""
+        """Give whatever the user's code answers for a frame of the kind that ``kind`` names."""
         if self.function is None:
             return self.model.predict(frame)
         named, positional = self._arguments(frame)
@@ -109,19 +107,21 @@ def _parameters(function: Any) -> dict[str, inspect.Parameter]:
     return {}
 
 
-def _library(function: Any) -> str:
-    """Read the kind of frame from the annotation of ``data``, ``df`` or ``X``; pandas when there is none."""
-    for name, parameter in _parameters(function).items():
-        if name in ("data", "df", "X"):
-            note = parameter.annotation
-            text = (
-                note
-                if isinstance(note, str)
-                else f"{getattr(note, '__module__', '')}.{getattr(note, '__name__', note)}"
-            )
-            first = text.split(".")[0].strip("'\" ")
-            return {"pl": "polars", "pa": "pyarrow", "polars": "polars", "pyarrow": "pyarrow"}.get(first, "pandas")
-    return "pandas"
+def _kind(function: Any) -> str:
+    """Read the kind of frame from the annotation of ``data``, ``df`` or ``X``; pandas when it does not say."""
+    parameters = _parameters(function)
+    notes = [parameters[name].annotation for name in ("data", "df", "X") if name in parameters]
+    if not notes:
+        return "pandas"
+    note = notes[0]
+    text = f"{note.__module__}.{note.__qualname__}" if isinstance(note, type) else str(note)
+    if "LazyFrame" in text:
+        return "polars-lazy"
+    if text.startswith(("pl.", "polars")) or "polars." in text:
+        return "polars"
+    if text.startswith(("pa.", "pyarrow")) or "pyarrow." in text:
+        return "pyarrow"
+    return "numpy" if "ndarray" in text else "pandas"
 
 
 class _Pyfunc:
@@ -137,15 +137,23 @@ class _Pyfunc:
 
         frame = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
         frame = frame[[column["name"] for column in self._native.manifest["columns"]]]
-        if self._native.library == "polars":
-            import polars as pl
+        return self._native.answer(_as(frame, self._native.kind))
 
-            return self._native.answer(pl.from_pandas(frame))
-        if self._native.library == "pyarrow":
-            import pyarrow as pa
 
-            return self._native.answer(pa.Table.from_pandas(frame, preserve_index=False))
-        return self._native.answer(frame)
+def _as(frame: Any, kind: str) -> Any:
+    """Turn a pandas frame into what the user's function takes."""
+    if kind == "numpy":
+        return frame.to_numpy()
+    if kind == "pyarrow":
+        import pyarrow as pa
+
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    if kind.startswith("polars"):
+        import polars as pl
+
+        converted = pl.from_pandas(frame)
+        return converted.lazy() if kind == "polars-lazy" else converted
+    return frame
 
 
 def _load_pyfunc(path: str) -> _Pyfunc:

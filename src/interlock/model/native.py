@@ -6,11 +6,12 @@ a frame with ``prediction`` and ``probability_0 …``, or refused in words that 
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
 from interlock.errors import UserCodeFailed
+from interlock.model.calls import FrameKind, as_frame
 from interlock.model.loader import Native
 from interlock.records import Column, Output, Record, Signature
 
@@ -50,7 +51,7 @@ def open_model(arguments: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], di
 
 def answer_natively(native: Native, signature: Signature, frame: pl.DataFrame) -> pl.DataFrame:
     """Let the user's code answer, and bring what it gives into shape; raises :class:`UserCodeFailed`."""
-    own = as_trained(frame, signature.inputs, native.library)
+    own = as_trained(frame, signature.inputs, native.kind)
     answer = native.answer(own)
     probabilities = native.probabilities(own)
     result = shape_answers(answer, frame.height, signature.output)
@@ -62,19 +63,17 @@ def answer_natively(native: Native, signature: Signature, frame: pl.DataFrame) -
 # ---- rows in -----------------------------------------------------------------------------------------------------
 
 
-def as_trained(frame: pl.DataFrame, columns: Sequence[Column], library: str) -> Any:
+def as_trained(frame: pl.DataFrame, columns: Sequence[Column], kind: str) -> Any:
     """Give the rows as the kind of frame that training saw, with the types that it saw.
 
     pandas has no missing integers or booleans: a nullable int column is float64 there, and a nullable bool column is
     object, in every call and whether or not this call's rows have a gap.
     """
     frame = frame.select(column.name for column in columns)
-    if library == "polars":
-        return frame
-    if library == "pyarrow":
-        return frame.to_arrow()
+    if kind != "pandas":
+        return as_frame(frame, cast(FrameKind, kind))
     nullable = [pl.col(c.name).cast(pl.Float64) for c in columns if c.nullable and c.type == "int"]
-    result = frame.with_columns(nullable).to_pandas()
+    result = as_frame(frame.with_columns(nullable), "pandas")
     for column in columns:
         if column.nullable and column.type == "bool":
             result[column.name] = result[column.name].astype(object)

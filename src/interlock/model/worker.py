@@ -48,6 +48,7 @@ _SUMMARY_CHARS = 400
 _FRAMES = 40
 _LENGTH = struct.Struct("!Q")
 OURS = str(Path(__file__).resolve().parent.parent) + os.sep
+_NOT_THEIRS = (OURS, "<frozen importlib", str(importlib.__file__))
 _SET_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of Linux' ``prctl``."""
 
@@ -421,12 +422,13 @@ def user_traceback(error: BaseException, folders: Sequence[str]) -> str:
 
 
 def _keep_user_frames(shown: traceback.TracebackException, folders: Sequence[str]) -> None:
-    kept = [frame for frame in shown.stack if not frame.filename.startswith((OURS, "<frozen importlib"))]
+    kept = [frame for frame in shown.stack if not frame.filename.startswith(_NOT_THEIRS)]
     if len(kept) > _FRAMES:
         kept = kept[: _FRAMES // 2] + kept[-_FRAMES // 2 :]
-    for frame in kept:
-        for folder in folders:
-            frame.filename = frame.filename.removeprefix(folder + os.sep)
+    named: list[Any] = [*kept, shown]  # the file of a syntax error is not in a frame
+    for item in named:
+        for folder in folders if getattr(item, "filename", None) else ():
+            item.filename = item.filename.removeprefix(folder + os.sep)
     shown.stack[:] = kept
     for inner in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
         if inner is not None:

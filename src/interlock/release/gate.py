@@ -86,7 +86,7 @@ def _checks(evaluation: Evaluation, policy: Policy) -> Iterator[Check]:
     yield _too_good(evaluation, policy)
     yield _holdout_budget(evaluation, policy)
     if policy.approval:
-        reason = f"A person must approve a release of {policy.metric}-proven candidates (gate.approval)."
+        reason = "It passed every other check, and gate.approval asks for a person's word."
         yield Check(name="approval", passed=False, on_fail="hold", reason=reason)
 
 

@@ -284,11 +284,11 @@ def _brier(problem: Problem, answers: Answers) -> Floats:
 
 
 def _minus(means: Floats) -> Floats:
-    return -means[:, 0]
+    return 0.0 - means[:, 0]  # not -x: a perfect score is 0, never -0
 
 
 def _minus_root(means: Floats) -> Floats:
-    return -np.sqrt(np.maximum(means[:, 0], 0.0))
+    return 0.0 - np.sqrt(np.maximum(means[:, 0], 0.0))
 
 
 @dataclass(frozen=True)
@@ -359,7 +359,7 @@ def _median_error(problem: Problem, answers: Answers) -> Callable[[Floats], Floa
         rows = reached[:, -1:]
         lower = ordered[(reached > (rows - 1) // 2).argmax(axis=1)]
         upper = ordered[(reached > rows // 2).argmax(axis=1)]
-        return np.asarray(-(lower + upper) / 2.0)
+        return np.asarray(0.0 - (lower + upper) / 2.0)
 
     return weighted
 

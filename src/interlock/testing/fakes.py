@@ -75,14 +75,14 @@ class MemoryLedger:
             finally:
                 self._open.busy = False
 
-    def read(self, collection: str, key: str, type: type[T]) -> T | None:  # noqa: A002
+    def read(self, collection: str, key: str, type: type[T]) -> T | None:
         """Give the committed document, or None."""
         return _decoded(self._state, collection, key, type)
 
     def scan(
         self,
         collection: str,
-        type: type[T],  # noqa: A002
+        type: type[T],
         *,
         prefix: str = "",
         newest_first: bool = False,
@@ -175,7 +175,7 @@ class MemoryTransaction:
         """Write a document, new or not."""
         self._state.documents[collection, key] = canonical(value)
 
-    def read(self, collection: str, key: str, type: type[T]) -> T | None:  # noqa: A002
+    def read(self, collection: str, key: str, type: type[T]) -> T | None:
         """Give the document with the writes of this transaction, or None."""
         return _decoded(self._state, collection, key, type)
 
@@ -190,7 +190,7 @@ class MemoryTransaction:
         return self._live
 
 
-def _decoded(state: _State, collection: str, key: str, type: type[T]) -> T | None:  # noqa: A002
+def _decoded(state: _State, collection: str, key: str, type: type[T]) -> T | None:
     value = state.documents.get((collection, key))
     if value is None:
         return None

@@ -1,0 +1,425 @@
+"""Pack a trained model under the digest of its bytes, and open a packed one only when every byte is as packed.
+
+A bundle is a folder (see :mod:`interlock.model.manifest`) under ``bundles/<digest>/`` of the blobs: ``model/`` (the
+native model), ``fast/`` (the form that answers in our own process), ``code/``, ``signature.json``, ``profile.json``, the
+environment lock, and what makes it an MLflow model folder. The manifest is stored last: without it there is none.
+"""
+
+import contextlib
+import math
+import platform
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from interlock.data.profile import Profile, profile
+from interlock.data.signature import infer
+from interlock.data.snapshot import feature_names, snapshot_frame
+from interlock.errors import BundleCorrupt, NotFound, SettingsError, StoreFault, UserCodeFailed
+from interlock.model import loader
+from interlock.model.calls import FrameKind, frame_kind
+from interlock.model.compile import COMPILE_MODEL, Compiled
+from interlock.model.contract import Contract, Entry, search_folders
+from interlock.model.fit import MODEL_FILE
+from interlock.model.forms import Constant, Form
+from interlock.model.manifest import (
+    FORMAT,
+    MANIFEST,
+    PROFILE,
+    SIGNATURE,
+    InputColumn,
+    Manifest,
+    NativeSpec,
+    PredictFunction,
+    corrupt,
+    file_digest,
+    files_of,
+    listed,
+    read_manifest,
+    read_signature,
+    verify,
+)
+from interlock.model.mlmodel import LOADER, environment, installed, mlmodel
+from interlock.model.runner import Runner
+from interlock.model.seasonal import fit_seasonal
+from interlock.model.train import Trained
+from interlock.ports import Parts, Turn
+from interlock.records import (
+    Bundle,
+    Column,
+    Output,
+    Record,
+    Signature,
+    Snapshot,
+    Training,
+    canonical,
+    facts_of,
+    timestamp,
+)
+from interlock.records import digest as digest_of
+from interlock.settings import Settings, seconds
+
+PARITY_ROWS = 100_000
+"""Holdout rows on which a form is compared and the predictions are profiled: a seeded sample when there are more."""
+_SAMPLE_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A verified bundle: its record, and the local folder that holds it. Read only."""
+
+    bundle: Bundle
+    path: Path
+
+
+class TrainingDocument(Record, frozen=True, kw_only=True):
+    """The document ``training``: a finished training and the bundle that was packed from it."""
+
+    training: Training
+    bundle: str
+
+
+# ---- pack --------------------------------------------------------------------------------------------------------
+
+
+def pack(
+    parts: Parts, turn: Turn, *, trained: Trained, contract: Contract, snapshot: Snapshot, runner: Runner
+) -> Bundle:
+    """Pack a trained model: find its form, profile its data and its answers, store it, record it.
+
+    Raises :class:`UserCodeFailed` when the model cannot be loaded in a fresh process.
+    """
+    settings = parts.settings
+    signature = _signature(parts, snapshot)
+    scratch = _scratch(settings, turn, "bundle")
+    draft = scratch / "draft"
+    _write_code(draft, Path(trained.code), contract)
+    shutil.copytree(trained.folder, draft / "model")
+    manifest = _manifest(settings, snapshot, signature, kind="model", code=contract.code)
+    manifest = msgspec.structs.replace(manifest, native=_native(trained, contract))
+    (draft / MANIFEST).write_bytes(canonical(manifest))  # for the loader; written again when all files are there
+    compiled, answers = _compile(parts, turn, draft, signature, snapshot, runner)
+    features = snapshot_frame(parts, snapshot.training_key).select(signature.names).collect()
+    _write_facts(draft, signature, profile(features), answers)
+    for name, text in environment(installed()).items():
+        (draft / name).write_text(text, "utf-8")
+    identity = [snapshot.digest, contract.code, settings.params, settings.model.seed, listed(draft / "model")]
+    (draft / "MLmodel").write_text(mlmodel(signature, identity), "utf-8")
+    manifest = msgspec.structs.replace(manifest, form=compiled.form)
+    bundle = _store(parts, draft, manifest, signature)
+    bundle = msgspec.structs.replace(bundle, form_reason=compiled.reason, parity=compiled.parity)
+    _record(parts, turn, bundle, trained.training)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return bundle
+
+
+def _scratch(settings: Settings, turn: Turn, what: str) -> Path:
+    folder = settings.home / "work" / turn.id / f"{what}-{secrets.token_hex(4)}"
+    (folder / "draft").mkdir(parents=True)
+    return folder
+
+
+def _signature(parts: Parts, snapshot: Snapshot) -> Signature:
+    """Inputs as the training rows have them, and the output as the target has it."""
+    settings = parts.settings
+    rows = snapshot_frame(parts, snapshot.training_key)
+    types = {name: kind for source in settings.sources.values() for name, kind in source.types.items()}
+    target = settings.model.target
+    wanted = [*feature_names(settings, snapshot.columns), *([target] if target else [])]
+    columns = {column.name: column for column in infer(rows.select(wanted), types=types)}
+    output = _output(rows, columns.pop(target), settings.model.task) if target else None
+    return Signature(inputs=tuple(columns.values()), output=output)
+
+
+def _output(rows: pl.LazyFrame, target: Column, task: str) -> Output:
+    if task == "classification":
+        labels = rows.select(pl.col(target.name).drop_nulls().unique().sort()).collect().to_series().to_list()
+        return Output(kind="label", type=target.type, classes=tuple(labels))
+    low, high = target.low, target.high
+    if task in ("regression", "forecast"):
+        return Output(
+            kind="number",
+            type=target.type,
+            low=low if isinstance(low, int | float) else None,
+            high=high if isinstance(high, int | float) else None,
+        )
+    return Output(kind="any", type=target.type)
+
+
+def _write_code(draft: Path, code: Path, contract: Contract) -> None:
+    """The user's files as they were trained with, and the loader for MLflow beside them."""
+    for name in contract.files:
+        to = draft / "code" / name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(code / name, to)
+    own = draft / "code" / f"{LOADER}.py"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(loader.__file__), own)
+
+
+def _native(trained: Trained, contract: Contract) -> NativeSpec:
+    entries = [contract.train, *([contract.predict] if contract.predict else [])]
+    predict = contract.predict
+    return NativeSpec(
+        model=MODEL_FILE if (Path(trained.folder) / MODEL_FILE).is_file() else None,
+        folders=tuple(search_folders(entries)),
+        frames=_frames(contract.train),
+        predict=PredictFunction(module=predict.module, function=predict.function) if predict else None,
+    )
+
+
+def _frames(train: Entry) -> FrameKind:
+    """The kind of frame that training took, which is what the model's own ``predict`` expects."""
+    notes = [train.annotations[name] for name in ("X", "X_train", "data", "df") if name in train.annotations]
+    return frame_kind(notes[0]) if notes else "pandas"
+
+
+def _manifest(settings: Settings, snapshot: Snapshot, signature: Signature, *, kind: Any, code: str) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        name=settings.model.name,
+        task=settings.model.task,
+        kind=kind,
+        form="native",
+        snapshot=snapshot.digest,
+        code=code,
+        params=settings.params,
+        seed=settings.model.seed,
+        python=platform.python_version(),
+        columns=tuple(InputColumn(name=c.name, type=c.type, nullable=c.nullable) for c in signature.inputs),
+        native=None,
+        files=(),
+    )
+
+
+def _compile(
+    parts: Parts, turn: Turn, draft: Path, signature: Signature, snapshot: Snapshot, runner: Runner
+) -> tuple[Compiled, pl.DataFrame | None]:
+    """Find the form in a worker process; also gives the native model's answers on the holdout."""
+    scratch = draft.parent
+    holdout = snapshot_frame(parts, snapshot.holdout_key).select(signature.names).collect()
+    if holdout.height > PARITY_ROWS:
+        holdout = holdout.sample(PARITY_ROWS, seed=parts.settings.model.seed)
+    holdout.write_ipc(scratch / "holdout.arrow")
+    sample = snapshot_frame(parts, snapshot.training_key).select(signature.names).head(_SAMPLE_ROWS).collect()
+    sample.write_ipc(scratch / "sample.arrow")
+    outcome = runner.call(
+        COMPILE_MODEL,
+        {
+            "bundle": str(draft),
+            "signature": msgspec.to_builtins(signature),
+            "holdout": str(scratch / "holdout.arrow"),
+            "sample": str(scratch / "sample.arrow"),
+            "output": str(draft / "fast"),
+            "answers": str(scratch / "answers.arrow"),
+            **session_arguments(draft, parts.settings.model.seed),
+        },
+        deadline_s=seconds(parts.settings.model.predict_deadline),
+        say=turn.say,
+    )
+    compiled = msgspec.convert(outcome.value, Compiled)
+    return compiled, pl.read_ipc(scratch / "answers.arrow") if compiled.answered else None
+
+
+def _write_facts(draft: Path, signature: Signature, features: Profile, answers: pl.DataFrame | None) -> None:
+    """``signature.json``, and ``profile.json`` over the training rows and the answers on the holdout."""
+    (draft / SIGNATURE).write_bytes(canonical(signature))
+    seen = profile(answers).columns if answers is not None else ()
+    (draft / PROFILE).write_bytes(canonical(Profile(rows=features.rows, columns=(*features.columns, *seen))))
+
+
+# ---- baseline ----------------------------------------------------------------------------------------------------
+
+
+def pack_baseline(parts: Parts, turn: Turn, *, snapshot: Snapshot) -> Bundle:
+    """Pack the trivial model that every candidate must beat: prior, mean, or seasonal naive.
+
+    Raises :class:`SettingsError` when there is no target to take it from.
+    """
+    settings = parts.settings
+    if not settings.model.target:
+        raise SettingsError("There is no baseline without model.target.", next_step="Name the column to predict.")
+    signature = _signature(parts, snapshot)
+    training = snapshot_frame(parts, snapshot.training_key)
+    form = _baseline_form(settings, signature, training)
+    scratch = _scratch(settings, turn, "baseline")
+    draft = scratch / "draft"
+    (draft / "fast").mkdir()
+    for name, content in form.files().items():
+        (draft / "fast" / name).write_bytes(content)
+    features = training.select(signature.names).collect()
+    holdout = snapshot_frame(parts, snapshot.holdout_key).select(signature.names).collect()
+    _write_facts(draft, signature, profile(features), form.answer(holdout))
+    manifest = _manifest(settings, snapshot, signature, kind="baseline", code=digest_of([form.name, FORMAT]))
+    bundle = _store(parts, draft, msgspec.structs.replace(manifest, form=form.name), signature)
+    _record(parts, turn, bundle, None)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return bundle
+
+
+def _baseline_form(settings: Settings, signature: Signature, training: pl.LazyFrame) -> Form:
+    output = signature.output
+    assert output is not None
+    target = settings.model.target
+    values = training.select(pl.col(target).drop_nulls()).collect().to_series()
+    if values.is_empty():
+        raise StoreFault(f"The target '{target}' is missing in every training row.")
+    if output.kind == "label":
+        assert output.classes is not None
+        counts = dict(zip(*values.value_counts().get_columns(), strict=True))
+        shares = tuple(counts.get(label, 0) / len(values) for label in output.classes)
+        return Constant(value=_commonest(values), shares=shares)
+    time = _time_column(settings, signature)
+    if settings.model.task == "forecast" and time is not None and values.dtype.is_numeric():
+        return fit_seasonal(training.select(time, target).collect(), time, target)
+    if values.dtype.is_numeric():
+        return Constant(value=math.fsum(values.cast(pl.Float64)) / len(values))
+    return Constant(value=_commonest(values))
+
+
+def _commonest(values: pl.Series) -> Any:
+    """The most frequent value, the smallest of equals."""
+    if values.dtype.is_temporal():
+        values = values.cast(pl.String)
+    return values.value_counts().sort(["count", values.name], descending=[True, False])[values.name][0]
+
+
+def _time_column(settings: Settings, signature: Signature) -> str | None:
+    """The time of a forecast: that of the holdout, or the only date or datetime column."""
+    named = settings.data.holdout.time
+    if named is not None and named in signature.names:
+        return named
+    times = [column.name for column in signature.inputs if column.type in ("date", "datetime")]
+    return times[0] if len(times) == 1 else None
+
+
+# ---- store and record --------------------------------------------------------------------------------------------
+
+
+def _store(parts: Parts, draft: Path, manifest: Manifest, signature: Signature) -> Bundle:
+    """Store every file, the manifest last, and give the record."""
+    (draft / MANIFEST).unlink(missing_ok=True)
+    for name, entry in files_of(draft):
+        if entry.is_symlink():
+            raise corrupt(name, "is a link; save the file itself into the model's folder")
+    manifest = msgspec.structs.replace(manifest, files=listed(draft))
+    content = canonical(manifest)
+    digest = digest_of(manifest)
+    for file in manifest.files:
+        parts.blobs.put(f"bundles/{digest}/{file.path}", draft / file.path)
+    parts.blobs.put(f"bundles/{digest}/{MANIFEST}", content)
+    return _bundle(manifest, digest, signature, at=timestamp(parts.clock.now()))
+
+
+def _bundle(manifest: Manifest, digest: str, signature: Signature, *, at: str = "") -> Bundle:
+    return Bundle(
+        digest=digest,
+        name=manifest.name,
+        task=manifest.task,
+        kind=manifest.kind,
+        form=manifest.form,
+        size_bytes=sum(file.size_bytes for file in manifest.files),
+        snapshot=manifest.snapshot,
+        code=manifest.code,
+        params=manifest.params,
+        seed=manifest.seed,
+        signature=signature,
+        at=at,
+    )
+
+
+def _record(parts: Parts, turn: Turn, bundle: Bundle, training: Training | None) -> None:
+    """Record the bundle once, and which training it came of, in one transaction."""
+    with turn.transaction(parts.ledger) as transaction:
+        if transaction.read("bundle", bundle.digest, Bundle) is None:
+            transaction.append("bundle.packed", bundle.digest, facts_of(bundle))
+            transaction.put("bundle", bundle.digest, bundle)
+        if training is not None:
+            transaction.put("training", training.digest, TrainingDocument(training=training, bundle=bundle.digest))
+
+
+# ---- open --------------------------------------------------------------------------------------------------------
+
+
+def open_bundle(parts: Parts, digest: str) -> Opened:
+    """Verify a stored bundle file by file, and only then say where it is.
+
+    Blobs that are not local files are copied to the cache first. Raises :class:`NotFound` when there is no such
+    bundle, and :class:`BundleCorrupt` naming the file when a byte is not as packed.
+    """
+    key = f"bundles/{digest}/{MANIFEST}"
+    local = parts.blobs.local(key)
+    if local is None and not parts.blobs.exists(key):
+        raise NotFound(f"There is no bundle {digest[:12]}.", next_step="See 'interlock history'.", bundle=digest)
+    folder = local.parent if local is not None else _cached(parts, digest)
+    path = folder / MANIFEST
+    if not path.is_file() or path.stat().st_size > 2**26:
+        raise corrupt(MANIFEST, "is missing or far too large", bundle=digest)
+    manifest = read_manifest(path.read_bytes(), digest)
+    verify(folder, manifest, digest)
+    bundle = _bundle(manifest, digest, read_signature(folder))
+    recorded = parts.ledger.read("bundle", digest, Bundle)
+    if recorded is not None:
+        bundle = msgspec.structs.replace(
+            bundle, form_reason=recorded.form_reason, parity=recorded.parity, at=recorded.at
+        )
+    return Opened(bundle=bundle, path=folder)
+
+
+def _cached(parts: Parts, digest: str) -> Path:
+    """Copy a bundle to the local cache; a copy that does not verify is thrown away and fetched again."""
+    folder = parts.settings.home / "cache" / "bundles" / digest
+    if folder.is_dir():
+        with contextlib.suppress(BundleCorrupt, OSError):
+            verify(folder, read_manifest((folder / MANIFEST).read_bytes(), digest), digest)
+            return folder
+        shutil.rmtree(folder)
+    manifest = read_manifest(parts.blobs.get(f"bundles/{digest}/{MANIFEST}"), digest)
+    fresh = folder.with_name(f"{digest}.{secrets.token_hex(4)}")
+    wanted = [MANIFEST, *(file.path for file in manifest.files)]
+    for name in wanted:
+        to = fresh / name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            parts.blobs.fetch(f"bundles/{digest}/{name}", to)
+        except NotFound as error:
+            shutil.rmtree(fresh)
+            raise corrupt(name, "is missing", bundle=digest) from error
+    _refuse_extra(parts, digest, wanted)
+    fresh.rename(folder)
+    return folder
+
+
+def _refuse_extra(parts: Parts, digest: str, wanted: list[str]) -> None:
+    prefix = f"bundles/{digest}/"
+    known = set(wanted)
+    for blob in parts.blobs.list(prefix):
+        if blob.key.removeprefix(prefix) not in known:
+            raise corrupt(blob.key.removeprefix(prefix), "was not packed", bundle=digest)
+
+
+def session_arguments(folder: Path, seed: int) -> Mapping[str, Any]:
+    """What every worker session needs to load a verified bundle's native model from ``folder``."""
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    if manifest.native is None:
+        raise UserCodeFailed("This bundle has no native model.", next_step="Pack again.", cause="nonsense")
+    folders = [str(folder / "code" / search) for search in manifest.native.folders]
+    return {"folders": folders, "seed": seed, "label": "the model"}
+
+
+__all__ = [
+    "PARITY_ROWS",
+    "Opened",
+    "TrainingDocument",
+    "file_digest",
+    "open_bundle",
+    "pack",
+    "pack_baseline",
+    "session_arguments",
+]

@@ -1,0 +1,169 @@
+"""Answers from an opened bundle: by its form in our own process, or by its native model in a worker process."""
+
+import itertools
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import polars as pl
+
+from interlock.errors import DataRefused, Fault, UserCodeFailed
+from interlock.model.bundle import Opened, session_arguments
+from interlock.model.forms import Form, load_form
+from interlock.model.native import OPEN_MODEL, PREDICTION
+from interlock.model.runner import Runner, Session
+from interlock.records import Column, ColumnType, Signature
+from interlock.settings import Settings, seconds
+
+CHILD_ROWS = 65_536
+"""Rows handed to a worker process at a time; the deadline is for each such call."""
+_DTYPES: dict[ColumnType, pl.DataType] = {
+    "bool": pl.Boolean(),
+    "int": pl.Int64(),
+    "float": pl.Float64(),
+    "str": pl.String(),
+    "date": pl.Date(),
+    "datetime": pl.Datetime("us"),
+}
+
+
+class Predictor:
+    """Answers frames until it is closed. ``form`` says who answers: a form of our own, or ``native``."""
+
+    form: str
+    signature: Signature
+
+    def predict(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """One answer per row of ``frame``, in order: ``prediction`` and, where known, ``probability_0 …``.
+
+        Columns beyond the signature are left alone. Raises :class:`DataRefused` when a column is missing or cannot be
+        cast to its type, and :class:`UserCodeFailed` when the model has no usable answer.
+        """
+        answers = self._answer(fitting(frame, self.signature))
+        if answers.height != frame.height:
+            raise UserCodeFailed(
+                f"The model gave {answers.height} answers for {frame.height} rows.",
+                next_step="Return one answer per row.",
+                cause="nonsense",
+            )
+        return answers
+
+    def _answer(self, frame: pl.DataFrame) -> pl.DataFrame:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of what answers."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _InProcess(Predictor):
+    def __init__(self, form: Form, signature: Signature) -> None:
+        self.form = form.name
+        self.signature = signature
+        self._form = form
+
+    def _answer(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return self._form.answer(frame)
+
+
+class _InWorker(Predictor):
+    """Starts its session with the first rows; a session that died is started anew for the next call."""
+
+    def __init__(self, opened: Opened, runner: Runner, settings: Settings) -> None:
+        self.form = "native"
+        self.signature = opened.bundle.signature
+        self._opened = opened
+        self._runner = runner
+        self._deadline_s = seconds(settings.model.predict_deadline)
+        self._session: Session | None = None
+        self._numbers = itertools.count()
+        self._scratch = Path(runner.scratch) / f"predictor-{opened.bundle.digest[:12]}-{id(self):x}"
+
+    def _answer(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if frame.is_empty():
+            return pl.DataFrame(schema={PREDICTION: pl.Null})
+        parts = [self._ask(part) for part in frame.iter_slices(CHILD_ROWS)]
+        return pl.concat(parts)
+
+    def _ask(self, frame: pl.DataFrame) -> pl.DataFrame:
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        number = next(self._numbers)
+        rows, answers = self._scratch / f"{number}-rows.arrow", self._scratch / f"{number}-answers.arrow"
+        frame.write_ipc(rows)
+        try:
+            self._living().call({"rows": str(rows), "answers": str(answers)}, deadline_s=self._deadline_s)
+            return pl.read_ipc(answers)
+        except UserCodeFailed as error:
+            if error.facts.get("cause") not in ("raised", "nonsense"):
+                self.close()
+            raise
+        finally:
+            rows.unlink(missing_ok=True)
+            answers.unlink(missing_ok=True)
+
+    def _living(self) -> Session:
+        if self._session is None:
+            arguments = {
+                "bundle": str(self._opened.path),
+                "signature": msgspec.to_builtins(self.signature),
+                **session_arguments(self._opened.path, self._opened.bundle.seed),
+            }
+            self._session = self._runner.session(OPEN_MODEL, arguments, deadline_s=self._deadline_s)
+        return self._session
+
+    def close(self) -> None:
+        """End the worker's session."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+
+def open_predictor(opened: Opened, runner: Runner | None, settings: Settings) -> Predictor:
+    """Make a predictor of a verified bundle: its compiled form in our own process, else its native model in a worker.
+
+    Raises :class:`BundleCorrupt` when the form cannot be read, and :class:`Fault` when only user code can answer and
+    there is no ``runner``.
+    """
+    bundle = opened.bundle
+    if bundle.form != "native":
+        return _InProcess(load_form(opened.path / "fast", bundle.form, bundle.signature), bundle.signature)
+    if runner is None:
+        raise Fault(
+            f"Bundle {bundle.digest[:12]} needs a worker process to answer.", next_step="Run 'interlock doctor'."
+        )
+    return _InWorker(opened, runner, settings)
+
+
+def fitting(frame: pl.DataFrame, signature: Signature) -> pl.DataFrame:
+    """Columns of the signature, in order and of its types; text that is dictionary-encoded stays so.
+
+    Raises :class:`DataRefused` when a column is missing or cannot be cast without loss.
+    """
+    for column in signature.inputs:
+        if column.name not in frame.columns:
+            raise DataRefused(
+                f"Column '{column.name}' is missing: the rows have {frame.width} columns, "
+                f"the model takes {len(signature.inputs)}.",
+                next_step="Add the column, or release a model that does not need it.",
+                column=column.name,
+            )
+    return frame.select(_cast(frame[column.name], column) for column in signature.inputs)
+
+
+def _cast(series: pl.Series, column: Column) -> pl.Series:
+    wanted = _DTYPES[column.type]
+    if series.dtype == wanted or (column.type == "str" and isinstance(series.dtype, pl.Categorical | pl.Enum)):
+        return series
+    try:
+        return series.cast(wanted)
+    except pl.exceptions.PolarsError as error:
+        raise DataRefused(
+            f"Column '{column.name}' is {series.dtype} and cannot be read as {column.type}.",
+            next_step="Check the rows against the signature first.",
+            column=column.name,
+        ) from error

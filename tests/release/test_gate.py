@@ -1,0 +1,271 @@
+import math
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interlock.errors import SettingsError
+from interlock.records import Comparison, Evaluation, Failure, Policy, Score, SliceScore, canonical
+from interlock.release.gate import decide, figures, level, policy_of
+from interlock.settings import Gate, Model, Settings
+
+POLICY = Policy(metric="f1_macro")
+
+
+def comparison(against="champion", gain=0.05, low=0.02, differing=80, alpha=None):
+    return Comparison(
+        against=against,
+        gain=gain,
+        low=low,
+        high=gain + (gain - low),
+        standard_error=0.01,
+        alpha=level(0.95, 1.0) if alpha is None else alpha,
+        differing=differing,
+        method="bootstrap",
+    )
+
+
+def score(value):
+    return Score(metric="f1_macro", value=value, low=value - 0.05, high=value + 0.05)
+
+
+def evaluation(**changes):
+    facts = Evaluation(
+        candidate="c" * 64,
+        champion="a" * 64,
+        baseline="b" * 64,
+        snapshot="5" * 64,
+        holdout_digest="d" * 64,
+        metric="f1_macro",
+        greater_is_better=True,
+        rows=400,
+        seed=0,
+        resamples=2000,
+        asks=1.0,
+        scores={"candidate": score(0.55), "champion": score(0.50), "baseline": score(0.33)},
+        comparisons=(comparison(), comparison("baseline", 0.22, 0.18)),
+        latency_ms=1.5,
+        size_bytes=2_000_000,
+    )
+    return msgspec.structs.replace(facts, **changes)
+
+
+def check(decision, name):
+    return next(found for found in decision.checks if found.name == name)
+
+
+def slice_score(value="FR", rows=120, high=-0.02):
+    return SliceScore(column="country", value=value, rows=rows, candidate=0.31, champion=0.44, gain=-0.13, high=high)
+
+
+def test_better_than_both_is_promoted_and_says_why():
+    decision = decide(evaluation(), POLICY)
+    assert decision.verdict == "promote"
+    assert (
+        decision.reason
+        == "Better than the champion: f1_macro 0.550 against 0.500, and the gain's lower bound is 0.020."
+    )
+    assert all(found.passed for found in decision.checks)
+
+
+def test_without_a_champion_the_baseline_is_the_one_to_beat():
+    first = evaluation(
+        champion=None,
+        scores={"candidate": score(0.55), "baseline": score(0.33)},
+        comparisons=(comparison("baseline", 0.22, 0.18),),
+    )
+    decision = decide(first, POLICY)
+    assert decision.verdict == "promote"
+    assert decision.reason.startswith("Better than the baseline: f1_macro 0.550 against 0.330")
+    assert "no champion yet" in check(decision, "champion").reason
+
+
+def test_not_better_than_the_baseline_names_the_facts():
+    poor = evaluation(
+        scores={"candidate": score(0.334), "champion": score(0.3), "baseline": score(0.331)},
+        comparisons=(comparison(), comparison("baseline", 0.003, -0.012)),
+    )
+    decision = decide(poor, POLICY)
+    assert decision.verdict == "keep"
+    assert (
+        decision.reason
+        == "Not better than the baseline: f1_macro 0.334 against 0.331, and the gain's lower bound is -0.012."
+    )
+
+
+def test_a_tie_keeps_the_champion():
+    same = evaluation(comparisons=(comparison(gain=0.0, low=0.0, differing=0), comparison("baseline", 0.2, 0.1)))
+    decision = decide(same, POLICY)
+    assert decision.verdict == "keep"
+    assert decision.reason == "Not better than the champion: it gives the same answers on all 400 held-out rows."
+
+
+def test_a_gain_at_the_asked_one_is_not_beyond_it():
+    policy = msgspec.structs.replace(POLICY, min_gain=0.02)
+    decision = decide(evaluation(), policy)
+    assert decision.verdict == "keep"
+    assert "(0.020 is asked)" in decision.reason
+    assert decide(evaluation(), msgspec.structs.replace(POLICY, min_gain=0.019)).verdict == "promote"
+
+
+def test_too_few_differing_rows_are_named():
+    few = evaluation(comparisons=(comparison(gain=0.01, low=0.0, differing=3), comparison("baseline", 0.2, 0.1)))
+    assert "they differ on 3 rows only" in decide(few, POLICY).reason
+
+
+def test_a_missing_comparison_proves_nothing():
+    decision = decide(evaluation(comparisons=(comparison("baseline", 0.2, 0.1),)), POLICY)
+    assert decision.verdict == "keep"
+    assert decision.reason == "It was not compared with the champion."
+
+
+def test_the_floor():
+    decision = decide(evaluation(), msgspec.structs.replace(POLICY, at_least=0.6))
+    assert decision.verdict == "keep"
+    assert decision.reason == "f1_macro of 0.550 does not reach the 0.600 that gate.at_least asks for."
+    assert decide(evaluation(), msgspec.structs.replace(POLICY, at_least=0.55)).verdict == "promote"
+    cost = evaluation(metric="m.py:cost", greater_is_better=False)
+    policy = Policy(metric="m.py:cost", at_least=0.5)
+    assert not check(decide(cost, policy), "at least").passed
+    assert check(decide(cost, msgspec.structs.replace(policy, at_least=0.6)), "at least").passed
+
+
+def test_a_worse_slice_keeps_the_champion_and_is_named():
+    worse = evaluation(slices=(slice_score("DE", high=0.1), slice_score("FR")))
+    decision = decide(worse, POLICY)
+    assert decision.verdict == "keep"
+    assert decision.reason == (
+        "Worse than the champion where country is FR (120 rows): f1_macro 0.310 against 0.440, "
+        "and the gain's upper bound is -0.020."
+    )
+
+
+def test_small_slices_are_shown_not_judged():
+    decision = decide(evaluation(slices=(slice_score(rows=29),)), POLICY)
+    assert decision.verdict == "promote"
+    assert "shown, not judged" in check(decision, "slices").reason
+
+
+def test_budgets_of_time_and_size():
+    tight = msgspec.structs.replace(POLICY, max_latency_ms=1.0, max_size_mb=2.0)
+    decision = decide(evaluation(), tight)
+    assert decision.verdict == "keep"
+    assert not check(decision, "latency").passed
+    assert check(decision, "size").passed
+    assert not check(decide(evaluation(latency_ms=None), tight), "latency").passed
+    assert not check(decide(evaluation(size_bytes=2_000_001), tight), "size").passed
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(1.0, "hold"), (0.951, "hold"), (0.94, "promote")])
+def test_too_good_to_be_true_is_held(value, verdict):
+    decision = decide(evaluation(scores={**evaluation().scores, "candidate": score(value)}), POLICY)
+    assert decision.verdict == verdict
+    if verdict == "hold":
+        assert decision.reason.startswith("Too good to be true")
+        assert "column that tells the target" in decision.reason
+
+
+def test_a_first_model_may_leave_the_baseline_far_behind():
+    first = evaluation(
+        champion=None,
+        scores={"candidate": score(0.97), "baseline": score(0.33)},
+        comparisons=(comparison("baseline", 0.6, 0.5),),
+    )
+    assert decide(first, POLICY).verdict == "promote"
+    perfect = msgspec.structs.replace(first, scores={**first.scores, "candidate": score(1.0)})
+    assert decide(perfect, POLICY).verdict == "hold"
+
+
+def test_a_worn_out_holdout_is_held():
+    alpha = level(0.95, 101.0)
+    worn = evaluation(asks=101.0, comparisons=(comparison(alpha=alpha), comparison("baseline", 0.2, 0.1, alpha=alpha)))
+    decision = decide(worn, POLICY)
+    assert decision.verdict == "hold"
+    assert "worn out" in decision.reason
+    assert decide(worn, msgspec.structs.replace(POLICY, max_asks=101)).verdict == "promote"
+
+
+def test_approval_is_asked_last_and_only_for_what_would_be_released():
+    policy = msgspec.structs.replace(POLICY, approval=True)
+    assert decide(evaluation(), policy).verdict == "hold"
+    tie = evaluation(comparisons=(comparison(gain=0.0, low=-0.01), comparison("baseline", 0.2, 0.1)))
+    assert decide(tie, policy).verdict == "keep"
+
+
+def test_a_champion_that_cannot_answer():
+    scores = {"candidate": score(0.55), "baseline": score(0.33)}
+    only = (comparison("baseline", 0.22, 0.18),)
+    gone = evaluation(
+        scores=scores, comparisons=only, failures={"champion": Failure(kind="inputs-gone", reason="it takes 'bmi'.")}
+    )
+    decision = decide(gone, POLICY)
+    assert decision.verdict == "promote"
+    assert decision.reason == "The champion cannot answer today's rows and counts as beaten: it takes 'bmi'."
+    broken = evaluation(
+        scores=scores, comparisons=only, failures={"champion": Failure(kind="failed", reason="it hung.")}
+    )
+    assert decide(broken, POLICY).verdict == "hold"
+
+
+def test_evidence_gathered_under_other_rules_proves_nothing():
+    assert "asks for" not in check(decide(evaluation(), POLICY), "evidence").reason
+    assert decide(evaluation(), Policy(metric="accuracy")).reason == (
+        "Judged by f1_macro, and the rules ask for accuracy: judge it again."
+    )
+    strict = decide(evaluation(), msgspec.structs.replace(POLICY, confidence=0.99))
+    assert strict.verdict == "keep"
+    assert "judge it again" in strict.reason
+    assert decide(evaluation(), msgspec.structs.replace(POLICY, confidence=0.9)).verdict == "promote"
+
+
+def test_levels_spend_the_whole_budget_and_no_more():
+    spent = [level(0.95, k) for k in range(1, 200_000)]
+    assert spent == sorted(spent, reverse=True)
+    assert sum(spent) < 0.05
+    assert sum(spent) == pytest.approx(0.05, rel=1e-4)
+    assert level(0.95, 0.3) == level(0.95, 1.0)
+
+
+numbers = st.floats(-1, 1)
+
+
+@given(low=numbers, base_low=numbers, asks=st.integers(1, 200), value=st.floats(0, 1), approval=st.booleans())
+def test_the_verdict_is_that_of_the_first_failing_check(low, base_low, asks, value, approval):
+    alpha = level(0.95, asks)
+    facts = evaluation(
+        asks=float(asks),
+        scores={**evaluation().scores, "candidate": score(value)},
+        comparisons=(comparison(low=low, alpha=alpha), comparison("baseline", 0.2, base_low, alpha=alpha)),
+    )
+    policy = msgspec.structs.replace(POLICY, approval=approval)
+    decision = decide(facts, policy)
+    assert canonical(decision) == canonical(decide(facts, policy))
+    failing = [found for found in decision.checks if not found.passed]
+    assert (decision.verdict == "promote") == (not failing)
+    if any(found.on_fail == "keep" for found in failing):
+        assert decision.verdict == "keep"
+    if decision.verdict == "promote":
+        assert low > 0.0
+        assert base_low > 0.0
+    if failing:
+        assert decision.reason in {found.reason for found in failing if found.on_fail == decision.verdict}
+    assert all(found.reason.endswith((".", ")")) for found in decision.checks)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+def test_figures_tell_different_numbers_apart(one, other):
+    shown = figures(one, other)
+    if abs(one - other) > 2e-6 * max(1.0, abs(one), abs(other)):
+        assert shown[0] != shown[1] or math.isclose(one, other, rel_tol=1e-5)
+
+
+def test_policy_comes_from_the_settings():
+    settings = Settings(
+        model=Model(name="m", task="regression", target="y"), gate=Gate(at_least=0.4, slices=("sex",), approval=True)
+    )
+    policy = policy_of(settings)
+    assert (policy.metric, policy.at_least, policy.slices, policy.approval) == ("r2", 0.4, ("sex",), True)
+    assert set(Policy.__struct_fields__) <= set(Gate.__struct_fields__)
+    with pytest.raises(SettingsError):
+        policy_of(msgspec.structs.replace(settings, gate=Gate(metric="acuracy")))

@@ -1,0 +1,253 @@
+import warnings
+
+import numpy as np
+import pytest
+import sklearn.metrics as peer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interlock.errors import SettingsError
+from interlock.release.resample import generator
+from interlock.release.score import (
+    METRICS,
+    Answers,
+    Metric,
+    Problem,
+    Undefined,
+    chosen_metric,
+    error_of,
+    named_metric,
+    shown_metrics,
+)
+
+TASKS = ("classification", "regression", "forecast")
+
+LABEL_PEERS = {
+    "accuracy": peer.accuracy_score,
+    "balanced_accuracy": peer.balanced_accuracy_score,
+    "matthews_corrcoef": peer.matthews_corrcoef,
+    **{
+        f"{name}_{average}": lambda t, p, score=score, average=average: score(t, p, average=average, zero_division=0)
+        for name, score in (("f1", peer.f1_score), ("precision", peer.precision_score), ("recall", peer.recall_score))
+        for average in ("macro", "micro", "weighted")
+    },
+}
+NUMBER_PEERS = {
+    "r2": peer.r2_score,
+    "neg_mean_squared_error": lambda t, p: -peer.mean_squared_error(t, p),
+    "neg_root_mean_squared_error": lambda t, p: -peer.root_mean_squared_error(t, p),
+    "neg_mean_absolute_error": lambda t, p: -peer.mean_absolute_error(t, p),
+    "neg_mean_absolute_percentage_error": lambda t, p: -peer.mean_absolute_percentage_error(t, p),
+    "neg_median_absolute_error": lambda t, p: -peer.median_absolute_error(t, p),
+}
+
+
+def labelled(truth, *answers, classes=None, probabilities=()):
+    classes = classes or int(max(np.max(truth), *(np.max(a) for a in answers))) + 1
+    chances = list(probabilities) or [None] * len(answers)
+    return Problem(
+        answers=tuple(Answers(labels=np.asarray(a), probabilities=c) for a, c in zip(answers, chances, strict=True)),
+        classes=tuple(range(classes)),
+        codes=np.asarray(truth),
+    )
+
+
+def numbers(truth, *answers, scale=None):
+    return Problem(
+        answers=tuple(Answers(numbers=np.asarray(a, dtype=float)) for a in answers),
+        numbers=np.asarray(truth, dtype=float),
+        scale=scale,
+    )
+
+
+codes = st.integers(2, 4).flatmap(
+    lambda k: st.lists(st.tuples(st.integers(0, k - 1), st.integers(0, k - 1)), min_size=1, max_size=40)
+)
+
+
+@pytest.mark.parametrize("name", LABEL_PEERS)
+@given(pairs=codes)
+@settings(max_examples=20, deadline=None)
+def test_metrics_of_labels_equal_scikit_learns(name, pairs):
+    truth, answer = map(np.array, zip(*pairs, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = LABEL_PEERS[name](truth, answer)
+    assert METRICS[name].values(labelled(truth, answer, classes=4))[0] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["f1", "precision", "recall"])
+@given(pairs=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40))
+@settings(max_examples=20, deadline=None)
+def test_binary_metrics_are_those_of_the_greater_label(name, pairs):
+    truth, answer = map(np.array, zip(*pairs, strict=True))
+    score = getattr(peer, f"{name}_score")
+    expected = score(truth, answer, zero_division=0, pos_label=1)
+    assert METRICS[name].values(labelled(truth, answer, classes=2))[0] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", NUMBER_PEERS)
+@given(
+    pairs=st.lists(
+        st.tuples(st.floats(-1e3, 1e3, allow_subnormal=False), st.floats(-1e3, 1e3, allow_subnormal=False)),
+        min_size=3,
+        max_size=40,
+    )
+)
+@settings(max_examples=20, deadline=None)
+def test_metrics_of_numbers_equal_scikit_learns(name, pairs):
+    truth, answer = map(np.array, zip(*pairs, strict=True))
+    truth = truth + np.arange(len(truth))  # never constant
+    expected = NUMBER_PEERS[name](truth, answer)
+    assert METRICS[name].values(numbers(truth, answer))[0] == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def chances(rng, truth, classes, sharpness=1.0):
+    raw = rng.exponential(size=(len(truth), classes)) + sharpness * (truth[:, None] == np.arange(classes))
+    return np.round(raw / raw.sum(axis=1, keepdims=True), 2) + 1e-3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_of_probabilities_equal_scikit_learns(seed):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, 60)
+    two = chances(rng, truth, 2)
+    two /= two.sum(axis=1, keepdims=True)
+    binary = labelled(truth, truth, probabilities=[two])
+    assert METRICS["roc_auc"].values(binary)[0] == pytest.approx(peer.roc_auc_score(truth, two[:, 1]))
+    assert METRICS["roc_auc_ovr"].values(binary)[0] == pytest.approx(peer.roc_auc_score(truth, two[:, 1]))
+    assert METRICS["average_precision"].values(binary)[0] == pytest.approx(
+        peer.average_precision_score(truth, two[:, 1])
+    )
+    assert METRICS["neg_brier_score"].values(binary)[0] == pytest.approx(-peer.brier_score_loss(truth, two[:, 1]))
+    assert METRICS["neg_log_loss"].values(binary)[0] == pytest.approx(-peer.log_loss(truth, two))
+    truth = np.r_[0, 1, 2, 0, 1, 2, rng.integers(0, 3, 60)]
+    three = chances(rng, truth, 3)
+    three /= three.sum(axis=1, keepdims=True)
+    many = labelled(truth, truth, probabilities=[three])
+    assert METRICS["roc_auc_ovr"].values(many)[0] == pytest.approx(peer.roc_auc_score(truth, three, multi_class="ovr"))
+    assert METRICS["neg_log_loss"].values(many)[0] == pytest.approx(-peer.log_loss(truth, three))
+    assert METRICS["neg_brier_score"].values(many)[0] == pytest.approx(-peer.brier_score_loss(truth, three))
+
+
+def test_a_class_that_a_model_was_sure_could_not_be_costs_a_finite_loss():
+    sure = np.array([[1.0, 0.0], [1.0, 0.0]])
+    value = METRICS["neg_log_loss"].values(labelled([0, 1], [0, 0], probabilities=[sure]))[0]
+    assert value == pytest.approx(-peer.log_loss([0, 1], sure))
+
+
+def test_forecast_errors():
+    problem = numbers([10.0, 0.0, 30.0], [12.0, 0.0, 24.0], scale=4.0)
+    assert METRICS["neg_mase"].values(problem) == (pytest.approx(-(2 + 0 + 6) / 3 / 4),)
+    assert METRICS["neg_smape"].values(problem) == (pytest.approx(-(2 * 2 / 22 + 0 + 2 * 6 / 54) / 3),)
+    with pytest.raises(Undefined, match="never changes"):
+        METRICS["neg_mase"].values(numbers([1.0], [1.0], scale=0.0))
+
+
+def perfect_and_poor(metric: Metric):
+    rng = np.random.default_rng(3)
+    if metric.labels:
+        truth = np.r_[0, 0, 1, 1, rng.integers(0, 2, 30)]
+        right, wrong = np.eye(2)[truth], np.eye(2)[1 - truth]
+        return labelled(truth, truth, 1 - truth, probabilities=[right, wrong])
+    truth = rng.normal(size=30)
+    return numbers(truth, truth, truth + 1 + rng.random(30), scale=1.0)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_more_is_better_and_the_best_is_known(name):
+    metric = METRICS[name]
+    perfect, poor = metric.values(perfect_and_poor(metric))
+    assert perfect == pytest.approx(metric.best)
+    assert poor < perfect
+    assert error_of(perfect, metric.best) == pytest.approx(0.0, abs=1e-12)
+
+
+def middling(metric: Metric):
+    rng = np.random.default_rng(4)
+    if metric.labels:
+        truth = rng.integers(0, 2, 60)
+        answers = [np.where(rng.random(60) < 0.7, truth, 1 - truth) for _ in range(2)]
+        return labelled(truth, *answers, probabilities=[chances(rng, truth, 2) for _ in range(2)])
+    truth = rng.normal(size=60)
+    return numbers(truth, truth + rng.normal(size=60), truth + rng.normal(size=60), scale=1.0)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_resampling_brackets_the_estimate_and_repeats_bit_for_bit(name):
+    metric = METRICS[name]
+    problem = middling(metric)
+    one = metric.joint(problem, generator(7), 200)
+    two = metric.joint(problem, generator(7), 200)
+    assert one.covariance.tobytes() == two.covariance.tobytes()
+    if one.draws is not None:
+        assert one.draws.tobytes() == two.draws.tobytes()
+        assert one.draws.tobytes() != metric.joint(problem, generator(8), 200).draws.tobytes()
+        assert np.all(one.draws.min(axis=1) <= one.estimates + 1e-12)
+        assert np.all(one.draws.max(axis=1) >= one.estimates - 1e-12)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_rows_on_which_answers_differ_are_counted(name):
+    problem = perfect_and_poor(METRICS[name])
+    assert METRICS[name].differing(problem, 0, 1) == problem.rows
+    assert METRICS[name].differing(problem, 0, 0) == 0
+
+
+def test_undefined_is_said_not_guessed():
+    with pytest.raises(Undefined, match="no finite value"):
+        METRICS["r2"].values(numbers([2.0, 2.0], [1.0, 2.0]))
+    with pytest.raises(Undefined, match="two rows of each class"):
+        METRICS["roc_auc"].values(labelled([1, 1], [1, 1], classes=2, probabilities=[np.full((2, 2), 0.5)]))
+    with pytest.raises(Undefined, match="no rows"):
+        METRICS["accuracy"].values(labelled(np.array([], dtype=int), np.array([], dtype=int), classes=2))
+    with pytest.raises(Undefined, match="positive"):
+        METRICS["average_precision"].values(labelled([0, 0], [0, 0], classes=2, probabilities=[np.full((2, 2), 0.5)]))
+
+
+def test_slices_keep_the_classes():
+    problem = labelled([0, 1, 2, 2], [0, 1, 1, 2])
+    part = problem.where(np.array([False, False, True, True]))
+    assert part.rows == 2
+    assert METRICS["accuracy"].values(part) == (0.5,)
+
+
+def test_choosing_a_metric():
+    assert [chosen_metric("", task) for task in TASKS] == ["f1_macro", "r2", "neg_mean_absolute_error"]
+    assert chosen_metric("metrics.py:cost", "custom") == "metrics.py:cost"
+    assert chosen_metric("accuracy", "custom") == "accuracy"
+    with pytest.raises(SettingsError, match="no metric of its own"):
+        chosen_metric("", "custom")
+    with pytest.raises(SettingsError, match="'f1_macro'"):
+        chosen_metric("f1_marco", "classification")
+    with pytest.raises(SettingsError, match="'neg_mean_squared_error'"):
+        named_metric("mean_squared_error", "regression")
+    with pytest.raises(SettingsError, match="answers with numbers"):
+        named_metric("accuracy", "regression")
+    with pytest.raises(SettingsError, match="answers with labels"):
+        named_metric("r2", "classification")
+
+
+def test_a_metric_of_two_classes_names_the_one_for_many():
+    with pytest.raises(SettingsError, match="'roc_auc_ovr'"):
+        METRICS["roc_auc"].values(labelled([0, 1, 2], [0, 1, 2]))
+    with pytest.raises(SettingsError, match="'f1_macro'"):
+        METRICS["f1"].values(labelled([0, 1, 2], [0, 1, 2]))
+    with pytest.raises(SettingsError, match="needs probabilities"):
+        METRICS["neg_log_loss"].values(labelled([0, 1], [0, 1]))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_shown_metrics_fit_the_task_and_leave_out_the_deciding_one(task):
+    deciding = chosen_metric("", task)
+    shown = shown_metrics(task, (deciding, "r2"), deciding)
+    assert deciding not in shown
+    assert len(set(shown)) == len(shown)
+    for name in shown:
+        if name != "r2":
+            named_metric(name, task)
+
+
+def test_names_are_scikit_learns():
+    known = set(peer.get_scorer_names())
+    assert set(METRICS) - known == {"neg_smape", "neg_mase"}
