@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from interlock.cli.main import app
 from interlock.configuration import json_schema
+from interlock.release.score import METRICS
 from interlock.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,11 +129,40 @@ def cli_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+_INTERVAL = {
+    "Counts": "bootstrap over joint cells",
+    "Means": "bootstrap of means",
+    "Area": "DeLong",
+    "Weighted": "bootstrap of rows",
+}
+
+
+def metrics_page() -> str:
+    """Every metric by name."""
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from `src/interlock/release/score.py` by `make docs`.",
+        "",
+        "Names and definitions are scikit-learn's, and more is always better: an error is negated and named `neg_…`.",
+        "`f1`, `precision` and `recall` are about the greater of two labels. The default is `f1_macro` for",
+        "classification, `r2` for regression, `neg_mean_absolute_error` for forecasts. A function of your own is named",
+        "`file.py:function`: [judge by your own metric](../how-to/your-own-metric.md).",
+        "",
+        "| name | scores | best | interval by |",
+        "| --- | --- | ---: | --- |",
+    ]
+    for name, metric in METRICS.items():
+        lines.append(f"| `{name}` | {metric.reads} | {metric.best:g} | {_INTERVAL[type(metric).__name__]} |")
+    return "\n".join(lines) + "\n"
+
+
 def pages() -> dict[Path, str]:
     """Every generated file and what should be in it."""
     return {
         ROOT / "docs" / "reference" / "configuration.md": configuration_page(),
         ROOT / "docs" / "reference" / "cli.md": cli_page(),
+        ROOT / "docs" / "reference" / "metrics.md": metrics_page(),
         ROOT / "src" / "interlock" / "interlock.schema.json": json.dumps(json_schema(), indent=2, sort_keys=True)
         + "\n",
     }

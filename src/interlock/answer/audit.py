@@ -151,13 +151,7 @@ def _keys(tally: Tally, staged: Staged) -> Audit:
     written = [staged.nulls.get(key) for key in tally.keys]
     nulls = sum(count for count in written if count is not None)
     if nulls != tally.key_nulls and None not in written:
-<<<<<<< HEAD
         return Audit(name="keys", passed=False, reason=f"{nulls:,} empty keys written, {tally.key_nulls:,} read")
-=======
-        return Audit(
-            name="keys", passed=False, reason=f"{nulls:,} empty keys were written, {tally.key_nulls:,} were read"
-        )
->>>>>>> bundle
     if tally.key_nulls:
         return Audit(name="keys", passed=False, reason=f"{tally.key_nulls:,} rows have no key ({names})")
     if tally.key_repeats is None:

@@ -4,7 +4,6 @@ The final name of an answer file holds the digest of the file it answers and the
 that was killed after publishing and before recording finds its own file again, and nothing is scored twice.
 """
 
-<<<<<<< HEAD
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -27,17 +26,11 @@ from interlock.data.readers import Unreadable
 from interlock.errors import Conflict, DataRefused, NotFound, NothingToServe, UserCodeFailed
 from interlock.model.bundle import Opened, open_bundle
 from interlock.model.predictor import Predictor, open_predictor
-=======
-from collections.abc import Callable
-from pathlib import Path
-
-from interlock.answer.outlet import FolderOutlet, open_outlet
-from interlock.answer.waiting import SEEN, Desk, Waiting, hold_file
-from interlock.errors import NotFound
->>>>>>> bundle
 from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
-from interlock.records import BatchResult, Column, Record, short
+from interlock.records import BatchResult, Column, ColumnType, Record, Release, digest, facts_of, short, timestamp
+from interlock.release.registry import current, mark_served
+from interlock.settings import Settings
 
 PROFILE_FILE = "profile.json"
 _TOLD_EVERY_S = 2.0

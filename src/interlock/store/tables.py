@@ -279,7 +279,9 @@ def _write(folder: Path, rows: pl.LazyFrame, columns: Mapping[str, pl.DataType])
         (pl.col(name).cast(dtype) if name in have else pl.lit(None, dtype)).alias(name)
         for name, dtype in columns.items()
     ]
-    name = f"part-{(_newest(folder) or 0) + 1:020d}-{secrets.token_hex(8)}.parquet"
+    newest = _newest(folder)
+    number = 0 if newest is None else newest + 1  # so that names sort in the order of commits
+    name = f"part-{number:020d}-{secrets.token_hex(8)}.parquet"
     path = folder / name
     rows.select(complete).sink_parquet(path, compression="zstd")
     count = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()

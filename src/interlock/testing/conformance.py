@@ -148,6 +148,8 @@ class LedgerConformance:
             assert newest == [("a/2", Note(text="a/2", number=2)), ("a/10", Note(text="a/10", number=1))]
             with refuses(StoreFault):
                 ledger.read("other", "a/1", Note)
+            with refuses(StoreFault):
+                ledger.scan("other", Note)
 
     def test_events_are_found(self, tmp_path: Path) -> None:
         """By kind, subject, sequence and time, in both directions."""

@@ -1,11 +1,10 @@
 """Every port in memory, with the same rules as the real adapters; the conformance suites run on them too."""
 
-import copy
 import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +38,12 @@ class _State:
     documents: dict[tuple[str, str], bytes] = field(default_factory=dict)
     leases: dict[str, _Lease] = field(default_factory=dict)
 
+    def copy(self) -> "_State":
+        """Copy what a transaction may change."""
+        return _State(
+            self.rows.copy(), self.documents.copy(), {name: replace(lease) for name, lease in self.leases.items()}
+        )
+
 
 class MemoryLedger:
     """Implements :class:`interlock.ports.Ledger`; lost when the process ends."""
@@ -69,7 +74,7 @@ class MemoryLedger:
         with self._lock:
             self._open.busy = True
             try:
-                state = copy.deepcopy(self._state)
+                state = self._state.copy()
                 yield state
                 self._state = state
             finally:
@@ -89,10 +94,10 @@ class MemoryLedger:
         limit: int | None = None,
     ) -> list[tuple[str, T]]:
         """List committed documents in key order, or the reverse."""
-        state = self._state
-        keys = sorted(key for place, key in state.documents if place == collection and key.startswith(prefix))
+        documents = self._state.documents
+        keys = sorted(key for place, key in documents if place == collection and key.startswith(prefix))
         chosen = (keys[::-1] if newest_first else keys)[:limit]
-        return [(key, msgspec.json.decode(state.documents[collection, key], type=type)) for key in chosen]
+        return [(key, _decode(documents[collection, key], collection, key, type)) for key in chosen]
 
     def events(
         self,
@@ -192,8 +197,10 @@ class MemoryTransaction:
 
 def _decoded(state: _State, collection: str, key: str, type: type[T]) -> T | None:
     value = state.documents.get((collection, key))
-    if value is None:
-        return None
+    return None if value is None else _decode(value, collection, key, type)
+
+
+def _decode(value: bytes, collection: str, key: str, type: type[T]) -> T:  # noqa: A002
     try:
         return msgspec.json.decode(value, type=type)
     except msgspec.MsgspecError as error:
