@@ -111,7 +111,13 @@ def test_typed_columns_are_never_rounded() -> None:
 
 
 def test_fractions_widen_and_words_do_not() -> None:
-    for values, wide in ((("1.5",), True), (("x",), False), (("inf",), False), (("9" * 25,), False), (("x", "2.5"), True)):
+    for values, wide in (
+        (("1.5",), True),
+        (("x",), False),
+        (("inf",), False),
+        (("9" * 25,), False),
+        (("x", "2.5"), True),
+    ):
         series = text(*values)
         assert fractional(series, pl.Series([True] * len(values))) is wide
 

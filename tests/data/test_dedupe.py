@@ -29,7 +29,9 @@ def stored_after(batches: list[list[tuple[Any, ...]]], key: list[str], policy: O
 @given(files)
 def test_without_a_key_every_row_is_there_once(batches: list[list[tuple[Any, ...]]]) -> None:
     table = stored_after(batches, [], "keep-last")
-    assert sorted(table.select("k", "v").rows(), key=repr) == sorted({row for rows in batches for row in rows}, key=repr)
+    assert sorted(table.select("k", "v").rows(), key=repr) == sorted(
+        {row for rows in batches for row in rows}, key=repr
+    )
 
 
 @given(files)

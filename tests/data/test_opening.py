@@ -83,7 +83,11 @@ def test_gzip_bombs_and_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(Unreadable, match="bomb"), plain(path, "a.csv.gz", gz=True, scratch=tmp_path):
         pass
     whole = gzip.compress(b"a,b\n1,2\n" * 1000)
-    for content, words in ((whole[:-12], "cut short"), (whole[:20] + b"xx" + whole[22:], "damaged"), (b"abc", "damaged")):
+    for content, words in (
+        (whole[:-12], "cut short"),
+        (whole[:20] + b"xx" + whole[22:], "damaged"),
+        (b"abc", "damaged"),
+    ):
         path.write_bytes(content)
         with pytest.raises(Unreadable, match=words), plain(path, "a.csv.gz", gz=True, scratch=tmp_path):
             pass

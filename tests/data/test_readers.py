@@ -72,7 +72,7 @@ def test_a_known_layout_helps_to_find_the_delimiter(tmp_path: Path) -> None:
 
 
 def test_bom_crlf_and_gzip(tmp_path: Path) -> None:
-    content = b"\xef\xbb\xbfa,b\r\n1,\"x\r\ny\"\r\n2,z"
+    content = b'\xef\xbb\xbfa,b\r\n1,"x\r\ny"\r\n2,z'
     for name, data in (("a.csv", content), ("a.csv.gz", gzip.compress(content))):
         reading = read(tmp_path, data, name=name, scratch=tmp_path)
         assert reading.columns == ("a", "b")
@@ -140,9 +140,9 @@ def test_reserved_columns_are_refused(tmp_path: Path) -> None:
 def test_ragged_rows_are_found_across_spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("interlock.data.delimited._SPAN_BYTES", 7)
     path = tmp_path / "x"
-    path.write_bytes(b'a,b\n' + b'"q,\n""q",2\n' * 50 + b"1,\n" + b"only\n")
+    path.write_bytes(b"a,b\n" + b'"q,\n""q",2\n' * 50 + b"1,\n" + b"only\n")
     assert first_ragged(path, ",", 2) == (52, 1)
-    path.write_bytes(b'a,b\n' + b'"q,\n""q",2\n' * 50 + b"1,")
+    path.write_bytes(b"a,b\n" + b'"q,\n""q",2\n' * 50 + b"1,")
     assert first_ragged(path, ",", 2) is None
 
 
@@ -206,7 +206,9 @@ def test_parquet_types_become_logical(tmp_path: Path) -> None:
 
 def test_parquet_against_a_known_layout(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    pl.DataFrame({"i": [1.0, 2.5], "s": [1, 2], "big": [2**64 - 1, 1]}, schema_overrides={"big": pl.UInt64}).write_parquet(path)
+    pl.DataFrame(
+        {"i": [1.0, 2.5], "s": [1, 2], "big": [2**64 - 1, 1]}, schema_overrides={"big": pl.UInt64}
+    ).write_parquet(path)
     reading = read_file(path, name="a.parquet", columns=known(i="int", s="str", big="int"))
     assert reading.widened == ("i",)
     assert reading.notes == ("column 's' came as int and was read as text",)

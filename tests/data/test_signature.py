@@ -9,7 +9,13 @@ from interlock.errors import DataRefused
 from interlock.records import Column
 
 FRAME = pl.DataFrame(
-    {"i": [3, 1, None], "s": ["b", "a", "b"], "d": [date(2024, 1, 2)] * 3, "b": [True, None, True], "f": [1.5, 2.5, 3.5]}
+    {
+        "i": [3, 1, None],
+        "s": ["b", "a", "b"],
+        "d": [date(2024, 1, 2)] * 3,
+        "b": [True, None, True],
+        "f": [1.5, 2.5, 3.5],
+    }
 )
 
 
@@ -31,7 +37,9 @@ def test_categories_are_capped_and_lineage_is_left_out() -> None:
 
 def test_signatures_only_grow() -> None:
     before = infer(FRAME)
-    after = widen(before, infer(pl.DataFrame({"i": [9], "s": ["c"], "d": [date(2023, 1, 1)], "b": [False], "f": [0.5]})))
+    after = widen(
+        before, infer(pl.DataFrame({"i": [9], "s": ["c"], "d": [date(2023, 1, 1)], "b": [False], "f": [0.5]}))
+    )
     assert after[0] == Column(name="i", type="int", nullable=True, low=1.0, high=9.0)
     assert after[1].categories == ("a", "b", "c")
     assert (after[2].low, after[2].high) == ("2023-01-01", "2024-01-02")

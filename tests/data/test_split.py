@@ -25,7 +25,9 @@ def marks(frame: pl.DataFrame, key: list[str]) -> list[int]:
     return frame.lazy().with_columns(mark(key_types(frame.schema, key))).collect(engine="streaming")[MARK].to_list()
 
 
-cell = st.one_of(st.none(), st.text(st.characters(codec="utf-8"), max_size=6), st.sampled_from(["\\N", "\t", "\\", "a\tb"]))
+cell = st.one_of(
+    st.none(), st.text(st.characters(codec="utf-8"), max_size=6), st.sampled_from(["\\N", "\t", "\\", "a\tb"])
+)
 rows = st.lists(st.tuples(cell, cell), min_size=1, max_size=20)
 
 
