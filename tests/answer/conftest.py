@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from answer.kit import Project, make_project, opened_bundle
 
+from answer.kit import Project, make_project, opened_bundle
 from interlock.answer import batch
 
 

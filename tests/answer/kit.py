@@ -34,7 +34,11 @@ FORM = Linear(
         NumberTerm(column="x", shift=0.0, weights=(1.5,)),
         NumberTerm(column="n", shift=4.5, weights=(-0.2,), fill=4.5),
         CategoryTerm(
-            column="colour", keys=("blue", "green", "red"), weights=((0.5,), (0.0,), (-0.5,)), unknown=(0.0,), missing=None
+            column="colour",
+            keys=("blue", "green", "red"),
+            weights=((0.5,), (0.0,), (-0.5,)),
+            unknown=(0.0,),
+            missing=None,
         ),
     ),
     classes=("no", "yes"),
@@ -107,7 +111,10 @@ class Project:
         return {path.name: pl.read_parquet(path) for path in sorted(folder.glob("*"))} if folder.is_dir() else {}
 
     def kinds(self) -> list[str]:
-        return [event.kind for event in self.parts.ledger.events(kinds=["batch.published", "batch.refused", "batch.unreadable"])]
+        return [
+            event.kind
+            for event in self.parts.ledger.events(kinds=["batch.published", "batch.refused", "batch.unreadable"])
+        ]
 
     def release(self, opened: Opened, generation: int) -> None:
         self.bundles[opened.bundle.digest] = opened

@@ -1,11 +1,7 @@
 """From files in the inbox to published answers: what is written, what is refused, and what a crash leaves."""
 
-import polars as pl
-from polars.testing import assert_frame_equal
-
 
 def test_first(project, rows_of=None) -> None:
-    from importlib import import_module
     project.put("monday.parquet", __import__("answer.kit").kit.rows(1000))
     result = project.run()
     print(result)

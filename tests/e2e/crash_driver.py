@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from interlock.model.runner import Runner
 
-from conftest import make_project, write_rows
+from e2e.small_project import make_project, write_rows
 from interlock.app import open_parts
 from interlock.cli.operate import verify_project
 from interlock.cli.progress import Silent
 from interlock.configuration import load_settings
 from interlock.loop import run_turn
+from interlock.model.runner import Runner
 from interlock.store.ledger import SqlLedger
 from interlock.store.tables import DeltaTables
 

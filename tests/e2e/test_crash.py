@@ -18,7 +18,8 @@ SHARDS = 2
 def test_the_turn_after_a_kill_ends_as_an_undisturbed_one(shard: int, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(HERE / "crash_driver.py"), str(tmp_path), str(shard), str(SHARDS)],
-        env=os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1] / 'src'}", "PYTHONWARNINGS": "ignore"},
+        env=os.environ
+        | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE.parents[1] / 'src'}", "PYTHONWARNINGS": "ignore"},
         capture_output=True,
         text=True,
         timeout=480,

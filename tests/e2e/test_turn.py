@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from conftest import TOML, write_rows
+from e2e.small_project import TOML, write_rows
 
 pytestmark = pytest.mark.slow
 

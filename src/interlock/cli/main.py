@@ -108,7 +108,9 @@ def run(json: Json = False) -> None:
 @app.command()
 def predict(
     file: Annotated[Path, typer.Argument(help="Data file to score: CSV, Parquet or JSON lines.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the predictions.")] = Path(),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Parquet file to write. Default: FILE-predictions.parquet here.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Score one file by the release in force."""

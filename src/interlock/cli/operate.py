@@ -31,8 +31,9 @@ def operator_turn(parts: Parts, name: str = "operator") -> Iterator[Turn]:
         parts.ledger.release(fence)
 
 
-def score_one(parts: Parts, file: Path, output: Path) -> BatchResult:
-    """Score ``file`` into the folder ``output``; raises :class:`NotFound` when there is no such file."""
+def score_one(parts: Parts, file: Path, output: Path | None) -> BatchResult:
+    """Score ``file`` into the Parquet file ``output``; raises :class:`NotFound` when there is no such file."""
+    target = output or Path(f"{file.name.partition('.')[0]}-predictions.parquet")
     if not file.is_file():
         raise NotFound(f"There is no file {file}.", next_step="Name a CSV, Parquet or JSON lines file.")
     contract = read_contract(parts.settings)
@@ -44,7 +45,7 @@ def score_one(parts: Parts, file: Path, output: Path) -> BatchResult:
                 runner.start()
                 return runner
 
-            return score_file(parts, turn, file.resolve(), output.resolve(), started)
+            return score_file(parts, turn, file.resolve(), target.resolve(), started)
 
 
 # ---- status ------------------------------------------------------------------------------------------------------
