@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from interlock.answer.audit import PROBABILITY, Staged, Tally
-from interlock.answer.intake import Chunk
+from interlock.answer.intake import CHUNK_ROWS, Chunk
 from interlock.answer.overlap import Behind
 from interlock.errors import StoreFault, UserCodeFailed
 from interlock.records import Record, canonical, moment
@@ -144,6 +144,7 @@ def _open_writer(path: Path, schema: Any) -> Any:
         use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
         column_encoding=encoding,
         store_schema=False,
+        write_batch_size=CHUNK_ROWS,
     )
 
 
