@@ -24,13 +24,15 @@ def with_codes(answers: pl.DataFrame, output: Output | None) -> tuple[pl.DataFra
     if output is None or output.kind != "label" or output.classes is None:
         return answers, 0
     classes = list(output.classes)
+    if isinstance(prediction.dtype, pl.Categorical | pl.Enum):
+        prediction = prediction.cast(pl.String)
     if prediction.dtype == pl.String and all(isinstance(label, str) for label in classes):
         coded = _coded(prediction, [str(label) for label in classes])
         return answers.with_columns(coded), coded.null_count() - prediction.null_count()
     known = pl.Series(classes)
-    if prediction.dtype.is_numeric() != known.dtype.is_numeric() or (prediction.dtype == pl.Boolean) != (
-        known.dtype == pl.Boolean
-    ):
+    if known.dtype.is_numeric() and prediction.dtype.is_numeric():
+        prediction, known = prediction.cast(pl.Float64), known.cast(pl.Float64)
+    if prediction.dtype != known.dtype:
         return answers, prediction.len() - prediction.null_count()
     return answers, int((~prediction.is_in(known.implode())).sum())
 
