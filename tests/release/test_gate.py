@@ -180,7 +180,8 @@ def test_a_first_model_may_leave_the_baseline_far_behind():
 
 def test_a_worn_out_holdout_is_held():
     alpha = level(0.95, 101.0)
-    worn = evaluation(asks=101.0, comparisons=(comparison(alpha=alpha), comparison("baseline", 0.2, 0.1, alpha=alpha)))
+    found = (comparison(alpha=alpha), comparison("baseline", 0.2, 0.1, alpha=alpha))
+    worn = evaluation(asks=101.0, comparisons=found, guessing=(comparison("shuffled", 0.3, 0.2, alpha=alpha),))
     decision = decide(worn, POLICY)
     assert decision.verdict == "hold"
     assert "worn out" in decision.reason

@@ -172,12 +172,12 @@ def test_everybody_answers_the_same_rows_and_the_evidence_is_kept(court):
     accuracy = (sign(rows) == rows["y"]).mean()
     assert found.extra["candidate"]["accuracy"] == pytest.approx(accuracy)
     assert set(found.scores) == {"candidate", "champion", "baseline", "shuffled"}
-    assert [comparison.against for comparison in found.comparisons] == ["champion", "baseline"]
+    assert [comparison.against for comparison in found.comparisons] == ["champion", "baseline", "shuffled"]
     assert all(one.low < one.gain for one in found.comparisons)
     assert (found.rows, found.asks, found.size_bytes, found.failures) == (300, 1.0, 1000, {})
     assert found.latency_ms == pytest.approx(1.0)
     frame, header = read_evidence(court.blobs.get(found.evidence_key))
-    assert [model.who for model in header.models] == ["candidate", "champion", "baseline"]
+    assert [model.who for model in header.models] == ["candidate", "champion", "baseline", "shuffled"]
     assert "x" not in frame.columns
     assert frame["candidate.prediction"].to_list() == sign(rows).to_list()
     assert frame["truth"].to_list() == rows["y"].to_list()
