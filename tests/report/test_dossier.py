@@ -104,7 +104,7 @@ def test_every_fact_stands_in_its_chapter(world: Make, tmp_path: Path) -> None:
         "testing": ("country = FR;0.7220;cancelled;on the diagonal;calibration error;accuracy",),
         "packaging": (f"{bundle.digest};requirements.txt;4.1 kB;numpy==2.4.1;mlflow.pyfunc.load_model",),
         "deployment": (
-            "tuesday.csv;wednesday.csv;wednesday.csv: PSI 2.31 is over the 1.00 allowed.;497 rows published;keep;really served",
+            "tuesday.csv;wednesday.csv: PSI 2.31 is over the 1.00 allowed.;497 rows published;keep;really served",
         ),
         "lineage": (f"{bundle.digest};Snapshot;Receipt;Evidence;entry 23",),
         "decision": ("promote;at least;passed;holdout budget;release 2 (by gate)",),
