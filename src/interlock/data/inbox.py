@@ -82,7 +82,7 @@ def is_skipped(name: str) -> bool:
 
 def _tell_unknown(names: list[str], say: Say) -> None:
     if names:
-        some = ", ".join(shown(name, 60) for name in names[:5])
+        some = ", ".join(shown(name, 60) for name in sorted(names)[:5])
         say(f"left alone, no known suffix: {some}" + (f" and {len(names) - 5:,} more" if len(names) > 5 else ""))
 
 

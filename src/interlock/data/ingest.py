@@ -262,12 +262,14 @@ def safe_name(name: str) -> str:
 
 def _read(work: _Work, arrival: Arrival, staged: Staged) -> Reading:
     columns = [column for column in work.layout().columns if not undecided(column)]
+    # a key is never widened: its text decides on which side of the split a row lies
+    keys = {column.name: column.type for column in columns if column.name in work.source.key}
     return read_file(
         staged.path,
         name=arrival.name,
         delimiter=work.source.delimiter,
         columns=columns or None,
-        types=work.source.types,
+        types={**keys, **work.source.types},
         scratch=work.scratch,
     )
 

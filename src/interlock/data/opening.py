@@ -177,7 +177,7 @@ def check_names(names: Sequence[str], file: str) -> None:
     """
     if not names:
         raise Unreadable(
-            f"{shown(file)} holds no header.", next_step="Send the file again, with its header.", file=file
+            f"{shown(file)} names no columns.", next_step="Send the file again, with its header.", file=file
         )
     for place, column in enumerate(names, start=1):
         if not column.strip():

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from interlock.data.snapshot import feature_names
+from interlock.data.split import feature_names
 from interlock.errors import Conflict, ContractError, UserCodeFailed, bounded
 from interlock.model.contract import Contract, code_digest, search_folders
 from interlock.model.fit import Task

@@ -1,0 +1,107 @@
+# ruff: noqa: DTZ001  times of data have no zone
+import hashlib
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interlock.data.split import (
+    MARK,
+    described,
+    feature_names,
+    in_holdout_by_key,
+    key_names,
+    key_text,
+    key_types,
+    mark,
+    window_start,
+)
+from interlock.settings import Data, HoldoutSpec, Model, Settings, Source
+
+
+def marks(frame: pl.DataFrame, key: list[str]) -> list[int]:
+    return frame.lazy().with_columns(mark(key_types(frame.schema, key))).collect(engine="streaming")[MARK].to_list()
+
+
+cell = st.one_of(
+    st.none(), st.text(st.characters(codec="utf-8"), max_size=6), st.sampled_from(["\\N", "\t", "\\", "a\tb"])
+)
+rows = st.lists(st.tuples(cell, cell), min_size=1, max_size=20)
+
+
+@given(rows)
+def test_another_key_has_another_text(values: list[tuple[Any, ...]]) -> None:
+    frame = pl.DataFrame(values, schema={"a": pl.String, "b": pl.String}, orient="row")
+    texts = frame.select(key_text({"a": "str", "b": "str"})).to_series().to_list()
+    assert len(set(texts)) == len(set(values))
+
+
+@given(rows, rows)
+def test_a_row_stays_where_it_is_whatever_comes(first: list[tuple[Any, ...]], later: list[tuple[Any, ...]]) -> None:
+    schema = {"a": pl.String, "b": pl.String}
+    alone = marks(pl.DataFrame(first, schema=schema, orient="row"), ["a", "b"])
+    together = marks(pl.DataFrame([*later, *first], schema=schema, orient="row"), ["a", "b"])
+    assert together[len(later) :] == alone
+
+
+def test_anybody_can_recompute_it() -> None:
+    frame = pl.DataFrame({"a": ["a b"], "b": [None], "c": [7.0], "t": [datetime(2026, 11, 21, 2, 30, 52)], "x": [True]})
+    frame = frame.cast({"b": pl.String})
+    by_hand = "a b\t\\N\t7\t2026-11-21T02:30:52.000000\ttrue"
+    assert marks(frame, []) == [int(hashlib.md5(by_hand.encode()).hexdigest()[:15], 16)]
+
+
+def test_a_column_that_becomes_float_moves_no_row() -> None:
+    ints = pl.DataFrame({"a": [5, -3, None, 2**40]})
+    assert marks(ints, ["a"]) == marks(ints.cast(pl.Float64), ["a"])
+
+
+def test_the_share_is_as_asked() -> None:
+    frame = pl.DataFrame({"a": range(20_000)}).with_columns(mark({"a": "int"}))
+    for fraction in (0.05, 0.2, 0.5):
+        share = frame.select(in_holdout_by_key(fraction).mean()).item()
+        assert share == pytest.approx(fraction, abs=0.01)
+
+
+def test_a_smaller_share_lies_within_a_larger() -> None:
+    frame = pl.DataFrame({"a": range(2_000)}).with_columns(mark({"a": "int"}))
+    small, large = (frame.filter(in_holdout_by_key(share))["a"].to_list() for share in (0.1, 0.3))
+    assert set(small) <= set(large)
+
+
+def test_the_window_ends_at_the_newest_row() -> None:
+    assert window_start(datetime(2026, 1, 29), "28d") == datetime(2026, 1, 1)
+
+
+def settings(holdout: HoldoutSpec, task: str = "classification", **data: Any) -> Settings:
+    model = Model(name="m", task=task, target="y", features=data.pop("features", ()))  # type: ignore[arg-type]
+    return Settings(model=model, data=Data(inbox="in", holdout=holdout, **data))
+
+
+def test_the_key_of_the_split() -> None:
+    columns = ["id", "who", "t", "x", "y"]
+    by = HoldoutSpec(fraction=0.2)
+    assert key_names(settings(by), columns) == ()
+    assert key_names(settings(by, key=("id",)), columns) == ("id",)
+    assert key_names(settings(HoldoutSpec(fraction=0.2, key=("who",)), key=("id",)), columns) == ("who",)
+    several = settings(by, sources={"a": Source(inbox="a", key=("gone",)), "b": Source(inbox="b", key=("id",))})
+    assert key_names(several, columns) == ()
+
+
+def test_features_are_what_is_left() -> None:
+    columns = ["id", "who", "t", "x", "y"]
+    assert feature_names(settings(HoldoutSpec(fraction=0.2), key=("id",)), columns) == ("who", "t", "x")
+    assert feature_names(settings(HoldoutSpec(fraction=0.2, key=("who",)), key=("id",)), columns) == ("t", "x")
+    by_time = HoldoutSpec(last="7d", time="t")
+    assert feature_names(settings(by_time, key=("id",)), columns) == ("who", "x")
+    assert feature_names(settings(by_time, "forecast", key=("id",)), columns) == ("who", "t", "x")
+    assert feature_names(settings(by_time, features=("t", "id")), columns) == ("t", "id")
+
+
+def test_a_split_can_be_told() -> None:
+    assert described(HoldoutSpec(fraction=0.2), ["id"]) == "fraction 0.2 by MD5 of key id"
+    assert described(HoldoutSpec(last="7d", time="t"), []) == "last 7d by t"
+    assert "the whole row" in described(HoldoutSpec(inbox="data/test"), [])
