@@ -36,9 +36,7 @@ def _validation(story: Story) -> tuple[Block, ...]:
         blocks.append(Note(text=f"The {who} could not be scored: {failure.reason}", tone="warn"))
     blocks += [_score_table(seen, policy.confidence), *_gains(seen, policy.min_gain)]
     if seen.champion is None:
-        blocks.append(
-            Note(text="There was no champion to compare with: this was the first model to be judged for release.")
-        )
+        blocks.append(Note(text="There was no champion to compare with: nothing was live when it was judged."))
     return tuple(blocks)
 
 
