@@ -185,7 +185,7 @@ def _expit(scores: Floats, *, out: Floats) -> Floats:
     """Give ``1 / (1 + exp(-scores))``."""
     np.negative(scores, out=out)
     np.exp(out, out=out)
-    out += 1.0
+    np.add(out, 1.0, out=out)
     np.divide(1.0, out, out=out)
     return out
 
