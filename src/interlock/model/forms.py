@@ -208,7 +208,7 @@ def _one_vs_rest(scores: Floats) -> None:
 
 def _total(shares: Floats) -> Floats:
     """Sum over the classes, one by one: numpy's own order of summing depends on the number of rows."""
-    result = shares[0].copy()
+    result: Floats = shares[0].copy()
     for row in shares[1:]:
         result += row
     return result
