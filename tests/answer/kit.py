@@ -170,4 +170,6 @@ def make_project(root: Path) -> Project:
         tables=MemoryTables(root / ".interlock" / "tables"),
     )
     turn = Turn(id="turn-0", fence=ledger.acquire("turn", ttl_s=3_600.0), say=said.append)
+    with turn.transaction(ledger) as t:
+        t.put("columns", "data", {"columns": [Column(name="id", type="int", nullable=False), *SIGNATURE.inputs]})
     return Project(parts=parts, turn=turn, bundles={}, said=said)

@@ -66,9 +66,13 @@ def test_behind_raises_what_the_consumer_raised_and_consumes_no_more() -> None:
             raise OSError("disk full")
         taken.append(number)
 
-    with pytest.raises(OSError, match="disk full"), Behind(consume) as sink:
-        for number in range(100):
-            sink.put(number)
+    def put_all() -> None:
+        with Behind(consume) as sink:
+            for number in range(100):
+                sink.put(number)
+
+    with pytest.raises(OSError, match="disk full"):
+        put_all()
     assert taken == [0, 1, 2]
     assert _alive() == []
 
@@ -85,7 +89,11 @@ def test_behind_raises_at_the_end_when_the_last_item_fails() -> None:
 
 
 def test_behind_keeps_the_first_error_when_the_block_fails() -> None:
-    with pytest.raises(KeyError), Behind(lambda _: None) as sink:
-        sink.put(1)
-        raise KeyError("the block's own")
+    def fail() -> None:
+        with Behind[int](lambda _: None) as sink:
+            sink.put(1)
+            raise KeyError("the block's own")
+
+    with pytest.raises(KeyError):
+        fail()
     assert _alive() == []

@@ -302,14 +302,35 @@ class changed:  # noqa: N801 - reads as a statement
         self.path.write_bytes(self.before)
 
 
+@pytest.fixture
+def pyfunc(monkeypatch):
+    """MLflow, with its traces of loading a model undone afterwards; no telemetry."""
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("DO_NOT_TRACK", "true")
+    module = pytest.importorskip("mlflow.pyfunc")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    yield module
+    for name in ("interlock_loader", "predict", "rules", "train"):
+        sys.modules.pop(name, None)
+
+
 class TestMlflow:
-    def test_loads_as_a_model_folder(self, packed, monkeypatch):
-        pyfunc = pytest.importorskip("mlflow.pyfunc")
+    def test_loads_as_a_model_folder(self, packed, pyfunc):
         project, bundle = packed
         folder = open_bundle(project.parts, bundle.digest).path
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        monkeypatch.setattr(sys, "dont_write_bytecode", False)
         model = pyfunc.load_model(str(folder))
         frame = project.holdout.drop("band").to_pandas()
         assert list(model.predict(frame)) == project.answers(bundle)["prediction"].to_list()
         assert [column.name for column in model.metadata.signature.inputs] == ["age", "city"]
+        with pytest.raises(Exception, match="schema"):
+            model.predict(frame[["age"]])
+        assert open_bundle(project.parts, bundle.digest).path == folder
+
+    def test_own_predict_function(self, tmp_path, runner, pyfunc):
+        rules = "def threshold(params):\n    return params['age']\n"
+        project = Project(tmp_path, train=PIPELINE, predict=PREDICT, rules=rules, params={"age": 45})
+        bundle = project.pack(runner)
+        model = pyfunc.load_model(str(open_bundle(project.parts, bundle.digest).path))
+        answers = model.predict(project.holdout.drop("band").to_pandas())
+        assert answers["prediction"].tolist() == project.answers(bundle, runner)["prediction"].to_list()

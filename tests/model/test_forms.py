@@ -97,12 +97,13 @@ class TestLinear:
             assert answer["prediction"].to_list() == [6, 7, 5]
 
     @given(
+        link=st.sampled_from(["sigmoid", "softmax", "one-vs-rest", "largest"]),
         cuts=st.lists(st.integers(1, 499), max_size=4),
         chunk=st.sampled_from([1, 7, 64, 500]),
         seed=st.integers(0, 2**32 - 1),
     )
-    @settings(max_examples=25, deadline=None)
-    def test_answers_do_not_depend_on_how_rows_are_cut(self, cuts, chunk, seed):
+    @settings(max_examples=40, deadline=None)
+    def test_answers_do_not_depend_on_how_rows_are_cut(self, link, cuts, chunk, seed):
         rng = np.random.default_rng(seed)
         frame = pl.DataFrame(
             {
@@ -110,12 +111,27 @@ class TestLinear:
                 "city": pl.Series(rng.choice(["a", "b", "c"], 500).tolist(), dtype=pl.Categorical),
             }
         )
-        whole = LINEAR.answer(frame)
-        edges = [0, *sorted(set(cuts)), 500]
+        scores = 1 if link == "sigmoid" else 11
+        form = Linear(
+            link=link,
+            intercepts=tuple(rng.normal(size=scores)),
+            terms=(
+                NumberTerm(column="age", shift=40.0, weights=tuple(rng.normal(size=scores))),
+                CategoryTerm(
+                    column="city",
+                    keys=("a", "b"),
+                    weights=(tuple(rng.normal(size=scores)), tuple(rng.normal(size=scores))),
+                    unknown=(0.0,) * scores,
+                    missing=None,
+                ),
+            ),
+            classes=tuple(range(max(scores, 2))),
+        )
+        whole = form.answer(frame)
         before = columns.CHUNK_ROWS
         columns.CHUNK_ROWS = chunk
         try:
-            parts = [LINEAR.answer(frame[a:b]) for a, b in itertools.pairwise(edges)]
+            parts = [form.answer(frame[a:b]) for a, b in itertools.pairwise([0, *sorted(set(cuts)), 500])]
         finally:
             columns.CHUNK_ROWS = before
         assert pl.concat(parts).equals(whole)

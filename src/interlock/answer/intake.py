@@ -99,7 +99,7 @@ def _open_parquet(path: Path, name: str, layout: Layout) -> Iterator["_ParquetIn
 
     try:
         metadata = pq.read_metadata(path)
-        schema = pl.DataFrame(pl.from_arrow(metadata.schema.to_arrow_schema().empty_table())).schema
+        schema = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([], metadata.schema.to_arrow_schema()))).schema
     except (pa.ArrowException, OSError) as error:
         raise _broken(path, name, error) from error
     kept = layout.columns(schema.names(), name)
@@ -162,28 +162,45 @@ class _ParquetIntake:
     def chunks(self) -> Iterator[Chunk]:
         """Type and check each batch."""
         before, nothing = 0, pl.DataFrame(schema=BAD_SCHEMA)
+        decoders = {column.name: _Decoder(column.name) for column in self._layout.inputs}
         for batch in self.batches():
-            series = [_series(column.name, batch.column(column.name)) for column in self._layout.inputs]
+            series = [decoder.series(batch.column(name)) for name, decoder in decoders.items()]
             kept = {name: batch.column(name) for name in self._kept}
             rows = np.arange(before + 1, before + batch.num_rows + 1)
             before += batch.num_rows
             yield _checked(series, kept, rows, self._layout, nothing)
 
 
-def _series(name: str, array: Any) -> pl.Series:
-    """An Arrow array as a series; dictionary-encoded text as Enum where its dictionary allows."""
-    import pyarrow as pa
+class _Decoder:
+    """Arrow arrays of one column as series: dictionary-encoded text as Enum where its dictionary allows.
 
-    if not pa.types.is_dictionary(array.type):
-        return pl.Series(name, array)
-    values = pl.Series(array.dictionary)
-    usable = (
-        len(values) <= len(array) and not values.null_count() and not (values == "").any() and values.is_unique().all()
-    )
-    if not usable:
-        return pl.Series(name, array.cast(pa.large_string()))
-    codes = np.from_dlpack(array.indices) if not array.null_count else pl.Series(array.indices)
-    return pl.Series(name, codes).cast(pl.UInt32).cat.to(pl.Enum(values))
+    Consecutive batches mostly share their dictionary, so what was found out about it is kept.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._values: Any = None
+        self._enum: pl.Enum | None = None
+
+    def series(self, array: Any) -> pl.Series:
+        import pyarrow as pa
+
+        if not pa.types.is_dictionary(array.type):
+            return pl.Series(self._name, array)
+        if self._values is None or not self._values.equals(array.dictionary):
+            self._values, self._enum = array.dictionary, _enum(array.dictionary)
+        if self._enum is None or len(self._values) > len(array):
+            return pl.Series(self._name, array.cast(pa.large_string()))
+        codes = pl.Series(self._name, array.indices) if array.null_count else np.from_dlpack(array.indices)
+        wide = codes.cast(pl.UInt32) if isinstance(codes, pl.Series) else codes.astype(np.uint32)
+        return pl.Series(self._name, wide).cat.to(self._enum)
+
+
+def _enum(dictionary: Any) -> pl.Enum | None:
+    """The values as an Enum, or None when they are no set of texts: empty text is missing, and none may come twice."""
+    values = pl.Series(dictionary)
+    strange = values.null_count() or (values == "").any() or not values.is_unique().all()
+    return None if strange else pl.Enum(values)
 
 
 # ---- text --------------------------------------------------------------------------------------------------------

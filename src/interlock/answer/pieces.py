@@ -25,29 +25,29 @@ class Piece(NamedTuple):
 
 
 @contextmanager
-def pieces(path: Path, name: str, scratch: Path, *, piece_bytes: int = PIECE_BYTES) -> Iterator[Iterator[Piece]]:
+def pieces(path: Path, name: str, scratch: Path) -> Iterator[Iterator[Piece]]:
     """Cut the file, lazily; a piece is gone when the next one is asked for. A small file is its own only piece.
 
     Raises :class:`~interlock.data.opening.Unreadable` when gzip data is damaged.
     """
     kind, gz = kind_of(name) or ("csv", False)
-    if not gz and path.stat().st_size <= piece_bytes:
+    if not gz and path.stat().st_size <= PIECE_BYTES:
         yield iter([Piece(path, 0)])
         return
     scratch.mkdir(parents=True, exist_ok=True)
     with plain(path, name, gz=gz, scratch=scratch) as whole:
-        yield _cut(whole, kind == "csv", scratch / "piece", piece_bytes)
+        yield _cut(whole, scratch / "piece", quoted=kind == "csv")
     (scratch / "piece").unlink(missing_ok=True)
 
 
-def _cut(whole: Path, quoted: bool, piece: Path, piece_bytes: int) -> Iterator[Piece]:
-    if whole.stat().st_size <= piece_bytes:
+def _cut(whole: Path, piece: Path, *, quoted: bool) -> Iterator[Piece]:
+    if whole.stat().st_size <= PIECE_BYTES:
         yield Piece(whole, 0)
         return
     with whole.open("rb") as file:
         carry, before = b"", 0
         header = b""
-        while span := file.read(piece_bytes):
+        while span := file.read(PIECE_BYTES):
             data = carry + span
             ends = _ends(data, quoted=quoted)
             if quoted and not header and ends.size:

@@ -15,10 +15,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from interlock.answer.audit import PROBABILITY, Staged, Tally
-from interlock.answer.intake import Chunk
+from interlock.answer.intake import CHUNK_ROWS, Chunk
 from interlock.answer.overlap import Behind
 from interlock.errors import StoreFault, UserCodeFailed
 from interlock.records import Record, canonical, moment
+from interlock.store.blobs import disk_faults
 from interlock.store.disk import sync_file
 
 SEAL = b"interlock"
@@ -48,7 +49,8 @@ class Seal(Record, frozen=True, kw_only=True):
 class Stage:
     """A Parquet file being written. ``add`` takes chunks in order; ``finish`` makes it complete and durable.
 
-    Leaving the block without ``finish`` removes the file.
+    Leaving the block without ``finish`` removes the file. A disk that fails is raised as :class:`StoreFault`, by the
+    call that comes after it.
     """
 
     def __init__(self, path: Path, seal: Seal) -> None:
@@ -97,16 +99,18 @@ class Stage:
             self._finished = True
             return Staged(rows=0, columns=(), nulls={})
         sealed = msgspec.structs.replace(self._seal, tally=tally)
-        self._writer.add_key_value_metadata({SEAL: canonical(sealed)})
-        self._writer.close()
-        sync_file(self._path)
+        with disk_faults(self._path):
+            self._writer.add_key_value_metadata({SEAL: canonical(sealed)})
+            self._writer.close()
+            sync_file(self._path)
         self._finished = True
         return read_staged(self._path)[0]
 
     def _write(self, batch: Any) -> None:
-        if self._writer is None:
-            self._writer = _open_writer(self._path, batch.schema)
-        self._writer.write_batch(batch)
+        with disk_faults(self._path):
+            if self._writer is None:
+                self._writer = _open_writer(self._path, batch.schema)
+            self._writer.write_batch(batch)
 
 
 def _as(batch: Any, schema: Any) -> Any:
@@ -144,6 +148,7 @@ def _open_writer(path: Path, schema: Any) -> Any:
         use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
         column_encoding=encoding,
         store_schema=False,
+        write_batch_size=CHUNK_ROWS,
     )
 
 
@@ -245,13 +250,15 @@ class Quarantine:
         if not bad.height:
             return
         table = bad.to_arrow()
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd", store_schema=False)
-        self._writer.write_table(table)
+        with disk_faults(self._path):
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd", store_schema=False)
+            self._writer.write_table(table)
 
     def finish(self) -> None:
         """Seal the footer and make the content durable."""
         if self._writer is not None:
-            self._writer.add_key_value_metadata({SEAL: canonical(self._seal)})
-            self._writer.close()
-            sync_file(self._path)
+            with disk_faults(self._path):
+                self._writer.add_key_value_metadata({SEAL: canonical(self._seal)})
+                self._writer.close()
+                sync_file(self._path)

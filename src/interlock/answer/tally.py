@@ -3,7 +3,7 @@
 Memory does not grow with the file: the sample is thinned, and keys are remembered up to ``KEYS_REMEMBERED``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import polars as pl
 
 from interlock.answer.audit import PREDICTION, PROBABILITY, Tally
 from interlock.answer.intake import Chunk
-from interlock.records import Column, Output, Signature
+from interlock.records import Output, Signature
 
 KEYS_REMEMBERED = 2_000_000
 """Hashes of keys that are kept (8 bytes each) to find repeats when the keys are not in ascending order."""
@@ -24,13 +24,15 @@ def with_codes(answers: pl.DataFrame, output: Output | None) -> tuple[pl.DataFra
     if output is None or output.kind != "label" or output.classes is None:
         return answers, 0
     classes = list(output.classes)
+    if isinstance(prediction.dtype, pl.Categorical | pl.Enum):
+        prediction = prediction.cast(pl.String)
     if prediction.dtype == pl.String and all(isinstance(label, str) for label in classes):
         coded = _coded(prediction, [str(label) for label in classes])
         return answers.with_columns(coded), coded.null_count() - prediction.null_count()
     known = pl.Series(classes)
-    if prediction.dtype.is_numeric() != known.dtype.is_numeric() or (prediction.dtype == pl.Boolean) != (
-        known.dtype == pl.Boolean
-    ):
+    if known.dtype.is_numeric() and prediction.dtype.is_numeric():
+        prediction, known = prediction.cast(pl.Float64), known.cast(pl.Float64)
+    if prediction.dtype != known.dtype:
         return answers, prediction.len() - prediction.null_count()
     return answers, int((~prediction.is_in(known.implode())).sum())
 
@@ -49,11 +51,11 @@ class Counter:
     """Counts over the chunks of one file; ``tally`` gives the result."""
 
     def __init__(self, signature: Signature, keys: tuple[str, ...], seed: int) -> None:
-        self._categories = {
-            column.name: _known(column)
+        self._categories = [
+            _Categories(column.name, column.categories)
             for column in signature.inputs
             if column.type == "str" and column.categories is not None
-        }
+        ]
         self._keys = _Keys(keys)
         self._sample = _Sample(seed)
         self._read = self._scored = self._missing = self._unknown = self._outside = self._new_rows = 0
@@ -100,11 +102,11 @@ class Counter:
 
     def _new_categories(self, frame: pl.DataFrame) -> None:
         new_rows: pl.Series | None = None
-        for name, known in self._categories.items():
-            new = _unseen(frame[name], known)
+        for categories in self._categories:
+            new = categories.unseen(frame[categories.name])
             if new is None:
                 continue
-            self._new[name] = self._new.get(name, 0) + int(new.sum())
+            self._new[categories.name] = self._new.get(categories.name, 0) + int(new.sum())
             new_rows = new if new_rows is None else new_rows | new
         if new_rows is not None:
             self._new_rows += int(new_rows.sum())
@@ -131,10 +133,6 @@ class Counter:
         return self._sample.frame()
 
 
-def _known(column: Column) -> pl.Series:
-    return pl.Series(column.categories or (), dtype=pl.String).implode()
-
-
 def _range(values: pl.Series) -> tuple[float, float]:
     """Smallest and largest value, NaN when one is NaN or missing."""
     if values.null_count():
@@ -150,16 +148,28 @@ def _not_finite(values: pl.Series) -> int:
     return values.null_count() + int((~values.is_finite()).sum())
 
 
-def _unseen(values: pl.Series, known: pl.Series) -> pl.Series | None:
-    """Which rows hold text that is not ``known``, or None when there is none. Missing is not new."""
-    if not isinstance(values.dtype, pl.Enum):
-        new = (~values.is_in(known)).fill_null(value=False)
+class _Categories:
+    """The categories that training knew of one column. What was found out about an encoding is kept for the next."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name = name
+        self._known = pl.Series(known, dtype=pl.String).implode()
+        self._dtype: pl.Enum | None = None
+        self._strange: pl.Series | None = None
+
+    def unseen(self, values: pl.Series) -> pl.Series | None:
+        """Which rows hold text that training never saw, or None when there is none. Missing is not new."""
+        dtype = values.dtype
+        if not isinstance(dtype, pl.Enum):
+            new = (~values.is_in(self._known)).fill_null(value=False)
+            return new if new.any() else None
+        if self._dtype is None or not self._dtype.categories.equals(dtype.categories):
+            strange = ~dtype.categories.is_in(self._known)
+            self._dtype, self._strange = dtype, strange if strange.any() else None
+        if self._strange is None:
+            return None
+        new = self._strange.gather(values.to_physical().cast(pl.UInt32)).fill_null(value=False)
         return new if new.any() else None
-    strange = ~values.dtype.categories.is_in(known)
-    if not strange.any():
-        return None
-    new = strange.gather(values.to_physical().cast(pl.UInt32)).fill_null(value=False)
-    return new if new.any() else None
 
 
 class _Keys:

@@ -24,7 +24,7 @@ from interlock.model.runner import Runner
 from interlock.ports import Blobs, Ledger, Parts, Turn
 from interlock.records import Bundle, Evaluation, Failure, Policy, Receipt, Record, Snapshot
 from interlock.release import own_metric
-from interlock.release.assess import Header, Terms, Witness, assess, read_evidence, write_evidence
+from interlock.release.assess import Header, Terms, Witness, assess, read_evidence, shuffled_answers, write_evidence
 from interlock.release.gate import level, policy_of
 from interlock.release.resample import RESAMPLES
 from interlock.release.score import is_own, named_metric, shown_metrics
@@ -281,11 +281,11 @@ def _evidence(
         if one.answers is not None:
             columns += list(_columns(one.witness, one.answers))
     columns += slice_columns(training, holdout, settings.gate.slices)
-    frame = pl.DataFrame(columns)
+    frame, shuffled = shuffled_answers(pl.DataFrame(columns), heard[0].witness, settings.model.seed)
     metric = policy_of(settings).metric
     header = Header(
         task=settings.model.task,
-        models=tuple(one.witness for one in heard if one.answers is not None),
+        models=(*(one.witness for one in heard if one.answers is not None), shuffled),
         scale=_scale(settings, training) if settings.model.task == "forecast" else None,
         also=shown_metrics(settings.model.task, settings.gate.also, metric),
     )
