@@ -28,13 +28,15 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
     """
     clock = SystemClock()
     lake = settings.path(settings.store.lake)
+    blobs = LocalBlobs(lake)
+    blobs.sweep(clock.now())
     ledger = SqlLedger(open_database(state_path(settings)), clock)
     try:
         yield Parts(
             settings=settings,
             clock=clock,
             ledger=ledger,
-            blobs=LocalBlobs(lake),
+            blobs=blobs,
             tables=DeltaTables(lake / "tables"),
         )
     finally:

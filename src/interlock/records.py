@@ -236,10 +236,11 @@ class Comparison(Record, frozen=True, kw_only=True):
     """Paired gain of the candidate over another model, oriented so that more is better.
 
     ``low`` is the one-sided lower bound at level ``alpha`` (after the holdout budget); ``differing`` counts the rows
-    on which the two answers differ. ``method`` names how the bound was found.
+    on which the two answers differ. ``method`` names how the bound was found. ``shuffled`` is the candidate itself with
+    its answers in another order: what the same answers are worth when they know nothing of the rows.
     """
 
-    against: Literal["champion", "baseline"]
+    against: Literal["champion", "baseline", "shuffled"]
     gain: float
     low: float
     high: float

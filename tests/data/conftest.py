@@ -1,10 +1,13 @@
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 import msgspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 from interlock.ports import Parts, Turn
 from interlock.settings import Data, HoldoutSpec, Model, Settings, Source
@@ -77,6 +80,24 @@ def new_project(tmp_path: Path) -> Callable[..., Project]:
         return make_project(root, **data)
 
     return make
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty bucket of an S3 server on a loopback port (boto3's Bucket)."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in {**variables, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.resource("s3", endpoint_url=variables["AWS_ENDPOINT_URL"])
+    yield client.create_bucket(Bucket=f"test-{uuid.uuid4().hex}")
+    server.stop()
 
 
 __all__ = ["Project", "Source", "make_project"]

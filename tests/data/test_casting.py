@@ -1,3 +1,4 @@
+# ruff: noqa: DTZ001  times of data have no zone
 from datetime import date, datetime
 
 import polars as pl

@@ -2,6 +2,7 @@ import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +17,9 @@ from interlock.data.layout import Layout
 from interlock.errors import NotFound, SettingsError, StoreFault
 from interlock.records import FileResult
 from interlock.settings import HoldoutSpec, Source
+from interlock.store.ledger import SqlLedger
+from interlock.store.schema import open_database
+from interlock.store.tables import DeltaTables
 
 HEAD = "id,x,y\n"
 
@@ -361,6 +365,21 @@ def test_a_column_that_never_had_a_value_gets_its_type_later(project: Any) -> No
     assert [row["x"] for row in rows(project)] == [None, None, 2.5]
 
 
+def test_types_may_be_declared_later_where_nothing_is_lost(project: Any) -> None:
+    project.put("a.csv", HEAD + "1,7,yes\n")
+    run(project)
+    project.set(types={"x": "bool"})
+    project.put("b.csv", HEAD + "2,1,no\n")
+    (refused,) = run(project)
+    assert refused.status == "refused"
+    assert "'types' says bool for column 'x', and its stored rows are int" in refused.reason
+    project.set(types={"x": "str"})
+    (result,) = run(project)
+    assert result.status == "accepted"
+    assert "became str" in result.notes[0]
+    assert [row["x"] for row in rows(project)] == ["7", "1"]
+
+
 def test_soft_findings_are_noted(project: Any) -> None:
     project.put("a.csv", HEAD + "1,0.5,yes\n2,0.7,no\n")
     run(project)
@@ -432,6 +451,39 @@ def test_a_store_fault_is_not_a_bad_file(project: Any, monkeypatch: pytest.Monke
     with pytest.raises(StoreFault):
         run(project)
     assert kinds(project) == []
+
+
+def test_an_inbox_on_s3(project: Any, bucket: Any) -> None:
+    bucket.put_object(Key="land/a.csv", Body=(HEAD + "1,0.5,yes\n").encode())
+    bucket.put_object(Key="land/deep/b.csv.gz", Body=gzip.compress((HEAD + "2,0.5,no\n").encode()))
+    bucket.put_object(Key="land/_tmp/c.csv", Body=b"x")
+    project.set(inbox=f"s3://{bucket.name}/land")
+    assert [(result.name, result.status) for result in run(project)] == [
+        ("a.csv", "accepted"),
+        ("deep/b.csv.gz", "accepted"),
+    ]
+    assert [row["id"] for row in rows(project)] == [1, 2]
+    assert run(project) == []
+    bucket.put_object(Key="land/a.csv", Body=(HEAD + "1,0.5,yes\n3,0.5,no\n").encode())
+    (result,) = run(project)
+    assert (result.accepted, result.duplicates) == (1, 1)
+
+
+def test_the_real_stores(project: Any, tmp_path: Path) -> None:
+    ledger = SqlLedger(open_database(tmp_path / "state.db"), project.parts.clock)
+    project.parts = replace(project.parts, ledger=ledger, tables=DeltaTables(tmp_path / "tables", project.parts.clock))
+    project.turn = replace(project.turn, fence=ledger.acquire("turn", ttl_s=1e9))
+    project.set(key=("id",), new_columns="add", max_bad_rows=0.5)
+    project.put("a.csv", "id,x,t,y\n1,5,2026-01-01T00:00:00,yes\n2,6,2026-01-01T00:00:00,no\n")
+    project.put("b.csv", "id,x,t,y,z\n2,6.5,2026-01-02T00:00:00,no,1\n3,7,2026-01-02T00:00:00,no,\n4,bad,,,\n")
+    first, second = run(project)
+    assert (first.accepted, second.accepted, second.updated, second.quarantined) == (2, 2, 1, 1)
+    assert second.sequence > first.sequence
+    found = project.parts.tables.scan("sources/data").sort("_seq", "_row").collect()
+    assert found.select("id", "x", "z").rows() == [(1, 5.0, None), (2, 6.0, None), (2, 6.5, 1), (3, 7.0, None)]
+    assert run(project) == []
+    assert project.parts.ledger.verify().broken_at is None
+    ledger.close()
 
 
 # ---- the invariant

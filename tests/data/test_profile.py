@@ -1,3 +1,4 @@
+# ruff: noqa: DTZ001  times of data have no zone
 import math
 from datetime import date, datetime
 

@@ -88,5 +88,5 @@ def test_read_and_check_gives_good_rows_in_the_models_order(tmp_path: Path) -> N
     assert (found.rows, found.rows_bad, found.extra) == (5, 3, ("id",))
     assert found.bad.select("row", "column").rows() == [(2, "a"), (3, "a"), (4, "b")]
     path.write_text("a\n1\n")
-    with pytest.raises(DataRefused, match="'b' is missing from f.csv"):
+    with pytest.raises(DataRefused, match=r"'b' is missing from f\.csv"):
         read_and_check(path, name="f.csv", columns=columns)

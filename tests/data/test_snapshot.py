@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -100,7 +101,7 @@ def test_the_same_rows_give_the_same_digests_however_they_came(
     parts = new_project(tmp_path_factory.mktemp("p").name, **more)
     random.Random(seed).shuffle(ids)
     edges = [0, *sorted(cuts), 60]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         parts.put(f"{start:03}.csv", lines(ids[start:end]))
     one, other = snap(whole), snap(parts)
     assert (one.training_digest, one.holdout_digest) == (other.training_digest, other.holdout_digest)
@@ -219,13 +220,13 @@ def test_the_holdouts_inbox_goes_through_the_query_too(joined: Any) -> None:
 
 def test_several_sources_need_a_query(joined: Any) -> None:
     joined.set(query="")
-    with pytest.raises(SettingsError, match="no data.query"):
+    with pytest.raises(SettingsError, match=r"no data\.query"):
         snap(joined)
 
 
 def test_sql_that_is_wrong_is_told(joined: Any) -> None:
     joined.set(query="select * from order")
-    with pytest.raises(SettingsError, match="data.query failed"):
+    with pytest.raises(SettingsError, match=r"data\.query failed"):
         snap(joined)
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -174,3 +175,38 @@ def test_two_turns_at_once(project: Path) -> None:
     finally:
         first.communicate(timeout=60)
     assert first.returncode == 0
+
+
+GUESS = '''import numpy as np
+
+
+class Nearest:
+    """The label of the nearest training row: on noise, labels scattered by their shares."""
+
+    def __init__(self, X, y):
+        self.X, self.y = X, y
+
+    def predict(self, X):
+        values = np.asarray(X, dtype=float)
+        return self.y[((values[:, None, :] - self.X[None]) ** 2).sum(axis=2).argmin(axis=1)]
+
+
+def train(X, y):
+    return Nearest(np.asarray(X, dtype=float), np.asarray(y))
+'''
+
+
+def test_guessing_by_class_shares_is_not_released_though_it_beats_the_constant_answer(project: Path) -> None:
+    source = random.Random(5)
+    with (project / "inbox" / "a.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["part", "width", "weight", "ok"])
+        for number in range(4000):
+            label = source.choices(["yes", "no", "maybe"], weights=[60, 25, 15])[0]
+            writer.writerow([number, f"{source.gauss(0, 1):.4f}", f"{source.gauss(0, 1):.4f}", label])
+    (project / "train.py").write_text(GUESS)
+    refused = interlock(project, "--set", "gate.metric=f1_macro", "run", code=1)
+    checks = {check["name"]: check for check in refused["decision"]["checks"]}
+    assert checks["baseline"]["passed"], "the constant answer alone would have let it through"
+    assert not checks["shuffled"]["passed"]
+    assert "guessing" in refused["sentence"]

@@ -1,4 +1,3 @@
-import os
 import sys
 from pathlib import Path
 
@@ -273,7 +272,7 @@ class TestOpen:
         form.write_bytes(content)
         extra = folder / "code" / "sitecustomize.py"
         extra.write_text("")
-        with pytest.raises(BundleCorrupt, match="'code/sitecustomize.py' was not packed"):
+        with pytest.raises(BundleCorrupt, match=r"'code/sitecustomize\.py' was not packed"):
             open_bundle(project.parts, bundle.digest)
         extra.unlink()
         open_bundle(project.parts, bundle.digest)
@@ -296,21 +295,42 @@ class changed:  # noqa: N801 - reads as a statement
 
     def __enter__(self):
         self.before = self.path.read_bytes()
-        os.chmod(self.path, 0o644)
+        self.path.chmod(0o644)
         self.path.write_bytes(self.content)
 
     def __exit__(self, *_):
         self.path.write_bytes(self.before)
 
 
+@pytest.fixture
+def pyfunc(monkeypatch):
+    """MLflow, with its traces of loading a model undone afterwards; no telemetry."""
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("DO_NOT_TRACK", "true")
+    module = pytest.importorskip("mlflow.pyfunc")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    yield module
+    for name in ("interlock_loader", "predict", "rules", "train"):
+        sys.modules.pop(name, None)
+
+
 class TestMlflow:
-    def test_loads_as_a_model_folder(self, packed, monkeypatch):
-        pyfunc = pytest.importorskip("mlflow.pyfunc")
+    def test_loads_as_a_model_folder(self, packed, pyfunc):
         project, bundle = packed
         folder = open_bundle(project.parts, bundle.digest).path
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        monkeypatch.setattr(sys, "dont_write_bytecode", False)
         model = pyfunc.load_model(str(folder))
         frame = project.holdout.drop("band").to_pandas()
         assert list(model.predict(frame)) == project.answers(bundle)["prediction"].to_list()
         assert [column.name for column in model.metadata.signature.inputs] == ["age", "city"]
+        with pytest.raises(Exception, match="schema"):
+            model.predict(frame[["age"]])
+        assert open_bundle(project.parts, bundle.digest).path == folder
+
+    def test_own_predict_function(self, tmp_path, runner, pyfunc):
+        rules = "def threshold(params):\n    return params['age']\n"
+        project = Project(tmp_path, train=PIPELINE, predict=PREDICT, rules=rules, params={"age": 45})
+        bundle = project.pack(runner)
+        model = pyfunc.load_model(str(open_bundle(project.parts, bundle.digest).path))
+        answers = model.predict(project.holdout.drop("band").to_pandas())
+        assert answers["prediction"].tolist() == project.answers(bundle, runner)["prediction"].to_list()

@@ -1,6 +1,5 @@
 import itertools
 import math
-from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlock.errors import BundleCorrupt, StoreFault, UserCodeFailed
-from interlock.model import columns, trees
+from interlock.errors import BundleCorrupt, UserCodeFailed
+from interlock.model import columns
 from interlock.model.forms import (
     CategoryTerm,
-    Coder,
     Constant,
     Linear,
     NumberTerm,
     load_form,
 )
-from interlock.model.seasonal import fit_seasonal
 from interlock.records import Column, Signature
 
 
@@ -100,12 +97,13 @@ class TestLinear:
             assert answer["prediction"].to_list() == [6, 7, 5]
 
     @given(
+        link=st.sampled_from(["sigmoid", "softmax", "one-vs-rest", "largest"]),
         cuts=st.lists(st.integers(1, 499), max_size=4),
         chunk=st.sampled_from([1, 7, 64, 500]),
         seed=st.integers(0, 2**32 - 1),
     )
-    @settings(max_examples=25, deadline=None)
-    def test_answers_do_not_depend_on_how_rows_are_cut(self, cuts, chunk, seed):
+    @settings(max_examples=40, deadline=None)
+    def test_answers_do_not_depend_on_how_rows_are_cut(self, link, cuts, chunk, seed):
         rng = np.random.default_rng(seed)
         frame = pl.DataFrame(
             {
@@ -113,44 +111,30 @@ class TestLinear:
                 "city": pl.Series(rng.choice(["a", "b", "c"], 500).tolist(), dtype=pl.Categorical),
             }
         )
-        whole = LINEAR.answer(frame)
-        edges = [0, *sorted(set(cuts)), 500]
+        scores = 1 if link == "sigmoid" else 11
+        form = Linear(
+            link=link,
+            intercepts=tuple(rng.normal(size=scores)),
+            terms=(
+                NumberTerm(column="age", shift=40.0, weights=tuple(rng.normal(size=scores))),
+                CategoryTerm(
+                    column="city",
+                    keys=("a", "b"),
+                    weights=(tuple(rng.normal(size=scores)), tuple(rng.normal(size=scores))),
+                    unknown=(0.0,) * scores,
+                    missing=None,
+                ),
+            ),
+            classes=tuple(range(max(scores, 2))),
+        )
+        whole = form.answer(frame)
         before = columns.CHUNK_ROWS
         columns.CHUNK_ROWS = chunk
         try:
-            parts = [LINEAR.answer(frame[a:b]) for a, b in itertools.pairwise(edges)]
+            parts = [form.answer(frame[a:b]) for a, b in itertools.pairwise([0, *sorted(set(cuts)), 500])]
         finally:
             columns.CHUNK_ROWS = before
         assert pl.concat(parts).equals(whole)
-
-
-class TestCoder:
-    @given(
-        values=st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "c", "", "Ä", "zz"])), min_size=1),
-        keys=st.lists(st.sampled_from(["a", "b", "", "Ä", "q"]), unique=True, min_size=1),
-        dtype=st.sampled_from([pl.String, pl.Categorical]),
-    )
-    @settings(deadline=None)
-    def test_text(self, values, keys, dtype):
-        codes, positions = Coder(keys).codes(pl.Series(values, dtype=dtype))
-        size = len(keys)
-        expected = [size + 1 if v is None else keys.index(v) if v in keys else size for v in values]
-        assert positions[codes.astype(int)].tolist() == expected
-
-    @given(
-        values=st.lists(st.one_of(st.none(), st.integers(-3, 8)), min_size=1),
-        keys=st.lists(st.integers(-2, 6), unique=True, min_size=1),
-    )
-    @settings(deadline=None)
-    def test_numbers(self, values, keys):
-        codes, positions = Coder(keys).codes(pl.Series(values, dtype=pl.Int64))
-        size = len(keys)
-        expected = [size + 1 if v is None else keys.index(v) if v in keys else size for v in values]
-        assert positions[codes].tolist() == expected
-
-    def test_bool(self):
-        codes, positions = Coder([False, True]).codes(pl.Series([True, None, False]))
-        assert positions[codes].tolist() == [1, 3, 0]
 
 
 class TestConstant:
@@ -160,96 +144,6 @@ class TestConstant:
         answer = form.answer(pl.DataFrame({"age": [1.0, 2.0]}))
         assert answer["prediction"].to_list() == [value, value]
         assert answer["probability_1"].to_list() == [0.75, 0.75]
-
-
-class TestSeasonal:
-    def test_week_is_found_in_daily_data_and_survives_storage(self, tmp_path):
-        start = date(2025, 1, 1)
-        days = [start + timedelta(days=i) for i in range(70)]
-        pattern = [1.0, 2.0, 9.0, 4.0, 5.0, 20.0, 7.0]
-        frame = pl.DataFrame({"day": days, "y": [pattern[i % 7] for i in range(70)]})
-        form = stored(fit_seasonal(frame, "day", "y"), tmp_path, signature_of(day="date"))
-        assert form.season == 7
-        assert form.season_error["7"] == 0.0
-        future = pl.DataFrame({"day": [start + timedelta(days=i) for i in (70, 76, 80, 200)]})
-        assert form.answer(future)["prediction"].to_list() == [pattern[i % 7] for i in (70, 76, 80, 200)]
-
-    def test_without_a_season_the_last_value_answers(self):
-        frame = pl.DataFrame({"day": [date(2025, 1, 1) + timedelta(days=i) for i in range(30)], "y": np.arange(30.0)})
-        form = fit_seasonal(frame, "day", "y")
-        assert form.season == 1
-        assert form.answer(pl.DataFrame({"day": [date(2025, 2, 15)]}))["prediction"].to_list() == [29.0]
-
-    def test_months_are_calendar_months(self):
-        months = [date(2020 + i // 12, i % 12 + 1, 1) for i in range(48)]
-        frame = pl.DataFrame({"m": months, "y": [float(i % 12) ** 2 for i in range(48)]})
-        form = fit_seasonal(frame, "m", "y")
-        assert (form.unit, form.season) == ("month", 12)
-        assert form.answer(pl.DataFrame({"m": [date(2024, 3, 1), date(2025, 12, 1)]}))["prediction"].to_list() == [
-            4.0,
-            121.0,
-        ]
-
-    def test_several_series_gaps_early_and_missing_times(self):
-        frame = pl.DataFrame({"t": [1, 1, 2, 4, 5], "y": [1.0, 3.0, 5.0, 7.0, 9.0]})
-        form = fit_seasonal(frame, "t", "y")
-        assert form.values == (2.0, 5.0, 5.0, 7.0, 9.0)
-        answer = form.answer(pl.DataFrame({"t": [6, 4, 0, None]}))["prediction"].to_list()
-        assert answer == [9.0, 5.0, 5.0, 5.0]
-
-    def test_no_rows(self):
-        with pytest.raises(StoreFault, match="no series"):
-            fit_seasonal(pl.DataFrame({"t": [None], "y": [1.0]}, schema={"t": pl.Date, "y": pl.Float64}), "t", "y")
-
-
-@pytest.fixture(scope="module")
-def trained():
-    import lightgbm as lgb
-
-    rng = np.random.default_rng(3)
-    x = rng.normal(size=(400, 3))
-    x[::17, 1] = np.nan
-    y = (x[:, 0] > 0).astype(int) + (x[:, 2] > 0.5)
-    data = lgb.Dataset(x, y, params={"verbose": -1})
-    params = {"objective": "multiclass", "num_class": 3, "verbose": -1, "num_threads": 1, "seed": 1}
-    return lgb.train(params, data, 5), x
-
-
-class TestLightGbm:
-    def test_same_as_the_package(self, trained, tmp_path):
-        booster, x = trained
-        spec = trees.Trees(
-            features=tuple(trees.Plain(column=name) for name in "abc"), outputs=3, classes=("low", "mid", "high")
-        )
-        form = trees.LightGbm(spec, booster.model_to_string().encode())
-        form = stored(form, tmp_path, signature_of(a="float", b="float", c="float"))
-        frame = pl.DataFrame({name: x[:, i] for i, name in enumerate("abc")}).with_columns(pl.all().fill_nan(None))
-        expected = booster.predict(x)
-        answer = form.answer(frame)
-        assert np.array_equal(answer.drop("prediction").to_numpy(), expected)
-        assert answer["prediction"].to_list() == [("low", "mid", "high")[i] for i in expected.argmax(axis=1)]
-
-    def test_wrong_width_and_garbage(self, trained):
-        booster, _ = trained
-        spec = trees.Trees(features=(trees.Plain(column="a"),), outputs=3)
-        with pytest.raises(BundleCorrupt, match="takes 3 columns"):
-            trees.LightGbm(spec, booster.model_to_string().encode())
-        with pytest.raises(StoreFault, match="LightGBM"):
-            trees.LightGbm(spec, b"tree\nnonsense")
-
-    def test_mapped_and_plain_columns(self):
-        spec = trees.Trees(
-            features=(
-                trees.Plain(column="x", shift=1.0, scale=2.0, offset=0.5, fill=3.0),
-                trees.Mapped(column="c", keys=("a", "b"), values=(10.0, 20.0), unknown=-1.0, missing=None),
-            ),
-            outputs=1,
-        )
-        frame = pl.DataFrame({"x": [1, 2, None], "c": ["b", "zz", None]})
-        matrix = spec.matrix(frame)
-        assert matrix[0].tolist() == [0.5, 2.5, 4.5]
-        assert matrix[1, :2].tolist() == [20.0, -1.0]
-        assert math.isnan(matrix[1, 2])
 
 
 class TestLoading:

@@ -77,9 +77,7 @@ def forks_and_hangs(a):
         time.sleep(600)
     os._exit(0)
 
-def comes_back_twice(a):
-    os.fork()
-    return "once"
+def comes_back_twice(a): return lambda b: (os.fork(), b["n"])[1]
 
 def starts_a_program(a):
     process = subprocess.Popen(["sleep", "600"])
@@ -207,6 +205,7 @@ def test_an_exception_is_told_with_the_users_frames_only(runner: Runner, project
     error = failure(runner, project, "fails")
     assert error.facts["cause"] == "raised"
     assert error.message.startswith(f"{LABEL} raised ValueError: no such column: xxx")
+    assert error.message.endswith("(probe.py, line 19).")
     assert len(str(error)) < 1_000
     assert 'File "probe.py", line 17, in fails' in error.traceback
     assert "KeyError: 'never there'" in error.traceback
@@ -347,7 +346,8 @@ def test_whatever_it_does_is_told(forking: Runner, project: Path, function: str,
 
 
 def test_code_that_comes_back_twice_answers_once(forking: Runner, project: Path) -> None:
-    assert forking.call("probe:comes_back_twice", arguments(project), deadline_s=30).value == "once"
+    with forking.session("probe:comes_back_twice", arguments(project), deadline_s=30) as session:
+        assert [session.call({"n": n}, deadline_s=30).value for n in range(8)] == list(range(8))
 
 
 def test_a_file_that_cannot_be_compiled_is_told(forking: Runner, project: Path) -> None:
@@ -433,8 +433,14 @@ def test_a_library_that_starts_threads_is_not_forked(tmp_path: Path, monkeypatch
 
 
 def test_a_library_that_never_loads_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interlock.model.runner.STARTUP_ALLOWANCE_S", 1.0)
-    with preloading(tmp_path, monkeypatch, "import time\ntime.sleep(600)") as runner:
+    begun = tmp_path / "begun"
+    os.mkfifo(begun)
+    with preloading(
+        tmp_path, monkeypatch, f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)"
+    ) as runner:
+        runner.start()
+        begun.read_text()
+        monkeypatch.setattr("interlock.model.runner.STARTUP_ALLOWANCE_S", 0.5)
         with pytest.raises(UserCodeFailed, match="still importing slow_library"):
             runner.call("probe:loaded", probe(tmp_path), deadline_s=0.5)
         monkeypatch.setattr("interlock.model.runner.STARTUP_ALLOWANCE_S", 60.0)
@@ -457,9 +463,9 @@ def test_a_lost_host_fails_its_sessions_and_is_replaced(project: Path) -> None:
         host = psutil.Process(runner._host._process.pid)
         (child,) = host.children()
         os.kill(host.pid, signal.SIGKILL)
+        assert gone(child.pid)
         with pytest.raises(UserCodeFailed, match="was lost"):
             session.call({}, deadline_s=30)
-        assert gone(child.pid)
         session.close()
         said: list[str] = []
         assert runner.call("probe:echo", arguments(project, x=2), deadline_s=30, say=said.append).value == 2
@@ -484,6 +490,8 @@ from interlock.model.runner import Runner
 runner = Runner(Path({str(tmp_path)!r}), ["slow_library"], Path())
 runner.start()
 if {loading}:
+    while runner._host.importing != "slow_library":
+        runner._host.ready.wait(0.01)
     print("pids", runner._host._process.pid, flush=True)
     sys.stdin.read()
 runner.call("probe:hang", {{"folders": [{str(code)!r}]}}, deadline_s=600, say=lambda text: print(text, flush=True))

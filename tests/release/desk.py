@@ -14,7 +14,7 @@ from interlock.ports import Ledger, Parts, Turn
 from interlock.records import Evaluation, Receipt, digest
 from interlock.release import judge as judge_module
 from interlock.release import registry
-from interlock.release.assess import Header, Witness, write_evidence
+from interlock.release.assess import Header, Witness, shuffled_answers, write_evidence
 from interlock.release.gate import decide, policy_of
 from interlock.settings import Gate, Model, Settings
 from interlock.testing.clock import ManualClock
@@ -56,8 +56,9 @@ class Desk:
         skills = {"candidate": skill, "champion": 0.7, "baseline": 0.5}
         columns = {"row": np.arange(200, dtype=np.uint64), "truth": truth}
         columns |= {f"{one}.prediction": answers(skills[one]) for one in who}
-        header = Header(task="classification", models=tuple(Witness(who=one) for one in who), also=("f1_macro",))
-        frame = pl.DataFrame(columns)
+        models = tuple(Witness(who=one) for one in who)
+        frame, shuffled = shuffled_answers(pl.DataFrame(columns), models[0], 0)
+        header = Header(task="classification", models=(*models, shuffled), also=("f1_macro",))
         content = write_evidence(frame, header)
         sha = hashlib.sha256(content).hexdigest()
         self.parts.blobs.put(f"evidence/{sha}.parquet", content)

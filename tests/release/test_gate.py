@@ -30,7 +30,7 @@ def score(value):
     return Score(metric="f1_macro", value=value, low=value - 0.05, high=value + 0.05)
 
 
-def evaluation(**changes):
+def evaluation(*, guessing=(comparison("shuffled", 0.3, 0.25),), **changes):
     facts = Evaluation(
         candidate="c" * 64,
         champion="a" * 64,
@@ -43,12 +43,13 @@ def evaluation(**changes):
         seed=0,
         resamples=2000,
         asks=1.0,
-        scores={"candidate": score(0.55), "champion": score(0.50), "baseline": score(0.33)},
+        scores={"candidate": score(0.55), "champion": score(0.50), "baseline": score(0.33), "shuffled": score(0.25)},
         comparisons=(comparison(), comparison("baseline", 0.22, 0.18)),
         latency_ms=1.5,
         size_bytes=2_000_000,
     )
-    return msgspec.structs.replace(facts, **changes)
+    changed = msgspec.structs.replace(facts, **changes)
+    return msgspec.structs.replace(changed, comparisons=(*changed.comparisons, *guessing))
 
 
 def check(decision, name):
@@ -179,7 +180,8 @@ def test_a_first_model_may_leave_the_baseline_far_behind():
 
 def test_a_worn_out_holdout_is_held():
     alpha = level(0.95, 101.0)
-    worn = evaluation(asks=101.0, comparisons=(comparison(alpha=alpha), comparison("baseline", 0.2, 0.1, alpha=alpha)))
+    found = (comparison(alpha=alpha), comparison("baseline", 0.2, 0.1, alpha=alpha))
+    worn = evaluation(asks=101.0, comparisons=found, guessing=(comparison("shuffled", 0.3, 0.2, alpha=alpha),))
     decision = decide(worn, POLICY)
     assert decision.verdict == "hold"
     assert "worn out" in decision.reason
@@ -269,3 +271,19 @@ def test_policy_comes_from_the_settings():
     assert set(Policy.__struct_fields__) <= set(Gate.__struct_fields__)
     with pytest.raises(SettingsError):
         policy_of(msgspec.structs.replace(settings, gate=Gate(metric="acuracy")))
+
+
+def test_answers_that_are_worth_no_more_than_guesses_are_kept_out():
+    """The constant baseline scores less than scattered guesses under a macro F1; the shuffled answers do not."""
+    first = evaluation(
+        champion=None,
+        comparisons=(comparison("baseline", 0.07, 0.05),),
+        guessing=(comparison("shuffled", 0.001, -0.02),),
+    )
+    decision = decide(first, POLICY)
+    assert decision.verdict == "keep"
+    assert decision.reason.startswith("Not better than guessing, its own answers shuffled: f1_macro 0.550")
+
+
+def test_without_a_look_at_guessing_nothing_is_released():
+    assert decide(evaluation(guessing=()), POLICY).verdict == "keep"

@@ -171,13 +171,13 @@ def test_everybody_answers_the_same_rows_and_the_evidence_is_kept(court):
     found = court.judge(candidate, champion, court.bundle("b", always_no), court.snapshot(rows))
     accuracy = (sign(rows) == rows["y"]).mean()
     assert found.extra["candidate"]["accuracy"] == pytest.approx(accuracy)
-    assert set(found.scores) == {"candidate", "champion", "baseline"}
-    assert [comparison.against for comparison in found.comparisons] == ["champion", "baseline"]
+    assert set(found.scores) == {"candidate", "champion", "baseline", "shuffled"}
+    assert [comparison.against for comparison in found.comparisons] == ["champion", "baseline", "shuffled"]
     assert all(one.low < one.gain for one in found.comparisons)
     assert (found.rows, found.asks, found.size_bytes, found.failures) == (300, 1.0, 1000, {})
     assert found.latency_ms == pytest.approx(1.0)
     frame, header = read_evidence(court.blobs.get(found.evidence_key))
-    assert [model.who for model in header.models] == ["candidate", "champion", "baseline"]
+    assert [model.who for model in header.models] == ["candidate", "champion", "baseline", "shuffled"]
     assert "x" not in frame.columns
     assert frame["candidate.prediction"].to_list() == sign(rows).to_list()
     assert frame["truth"].to_list() == rows["y"].to_list()
@@ -204,7 +204,7 @@ def test_scoring_the_evidence_again_gives_the_same_bytes(court):
 def test_slices_are_compared_with_the_baseline_before_there_is_a_champion(court):
     court.gate(slices=("country",))
     found = court.judge(court.bundle("c", sign), None, court.bundle("b", always_no), court.snapshot(people()))
-    assert [comparison.against for comparison in found.comparisons] == ["baseline"]
+    assert [comparison.against for comparison in found.comparisons] == ["baseline", "shuffled"]
     assert all(one.champion < one.candidate for one in found.slices)
 
 

@@ -1,5 +1,6 @@
 """A project's whole story, recorded fact by fact as the loop would, with no stage of the loop involved."""
 
+import functools
 import hashlib
 import io
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from interlock.data.profile import profile
+from interlock.data.profile import Profile, profile
 from interlock.ports import Blobs, Ledger, Parts
 from interlock.records import (
     Audit,
@@ -39,8 +40,7 @@ from interlock.records import (
     facts_of,
 )
 from interlock.settings import Model, Settings
-from interlock.store.blobs import LocalBlobs
-from interlock.testing.fakes import MemoryLedger, MemoryTables
+from interlock.testing.fakes import MemoryBlobs, MemoryLedger, MemoryTables
 
 TRAIN = '''"""Train a model of stays."""
 
@@ -70,6 +70,56 @@ class StoryClock:
 def name_of(text: str) -> str:
     """A digest to stand for something that these tests do not make."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def frame_of(country: str, rows: int = 1_200) -> pl.DataFrame:
+    """Bookings, of which most are in ``country``."""
+    rng = np.random.default_rng(7)
+    prices = rng.lognormal(4.6, 0.5, rows).round(2).tolist()
+    days = [date(2025, 1, 1) + timedelta(days=int(day)) for day in rng.integers(0, 365, rows)]
+    return pl.DataFrame(
+        {
+            "country": rng.choice([country, "FR", "IT", "NL", "PT"], size=rows, p=[0.5, 0.26, 0.14, 0.098, 0.002]),
+            "lead_days": rng.gamma(2.0, 20.0, rows).round().astype(np.int64),
+            "nights": rng.integers(1, 9, rows),
+            "price": [None if lost else paid for lost, paid in zip(rng.random(rows) < 0.06, prices, strict=True)],
+            "booked": days,
+            "member": rng.random(rows) < 0.3,
+        }
+    )
+
+
+@functools.cache
+def profile_of(country: str, task: str) -> Profile:
+    """What a bundle keeps of its training rows, and of its answers on the holdout."""
+    features = profile(frame_of(country))
+    rng = np.random.default_rng(5)
+    labels = rng.choice(["cancelled", "no-show", "stayed"], 300)
+    answers = profile(pl.DataFrame({"prediction": labels if task == "classification" else rng.gamma(3, 60, 300)}))
+    return Profile(rows=features.rows, columns=(*features.columns, *answers.columns))
+
+
+@functools.cache
+def evidence_of(task: str, rows: int, champion: bool) -> bytes:
+    """Truth and answers of ``rows`` held-out rows, as a Parquet file."""
+    rng = np.random.default_rng(rows)
+    columns: dict[str, Any] = {}
+    if task == "classification":
+        names = np.array(["cancelled", "no-show", "stayed"])
+        odds = rng.dirichlet([1.2, 0.5, 2.2], rows)
+        columns["truth"] = names[(odds.cumsum(axis=1) < rng.random((rows, 1))).sum(axis=1).clip(0, 2)]
+        for who in ("candidate", "champion", "baseline") if champion else ("candidate", "baseline"):
+            guess = odds if who == "candidate" else rng.dirichlet([1, 1, 2], rows)
+            columns[f"{who}.prediction"] = names[guess.argmax(axis=1)]
+            if who == "candidate":
+                columns |= {f"{who}.probability_{index}": guess[:, index] for index in range(3)}
+    else:
+        columns["truth"] = rng.gamma(3.0, 60.0, rows)
+        columns["candidate.prediction"] = columns["truth"] * 0.9 + rng.normal(18, 25, rows)
+        columns["baseline.prediction"] = np.full(rows, 180.0)
+    out = io.BytesIO()
+    pl.DataFrame(columns).write_parquet(out)
+    return out.getvalue()
 
 
 @dataclass
@@ -103,27 +153,6 @@ class Teller:
         )  # fmt: skip
         self.rows += result.accepted
         self.record(f"file.{status}", f"bookings/{name}", result)
-
-    def frame(self, rows: int = 1_200) -> pl.DataFrame:
-        rng = np.random.default_rng(7)
-        country = rng.choice([self.country, "FR", "IT", "NL", "PT"], size=rows, p=[0.5, 0.26, 0.14, 0.098, 0.002])
-        return pl.DataFrame(
-            {
-                "country": country,
-                "lead_days": rng.gamma(2.0, 20.0, rows).round().astype(np.int64),
-                "nights": rng.integers(1, 9, rows),
-                "price": [
-                    None if lost else paid
-                    for lost, paid in zip(
-                        rng.random(rows) < 0.06, rng.lognormal(4.6, 0.5, rows).round(2).tolist(), strict=True
-                    )
-                ],
-                "booked": pl.date_range(date(2025, 1, 1), date(2025, 12, 31), eager=True).sample(
-                    rows, with_replacement=True, seed=3
-                ),
-                "member": rng.random(rows) < 0.3,
-            }
-        )
 
     def signature(self) -> Signature:
         number = self.task == "regression"
@@ -167,6 +196,9 @@ class Teller:
 
     # ---- model
 
+    def profile(self) -> Profile:
+        return profile_of(self.country, self.task)
+
     def model(self, label: str, snapshot: Snapshot, *, kind: str = "model", profiled: bool = True) -> Bundle:
         files: dict[str, bytes] = {
             "MLmodel": b"flavors: {}\n",
@@ -174,9 +206,9 @@ class Teller:
             "model.bin": b"\x00" * 4_096,
         }
         if kind == "model":
-            files |= {"code/train.py": TRAIN.encode(), "code/interlock.toml": b'[model]\nname = "stay"\n'}
+            files |= {"code/train.py": TRAIN.encode(), "code/interlock_loader.py": b"# made by the packer\n"}
         if profiled:
-            files["profile.json"] = canonical(profile(self.frame()))
+            files["profile.json"] = canonical(self.profile())
         manifest = canonical(
             {
                 "label": f"{label} {self.task} {kind}",
@@ -230,27 +262,6 @@ class Teller:
 
     # ---- release
 
-    def evidence(self, rows: int, champion: bool) -> bytes:
-        rng = np.random.default_rng(rows)
-        columns: dict[str, Any] = {}
-        if self.task == "classification":
-            names = np.array(["cancelled", "no-show", "stayed"])
-            odds = rng.dirichlet([1.2, 0.5, 2.2], rows)
-            truth = np.array([rng.choice(3, p=line) for line in odds])
-            columns["truth"] = names[truth]
-            for who in ("candidate", "champion", "baseline") if champion else ("candidate", "baseline"):
-                guess = odds if who == "candidate" else rng.dirichlet([1, 1, 2], rows)
-                columns[f"{who}.prediction"] = names[guess.argmax(axis=1)]
-                if who == "candidate":
-                    columns |= {f"{who}.probability_{index}": guess[:, index] for index in range(3)}
-        else:
-            columns["truth"] = rng.gamma(3.0, 60.0, rows)
-            columns["candidate.prediction"] = columns["truth"] * 0.9 + rng.normal(18, 25, rows)
-            columns["baseline.prediction"] = np.full(rows, 180.0)
-        out = io.BytesIO()
-        pl.DataFrame(columns).write_parquet(out)
-        return out.getvalue()
-
     def decide(
         self,
         candidate: Bundle,
@@ -264,7 +275,7 @@ class Teller:
     ) -> int:
         metric, greater = ("rmse", False) if self.task == "regression" else ("f1_macro", True)
         rows = snapshot.holdout_rows
-        evidence = self.evidence(rows, champion is not None)
+        evidence = evidence_of(self.task, rows, champion is not None)
         key = f"evidence/{hashlib.sha256(evidence).hexdigest()}.parquet"
         self.blobs.put(key, evidence)
         values = {"candidate": (41.2, 0.7312), "champion": (44.9, 0.7055), "baseline": (97.8, 0.2411)}
@@ -442,7 +453,15 @@ class Teller:
 
 def tell_all(teller: Teller) -> dict[str, int]:
     """First release, a kept champion, a replaced one, batches; gives the ledger sequence of each decision."""
-    teller.file("week-1.csv", "accepted", rows=640, accepted=600, duplicates=36, quarantined=4, notes=("4 bad rows",))
+    teller.file(
+        "week-1.csv",
+        "accepted",
+        rows=640,
+        accepted=600,
+        duplicates=36,
+        quarantined=4,
+        notes=("4 bad rows", *(f"note {n}" for n in range(9))),
+    )
     teller.file("week-2.csv", "refused", rows=310, reason="31% of its rows break the signature; 1% are allowed.")
     teller.file("week-3.csv", "unreadable", reason="Line 12 has 9 fields, the head has 8.")
     teller.file("copy of week-1.csv", "repeated", rows=640, first_name="week-1.csv")
@@ -481,7 +500,7 @@ def empty(tmp_path: Path) -> Callable[..., World]:
     """An untold world; keywords go to the :class:`Teller`."""
 
     def make(**told: Any) -> World:
-        ledger, blobs = MemoryLedger(StoryClock()), LocalBlobs(tmp_path / "blobs")
+        ledger, blobs = MemoryLedger(StoryClock()), MemoryBlobs()
         teller = Teller(ledger, blobs, **told)
         model = Model(name=teller.name, task=teller.task, target=teller.target)
         parts = Parts(

@@ -122,14 +122,14 @@ def test_stale_temporary_files_are_hidden_and_swept(store, tmp_path):
     store.put("a/x", b"x")
     now = datetime(2026, 1, 10, tzinfo=UTC)
     for name, age in (("old", timedelta(days=2)), ("new", timedelta(hours=1))):
-        path = tmp_path / "blobs" / "a" / f"{TEMPORARY}{name}"
+        path = tmp_path / "blobs" / f"{TEMPORARY}{name}"
         path.write_bytes(b"half")
         os.utime(path, ((now - age).timestamp(),) * 2)
     assert [info.key for info in store.list()] == ["a/x"]
     with pytest.raises(StoreFault):
-        store.get(f"a/{TEMPORARY}old")
+        store.get(f"{TEMPORARY}old")
     assert store.sweep(now) == 1
-    assert sorted(path.name for path in (tmp_path / "blobs" / "a").iterdir()) == [f"{TEMPORARY}new", "x"]
+    assert sorted(path.name for path in (tmp_path / "blobs").iterdir()) == [f"{TEMPORARY}new", "a"]
     assert LocalBlobs(tmp_path / "none").sweep(now) == 0
 
 
@@ -248,3 +248,16 @@ def test_open_blobs(tmp_path, bucket):
 def test_obstore_is_imported_only_for_buckets():
     code = "import sys, interlock.store.blobs; assert 'obstore' not in sys.modules and 'pyarrow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_killed_writer_leaves_nothing_beside_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    store = LocalBlobs(tmp_path)
+    store.put("bundle/one", b"1")
+    monkeypatch.setattr(Path, "hardlink_to", killed)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # a kill runs no clean-up
+    with pytest.raises(KeyboardInterrupt):
+        store.put("bundle/two", b"2")
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["one"]

@@ -2,6 +2,7 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,23 @@ def test_every_cause_is_told_in_words(name: str, words: str) -> None:
 def test_foreign_errors_without_a_code_are_mapped_too(error: Exception) -> None:
     with pytest.raises(StoreFault), schema.database_faults("x"):
         raise error
+
+
+def test_many_may_create_it_at_once(tmp_path: Path) -> None:
+    start = threading.Barrier(4)
+    failures: list[StoreFault] = []
+
+    def create() -> None:
+        start.wait()
+        try:
+            schema.open_database(tmp_path / "new" / "state.db").dispose()
+        except StoreFault as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=create) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    schema.open_database(tmp_path / "new" / "state.db").dispose()

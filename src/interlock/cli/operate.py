@@ -1,6 +1,7 @@
 """What the verbs around a release do, beyond calling one function of a stage."""
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -39,13 +40,16 @@ def score_one(parts: Parts, file: Path, output: Path | None) -> BatchResult:
     contract = read_contract(parts.settings)
     with operator_turn(parts, f"predict/{secrets.token_hex(6)}") as turn:
         scratch = parts.settings.home / "work" / turn.id
-        with Runner(parts.settings.root, contract.preload, scratch) as runner:
+        try:
+            with Runner(parts.settings.root, contract.preload, scratch) as runner:
+                return score_file(parts, turn, file.resolve(), target.resolve(), lambda: _started(runner))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
-            def started() -> Runner:
-                runner.start()
-                return runner
 
-            return score_file(parts, turn, file.resolve(), target.resolve(), started)
+def _started(runner: Runner) -> Runner:
+    runner.start()
+    return runner
 
 
 # ---- status ------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ NOT_A: Mapping[ColumnType, str] = {
 _EXACT = 2**53
 _TRUE_FALSE = ("true", "false")
 _INT = r"^-?(?:0|[1-9][0-9]*)$"
-_LEADING_ZERO = r"^[+-]?0[0-9]"
+_NAME_LIKE = r"^[+-]?(?:0[0-9]|[0-9]{19,}$)"
 _LONG_INT = r"^[+-]?[0-9]{19,}$"
 _DATE = r"^\d{4}-\d{2}-\d{2}$"
 _DATETIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?:Z|[+-]\d{2}:?\d{2})?$"
@@ -60,14 +60,14 @@ def empty_as_null(text: pl.Series) -> pl.Series:
 
 def infer_text(text: pl.Series) -> ColumnType:
     """Logical type of a text column, over all of its values; ``str`` when it has none."""
-    head = text.drop_nulls()
-    for values in (head.head(1_000), head):
-        if values.is_empty():
-            return "str"
-        kind = _fits(values)
-        if kind == "str":
-            return "str"
-    return kind
+    values = text.drop_nulls()
+    if values.is_empty():
+        return "str"
+    kind = _fits(values.head(1_000))
+    if kind == "str" or values.len() <= 1_000:
+        return kind
+    # what the first rows rule out need not be asked of all: a column with a fraction is float or text
+    return _float_or_text(values) if kind == "float" else _fits(values)
 
 
 def _fits(values: pl.Series) -> ColumnType:
@@ -84,7 +84,11 @@ def _fits(values: pl.Series) -> ColumnType:
         return "datetime" if _datetimes(values).null_count() == 0 else "str"
     if bool(values.str.to_lowercase().is_in(_TRUE_FALSE).all()):
         return "bool"
-    if values.str.contains(_LEADING_ZERO).any() or values.str.contains(_LONG_INT).any():
+    return _float_or_text(values)
+
+
+def _float_or_text(values: pl.Series) -> ColumnType:
+    if values.str.contains(_NAME_LIKE).any():
         return "str"
     numbers = values.cast(pl.Float64, strict=False)
     return "float" if numbers.null_count() == 0 and numbers.is_finite().any() else "str"

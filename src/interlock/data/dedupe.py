@@ -40,7 +40,10 @@ def dedupe(
     """
     subset = list(key or values)
     newest = on_duplicate == "keep-last" and bool(key)
-    unique = frame.unique(subset=subset, keep="last" if newest else "first", maintain_order=True)
+    unique = frame
+    # as many hashes as rows: no two rows are equal, and the costly exact search can be left out
+    if frame.select(pl.struct(subset).hash()).n_unique() < frame.height:
+        unique = frame.unique(subset=subset, keep="last" if newest else "first", maintain_order=True)
     inner = frame.height - unique.height
     if stored is None or unique.is_empty():
         return Deduped(unique, inner, 0)
@@ -52,7 +55,9 @@ def dedupe(
     known = stored.join(wanted, on=subset, how="semi", nulls_equal=True).collect(engine="streaming")
     if known.is_empty():
         return Deduped(unique, inner, 0)
-    return _against(unique, newest_rows(known.lazy(), subset).collect(), subset, values, inner)
+    if known.select(subset).n_unique() < known.height:
+        known = newest_rows(known.lazy(), subset).collect()
+    return _against(unique, known, subset, values, inner)
 
 
 def _against(

@@ -111,8 +111,8 @@ def _refuse_missing(reading: Reading, known: Mapping[str, Column], source: Sourc
 def _retyped(column: Column, frame: pl.DataFrame, reading: Reading, source: Source, notes: list[str]) -> Column:
     """The column as it shall be: an int one with fractions becomes float, one that never had a value gets its type."""
     declared = source.types.get(column.name)
-    if declared is not None and declared != column.type and undecided(column):
-        return _typed(column, declared)
+    if declared is not None and declared != column.type:
+        return _declared(column, declared, notes)
     if column.name in reading.widened:
         notes.append(f"column '{column.name}' was int and holds fractions now: it became float")
         return _typed(column, "float")
@@ -121,6 +121,20 @@ def _retyped(column: Column, frame: pl.DataFrame, reading: Reading, source: Sour
         notes.append(f"column '{column.name}' was always empty and is {seen.type} now")
         return _typed(seen, seen.type)
     return column
+
+
+def _declared(column: Column, kind: ColumnType, notes: list[str]) -> Column:
+    """The owner gave a column another type than its stored rows have: widen where nothing is lost, else refuse."""
+    if undecided(column):
+        return _typed(column, kind)
+    if kind != "str" and (column.type, kind) not in {("int", "float"), ("date", "datetime")}:
+        raise DataRefused(
+            f"'types' says {kind} for column '{shown(column.name)}', and its stored rows are {column.type}.",
+            next_step=f"Take it out of 'types', or say {column.type} (or str); a new source may have another type.",
+            column=column.name,
+        )
+    notes.append(f"column '{column.name}' was {column.type} and became {kind}, as 'types' says")
+    return msgspec.structs.replace(_typed(column, kind), low=None, high=None)
 
 
 def _typed(column: Column, kind: ColumnType) -> Column:

@@ -83,6 +83,7 @@ def _lock(room: "duckdb.DuckDBPyConnection", views: Mapping[str, View], scratch:
     paths = ", ".join(_text(path) for view in views.values() for path in view.paths)
     room.execute(f"set memory_limit = '{_MEMORY}'")
     room.execute(f"set temp_directory = {_text(str(scratch))}")
+    room.execute("set TimeZone = 'UTC'")
     room.execute("set preserve_insertion_order = false")
     room.execute("set autoinstall_known_extensions = false")
     room.execute("set autoload_known_extensions = false")

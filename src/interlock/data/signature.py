@@ -199,7 +199,7 @@ def require(have: Collection[str], columns: Sequence[Column], where: str) -> Non
 def drift_notes(frame: pl.DataFrame, columns: Sequence[Column]) -> list[Drift]:
     """Count, column by column, rows with a category never seen or outside of the range seen; no entry for none."""
     wanted: list[pl.Expr] = []
-    judged = [column for column in columns if column.name in frame.columns]
+    judged = [column for column in columns if _comparable(frame.schema.get(column.name), column.type)]
     for place, column in enumerate(judged):
         cell = pl.col(column.name)
         if column.categories is not None:
@@ -219,6 +219,11 @@ def drift_notes(frame: pl.DataFrame, columns: Sequence[Column]) -> list[Drift]:
         for place, column in enumerate(judged)
     ]
     return [drift for drift in drifts if drift.unseen or drift.outside]
+
+
+def _comparable(dtype: pl.DataType | None, type_: ColumnType) -> bool:
+    have = logical(dtype) if dtype is not None else None
+    return have == type_ or {have, type_} == {"int", "float"}
 
 
 def _as_literal(bound: float | str, type_: ColumnType) -> pl.Expr:

@@ -23,6 +23,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+import numpy as np
 import polars as pl
 
 from interlock.data.casting import logical
@@ -91,9 +92,10 @@ def mark(types: Mapping[str, ColumnType]) -> pl.Expr:
 
 
 def _hashed(text: pl.Series) -> pl.Series:
-    md5, whole = hashlib.md5, int.from_bytes
-    bits = [whole(md5(value.encode(), usedforsecurity=False).digest()[:8], "big") >> 4 for value in text.to_list()]
-    return pl.Series(text.name, bits, dtype=pl.Int64)
+    md5 = hashlib.md5
+    digests = b"".join([md5(value.encode(), usedforsecurity=False).digest() for value in text.to_list()])
+    bits = np.frombuffer(digests, dtype=">u8")[::2] >> (64 - BITS)
+    return pl.Series(text.name, bits.astype(np.int64))
 
 
 def in_holdout_by_key(fraction: float) -> pl.Expr:

@@ -1,8 +1,8 @@
 """Pack a trained model under the digest of its bytes, and open a packed one only when every byte is as packed.
 
 A bundle is a folder (see :mod:`interlock.model.manifest`) under ``bundles/<digest>/`` of the blobs: ``model/`` (the
-native model), ``fast/`` (the form that answers in our own process), ``code/``, ``signature.json``, ``profile.json``, the
-environment lock, and what makes it an MLflow model folder. The manifest is stored last: without it there is none.
+native model), ``fast/`` (the form that answers in our own process), ``code/``, ``signature.json``, ``profile.json``,
+the environment lock, and what makes it an MLflow model folder. The manifest is stored last: without it there is none.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from interlock.model.forms import Constant, Form
 from interlock.model.manifest import (
     FORMAT,
     MANIFEST,
+    MANIFEST_BYTES,
     PROFILE,
     SIGNATURE,
     InputColumn,
@@ -38,7 +39,6 @@ from interlock.model.manifest import (
     NativeSpec,
     PredictFunction,
     corrupt,
-    file_digest,
     files_of,
     listed,
     read_manifest,
@@ -139,6 +139,12 @@ def _signature(parts: Parts, snapshot: Snapshot) -> Signature:
 
 def _output(rows: pl.LazyFrame, target: Column, task: str) -> Output:
     if task == "classification":
+        if target.type not in ("str", "int", "bool"):
+            raise SettingsError(
+                f"The target '{target.name}' is {target.type}; classes are text, whole numbers or booleans.",
+                next_step=f"Set types.{target.name} = 'str' under [data], or task = 'regression'.",
+                column=target.name,
+            )
         labels = rows.select(pl.col(target.name).drop_nulls().unique().sort()).collect().to_series().to_list()
         return Output(kind="label", type=target.type, classes=tuple(labels))
     low, high = target.low, target.high
@@ -353,15 +359,9 @@ def open_bundle(parts: Parts, digest: str) -> Opened:
     Blobs that are not local files are copied to the cache first. Raises :class:`NotFound` when there is no such
     bundle, and :class:`BundleCorrupt` naming the file when a byte is not as packed.
     """
-    key = f"bundles/{digest}/{MANIFEST}"
-    local = parts.blobs.local(key)
-    if local is None and not parts.blobs.exists(key):
-        raise NotFound(f"There is no bundle {digest[:12]}.", next_step="See 'interlock history'.", bundle=digest)
+    local = parts.blobs.local(f"bundles/{digest}/{MANIFEST}")
     folder = local.parent if local is not None else _cached(parts, digest)
-    path = folder / MANIFEST
-    if not path.is_file() or path.stat().st_size > 2**26:
-        raise corrupt(MANIFEST, "is missing or far too large", bundle=digest)
-    manifest = read_manifest(path.read_bytes(), digest)
+    manifest = _manifest_in(folder, digest)
     verify(folder, manifest, digest)
     bundle = _bundle(manifest, digest, read_signature(folder))
     recorded = parts.ledger.read("bundle", digest, Bundle)
@@ -372,36 +372,55 @@ def open_bundle(parts: Parts, digest: str) -> Opened:
     return Opened(bundle=bundle, path=folder)
 
 
+def _manifest_in(folder: Path, digest: str) -> Manifest:
+    path = folder / MANIFEST
+    if path.is_symlink() or path.stat().st_size > MANIFEST_BYTES:
+        raise corrupt(MANIFEST, "is a link, or larger than any manifest", bundle=digest)
+    return read_manifest(path.read_bytes(), digest)
+
+
 def _cached(parts: Parts, digest: str) -> Path:
     """Copy a bundle to the local cache; a copy that does not verify is thrown away and fetched again."""
     folder = parts.settings.home / "cache" / "bundles" / digest
     if folder.is_dir():
         with contextlib.suppress(BundleCorrupt, OSError):
-            verify(folder, read_manifest((folder / MANIFEST).read_bytes(), digest), digest)
+            verify(folder, _manifest_in(folder, digest), digest)
             return folder
         shutil.rmtree(folder)
-    manifest = read_manifest(parts.blobs.get(f"bundles/{digest}/{MANIFEST}"), digest)
     fresh = folder.with_name(f"{digest}.{secrets.token_hex(4)}")
-    wanted = [MANIFEST, *(file.path for file in manifest.files)]
-    for name in wanted:
-        to = fresh / name
-        to.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            parts.blobs.fetch(f"bundles/{digest}/{name}", to)
-        except NotFound as error:
-            shutil.rmtree(fresh)
-            raise corrupt(name, "is missing", bundle=digest) from error
-    _refuse_extra(parts, digest, wanted)
-    fresh.rename(folder)
+    try:
+        _fetch(parts, digest, fresh)
+        fresh.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was faster
+            raise StoreFault(
+                f"The bundle cannot be copied to {folder}: {error}.", next_step="Free the disk."
+            ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return folder
 
 
-def _refuse_extra(parts: Parts, digest: str, wanted: list[str]) -> None:
+def _fetch(parts: Parts, digest: str, to: Path) -> None:
+    """Copy what the manifest lists, after seeing that this is all there is."""
     prefix = f"bundles/{digest}/"
-    known = set(wanted)
-    for blob in parts.blobs.list(prefix):
-        if blob.key.removeprefix(prefix) not in known:
-            raise corrupt(blob.key.removeprefix(prefix), "was not packed", bundle=digest)
+    sizes = {blob.key.removeprefix(prefix): blob.size_bytes for blob in parts.blobs.list(prefix)}
+    if MANIFEST not in sizes:
+        raise NotFound(f"There is no bundle {digest[:12]}.", next_step="See 'interlock history'.", bundle=digest)
+    if sizes[MANIFEST] > MANIFEST_BYTES:
+        raise corrupt(MANIFEST, "is larger than any manifest", bundle=digest)
+    manifest = read_manifest(parts.blobs.get(prefix + MANIFEST), digest)
+    wanted = {MANIFEST: sizes[MANIFEST]} | {file.path: file.size_bytes for file in manifest.files}
+    for name in sorted(wanted.keys() | sizes.keys()):
+        if name not in wanted:
+            raise corrupt(name, "was not packed", bundle=digest)
+        if name not in sizes:
+            raise corrupt(name, "is missing", bundle=digest)
+        if sizes[name] != wanted[name]:
+            raise corrupt(name, f"has {sizes[name]} bytes instead of {wanted[name]}", bundle=digest)
+    for name in wanted:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        parts.blobs.fetch(prefix + name, to / name)
 
 
 def session_arguments(folder: Path, seed: int) -> Mapping[str, Any]:
@@ -410,16 +429,6 @@ def session_arguments(folder: Path, seed: int) -> Mapping[str, Any]:
     if manifest.native is None:
         raise UserCodeFailed("This bundle has no native model.", next_step="Pack again.", cause="nonsense")
     folders = [str(folder / "code" / search) for search in manifest.native.folders]
-    return {"folders": folders, "seed": seed, "label": "the model"}
-
-
-__all__ = [
-    "PARITY_ROWS",
-    "Opened",
-    "TrainingDocument",
-    "file_digest",
-    "open_bundle",
-    "pack",
-    "pack_baseline",
-    "session_arguments",
-]
+    predict = manifest.native.predict
+    label = f"{predict.function} in {predict.module}" if predict else "the model's predict"
+    return {"folders": folders, "seed": seed, "label": label}

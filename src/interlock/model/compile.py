@@ -29,6 +29,7 @@ RTOL = 1e-9
 ATOL = 1e-12
 _BASE_ROWS = 8
 _ONE_ROW_CALLS = 5
+_ONE_ROW_BUDGET_S = 0.1
 _UNSEEN = "\u2205 never seen"
 _REASON_CHARS = 300
 
@@ -128,8 +129,11 @@ def _timed(answer: Answer, frame: pl.DataFrame) -> tuple[pl.DataFrame, float]:
 
 
 def _one_row_ms(answer: Answer, frame: pl.DataFrame) -> float:
-    """Median time to answer one row, in milliseconds."""
-    return statistics.median(_timed(answer, frame[:1])[1] for _ in range(_ONE_ROW_CALLS)) * 1e3
+    """Median time to answer one row, in milliseconds; fewer calls when they are slow."""
+    took: list[float] = []
+    while len(took) < _ONE_ROW_CALLS and sum(took) < _ONE_ROW_BUDGET_S:
+        took.append(_timed(answer, frame[:1])[1])
+    return statistics.median(took) * 1e3
 
 
 # ---- made rows ---------------------------------------------------------------------------------------------------
@@ -218,14 +222,22 @@ def _cases(
 ) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame | None]]:
     """Name, rows and native answers of everything to compare; None where the model refuses the rows."""
     yield "the holdout", holdout, expected
-    calm = _refusal_or(own, made.calm)
-    if calm is None:
-        for row in made.calm.iter_slices(1):
-            yield "a made row", row, _refusal_or(own, row)
-    else:
-        yield "made rows", made.calm, calm
-    for row in made.risky.iter_slices(1):
-        yield "a made row", row, _refusal_or(own, row)
+    for frame in made:
+        for rows, answers in _answered_or_refused(own, frame):
+            yield "made rows", rows, answers
+
+
+def _answered_or_refused(own: Answer, frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
+    """Cut a frame, by halves, into parts that the model answers and single rows that it refuses (None)."""
+    if frame.is_empty():
+        return
+    answers = _refusal_or(own, frame)
+    if answers is not None or frame.height == 1:
+        yield frame, answers
+        return
+    middle = frame.height // 2
+    yield from _answered_or_refused(own, frame[:middle])
+    yield from _answered_or_refused(own, frame[middle:])
 
 
 def _refusal_or(answer: Answer, frame: pl.DataFrame) -> pl.DataFrame | None:

@@ -251,6 +251,7 @@ def _chosen(chosen: Any, symbols: list[Symbol], names: Any) -> list[Symbol]:
         return symbols[chosen]
     items = [chosen] if isinstance(chosen, str | int) else list(chosen)
     by_name = {str(name): symbol for name, symbol in zip(names if names is not None else (), symbols, strict=False)}
+    by_name |= {symbol.column: symbol for symbol in symbols if isinstance(symbol, Raw)}
     if items and all(isinstance(item, bool) or type(item).__name__ == "bool" for item in items):
         return [symbol for symbol, kept in zip(symbols, items, strict=True) if kept]
     return [by_name[item] if isinstance(item, str) else symbols[int(item)] for item in items]

@@ -162,26 +162,56 @@ class Linear(Record, frozen=True, tag="linear", tag_field="form", forbid_unknown
         return result
 
     def _probabilities(self, scores: Floats) -> Floats | None:
-        """Shape (classes, rows); destroys ``scores``."""
+        """Turn scores into probabilities, shape (classes, rows); destroys ``scores``."""
         if self.link in ("sign", "largest"):
             return None
+        result = np.empty((2, scores.shape[1])) if self.link == "sigmoid" else scores
         with np.errstate(over="ignore"):
-            if self.link == "softmax":
-                scores -= scores.max(axis=0)
-                np.exp(scores, out=scores)
-                scores /= scores.sum(axis=0)
-                return scores
-            ones = 1.0 / (1.0 + np.exp(-scores))
-        if self.link == "sigmoid":
-            return np.stack([1.0 - ones[0], ones[0]])
-        total = ones.sum(axis=0)
-        ones[:, total == 0] = 1.0
-        ones /= ones.sum(axis=0)
-        return ones
+            for part in chunks(scores.shape[1]):
+                if self.link == "sigmoid":
+                    np.subtract(1.0, _expit(scores[0, part], out=result[1, part]), out=result[0, part])
+                elif self.link == "softmax":
+                    _softmax(scores[:, part])
+                else:
+                    _one_vs_rest(scores[:, part])
+        return result
 
     def files(self) -> dict[str, bytes]:
         """``form.json``."""
         return {FORM_FILE: canonical(self)}
+
+
+def _expit(scores: Floats, *, out: Floats) -> Floats:
+    """Give ``1 / (1 + exp(-scores))``."""
+    np.negative(scores, out=out)
+    np.exp(out, out=out)
+    out += 1.0
+    np.divide(1.0, out, out=out)
+    return out
+
+
+def _softmax(scores: Floats) -> None:
+    """Replace scores, shape (classes, rows), by their softmax."""
+    scores -= scores.max(axis=0)
+    for row in scores:
+        np.exp(row, out=row)
+    scores /= _total(scores)
+
+
+def _one_vs_rest(scores: Floats) -> None:
+    """Replace scores, shape (classes, rows), by each class's own share of the sum; uniform where all are zero."""
+    for row in scores:
+        _expit(row, out=row)
+    scores[:, _total(scores) == 0] = 1.0
+    scores /= _total(scores)
+
+
+def _total(shares: Floats) -> Floats:
+    """Sum over the classes, one by one: numpy's own order of summing depends on the number of rows."""
+    result = shares[0].copy()
+    for row in shares[1:]:
+        result += row
+    return result
 
 
 class _Numbers:

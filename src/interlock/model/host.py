@@ -240,7 +240,7 @@ class Child:
 
 
 _TOLD: Final = {
-    "raised": ("{label} raised {said}", "Mend the function; its traceback is in the report of this failure."),
+    "raised": ("{label} raised {said}.", "Mend it, and run again."),
     "exited": ("{label} called {said}.", "Return the result instead of leaving the process."),
     "nonsense": ("{label} cannot be used: {said}.", "Return plain data."),
 }

@@ -17,7 +17,7 @@ from typing import Any
 class Native:
     """A model with what answers for it: the user's predict function, or the model's own ``predict``.
 
-    ``kind`` names the frame that :meth:`answer` takes: pandas, polars, polars-lazy, pyarrow or numpy. ``model`` is the
+    ``kind`` names the frame that :meth:`answer` takes: pandas, polars, pyarrow or numpy. ``model`` is the
     object that training gave, or the folder of the files that it saved.
     """
 
@@ -113,13 +113,10 @@ def _kind(function: Any) -> str:
     notes = [parameters[name].annotation for name in ("data", "df", "X") if name in parameters]
     if not notes:
         return "pandas"
-    note = notes[0]
-    text = f"{note.__module__}.{note.__qualname__}" if isinstance(note, type) else str(note)
-    if "LazyFrame" in text:
-        return "polars-lazy"
-    if text.startswith(("pl.", "polars")) or "polars." in text:
+    text = str(notes[0])
+    if "polars." in text or text.startswith("pl."):
         return "polars"
-    if text.startswith(("pa.", "pyarrow")) or "pyarrow." in text:
+    if "pyarrow." in text or text.startswith("pa."):
         return "pyarrow"
     return "numpy" if "ndarray" in text else "pandas"
 
@@ -148,11 +145,10 @@ def _as(frame: Any, kind: str) -> Any:
         import pyarrow as pa
 
         return pa.Table.from_pandas(frame, preserve_index=False)
-    if kind.startswith("polars"):
+    if kind == "polars":
         import polars as pl
 
-        converted = pl.from_pandas(frame)
-        return converted.lazy() if kind == "polars-lazy" else converted
+        return pl.from_pandas(frame)
     return frame
 
 

@@ -66,18 +66,10 @@ def answer_natively(native: Native, signature: Signature, frame: pl.DataFrame) -
 def as_trained(frame: pl.DataFrame, columns: Sequence[Column], kind: str) -> Any:
     """Give the rows as the kind of frame that training saw, with the types that it saw.
 
-    pandas has no missing integers or booleans: a nullable int column is float64 there, and a nullable bool column is
-    object, in every call and whether or not this call's rows have a gap.
+    What may be missing is a matter of the signature, not of this call's rows: see :mod:`interlock.model.calls`.
     """
-    frame = frame.select(column.name for column in columns)
-    if kind != "pandas":
-        return as_frame(frame, cast(FrameKind, kind))
-    nullable = [pl.col(c.name).cast(pl.Float64) for c in columns if c.nullable and c.type == "int"]
-    result = as_frame(frame.with_columns(nullable), "pandas")
-    for column in columns:
-        if column.nullable and column.type == "bool":
-            result[column.name] = result[column.name].astype(object)
-    return result
+    gaps = [column.name for column in columns if column.nullable]
+    return as_frame(frame.select(column.name for column in columns), cast(FrameKind, kind), gaps)
 
 
 # ---- answers out -------------------------------------------------------------------------------------------------
@@ -155,6 +147,8 @@ def _series(values: Any) -> pl.Series:
     else:
         values = [_clean(value) for value in values]
     try:
+        if isinstance(values, list) and any(type(value) is float for value in values):
+            values = [float(value) if type(value) is int else value for value in values]
         return pl.Series(PREDICTION, values, strict=True)
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise _nonsense(
@@ -180,8 +174,10 @@ def _check_prediction(prediction: pl.Series, output: Output | None) -> pl.Series
             "Answer every row; fill what is missing in the data first.",
             missing=missing,
         )
-    if output is None or output.kind == "any" or prediction.is_empty():
+    if output is None or output.kind == "any":
         return prediction
+    if prediction.is_empty():
+        return prediction.cast(pl.Float64 if output.kind == "number" else _DTYPES[output.type])
     if output.kind == "number":
         return _check_numbers(prediction)
     return _check_labels(prediction, output)
@@ -219,7 +215,8 @@ def _check_labels(prediction: pl.Series, output: Output) -> pl.Series:
         prediction = prediction.cast(pl.String)
     labels = prediction
     if prediction.dtype != wanted:
-        same_kind = prediction.dtype.is_numeric() and wanted in (pl.Int64, pl.Float64, pl.Boolean)
+        countable = prediction.dtype.is_numeric() or prediction.dtype == pl.Boolean
+        same_kind = countable and wanted in (pl.Int64, pl.Boolean)
         labels = prediction.cast(wanted, strict=False) if same_kind else prediction.clear(len(prediction))
         if labels.null_count() or (labels.cast(prediction.dtype) != prediction).any():
             raise _nonsense(

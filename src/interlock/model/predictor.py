@@ -1,6 +1,7 @@
 """Answers from an opened bundle: by its form in our own process, or by its native model in a worker process."""
 
 import itertools
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
 
@@ -10,7 +11,7 @@ import polars as pl
 from interlock.errors import DataRefused, Fault, UserCodeFailed
 from interlock.model.bundle import Opened, session_arguments
 from interlock.model.forms import Form, load_form
-from interlock.model.native import OPEN_MODEL, PREDICTION
+from interlock.model.native import OPEN_MODEL, shape_answers
 from interlock.model.runner import Runner, Session
 from interlock.records import Column, ColumnType, Signature
 from interlock.settings import Settings, seconds
@@ -27,7 +28,7 @@ _DTYPES: dict[ColumnType, pl.DataType] = {
 }
 
 
-class Predictor:
+class Predictor(ABC):
     """Answers frames until it is closed. ``form`` says who answers: a form of our own, or ``native``."""
 
     form: str
@@ -39,7 +40,7 @@ class Predictor:
         Columns beyond the signature are left alone. Raises :class:`DataRefused` when a column is missing or cannot be
         cast to its type, and :class:`UserCodeFailed` when the model has no usable answer.
         """
-        answers = self._answer(fitting(frame, self.signature))
+        answers = self._answer(fitting(frame, self.signature, encoded=self.form != "native"))
         if answers.height != frame.height:
             raise UserCodeFailed(
                 f"The model gave {answers.height} answers for {frame.height} rows.",
@@ -48,11 +49,12 @@ class Predictor:
             )
         return answers
 
-    def _answer(self, frame: pl.DataFrame) -> pl.DataFrame:
-        raise NotImplementedError
+    @abstractmethod
+    def _answer(self, frame: pl.DataFrame) -> pl.DataFrame: ...
 
     def close(self) -> None:
-        """Let go of what answers."""
+        """Let go of what answers; harmless when done twice."""
+        return
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +88,7 @@ class _InWorker(Predictor):
 
     def _answer(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.is_empty():
-            return pl.DataFrame(schema={PREDICTION: pl.Null})
+            return shape_answers([], 0, self.signature.output)
         parts = [self._ask(part) for part in frame.iter_slices(CHILD_ROWS)]
         return pl.concat(parts)
 
@@ -139,8 +141,8 @@ def open_predictor(opened: Opened, runner: Runner | None, settings: Settings) ->
     return _InWorker(opened, runner, settings)
 
 
-def fitting(frame: pl.DataFrame, signature: Signature) -> pl.DataFrame:
-    """Columns of the signature, in order and of its types; text that is dictionary-encoded stays so.
+def fitting(frame: pl.DataFrame, signature: Signature, *, encoded: bool = False) -> pl.DataFrame:
+    """Select the columns of the signature, in order and of its types; ``encoded`` leaves dictionary-encoded text so.
 
     Raises :class:`DataRefused` when a column is missing or cannot be cast without loss.
     """
@@ -152,18 +154,23 @@ def fitting(frame: pl.DataFrame, signature: Signature) -> pl.DataFrame:
                 next_step="Add the column, or release a model that does not need it.",
                 column=column.name,
             )
-    return frame.select(_cast(frame[column.name], column) for column in signature.inputs)
+    return frame.select(_cast(frame[column.name], column, encoded=encoded) for column in signature.inputs)
 
 
-def _cast(series: pl.Series, column: Column) -> pl.Series:
+def _cast(series: pl.Series, column: Column, *, encoded: bool) -> pl.Series:
     wanted = _DTYPES[column.type]
-    if series.dtype == wanted or (column.type == "str" and isinstance(series.dtype, pl.Categorical | pl.Enum)):
+    is_encoded = isinstance(series.dtype, pl.Categorical | pl.Enum)
+    if series.dtype == wanted or (encoded and is_encoded and column.type == "str"):
         return series
     try:
-        return series.cast(wanted)
-    except pl.exceptions.PolarsError as error:
+        result = series.cast(wanted)
+        lossless = bool(result.cast(series.dtype).eq_missing(series).all())
+    except pl.exceptions.PolarsError:
+        lossless = False
+    if not lossless:
         raise DataRefused(
             f"Column '{column.name}' is {series.dtype} and cannot be read as {column.type}.",
             next_step="Check the rows against the signature first.",
             column=column.name,
-        ) from error
+        )
+    return result

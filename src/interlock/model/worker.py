@@ -348,7 +348,8 @@ def _answer(
         reply = {"failure": "told", "kind": error.code, "message": error.message, "next_step": error.next_step}
         reply["traceback"] = getattr(error, "traceback", "")
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is told, not suffered
-        reply = {"failure": "raised", "summary": summary(error), "traceback": user_traceback(error, folders)}
+        said = summary(error) + place(error, folders)
+        reply = {"failure": "raised", "summary": said, "traceback": user_traceback(error, folders)}
     else:
         reply = _value(None if wants_callable else result)
     reply["seconds"] = time.perf_counter() - started
@@ -405,6 +406,16 @@ def summary(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return bounded(lines[-1], _SUMMARY_CHARS)
     return bounded(lines[0] if lines else type(error).__name__, _SUMMARY_CHARS)
+
+
+def place(error: BaseException, folders: Sequence[str]) -> str:
+    """Where in the user's files an exception came from, as `` (train.py, line 7)``; empty when it did not."""
+    found = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        for folder in folders:
+            if frame.filename.startswith(folder + os.sep):
+                found = f" ({frame.filename.removeprefix(folder + os.sep)}, line {frame.lineno})"
+    return found
 
 
 def user_traceback(error: BaseException, folders: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ in it, except as slices. Its header, in the file's own metadata, holds what else
 import io
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -23,6 +24,15 @@ from interlock.release.score import METRICS, Answers, Problem, Undefined, is_own
 FORMAT = 1
 """Version of the evidence's columns and header."""
 _HEADER = "interlock"
+_SHUFFLE_STREAM = 1 << 20
+"""A stream of random numbers beyond those of the slices."""
+SHUFFLED: Final = "shuffled"
+"""The candidate's own answers in another order, a witness beside the models."""
+_AGAINST: dict[str, Literal["champion", "baseline", "shuffled"]] = {
+    "champion": "champion",
+    "baseline": "baseline",
+    SHUFFLED: SHUFFLED,
+}
 
 
 class Witness(Record, frozen=True, kw_only=True):
@@ -30,6 +40,21 @@ class Witness(Record, frozen=True, kw_only=True):
 
     who: str
     classes: tuple[str | int | bool, ...] | None = None
+
+
+def shuffled_answers(frame: pl.DataFrame, candidate: Witness, seed: int) -> tuple[pl.DataFrame, Witness]:
+    """Add the candidate's answers in a seeded random order to the evidence, as a witness of its own.
+
+    A constant baseline is no match for guessing under every metric: labels scattered by their shares have a macro F1 of
+    one in the number of classes, the constant answer less; the mean is not the best constant for an absolute error.
+    Answers that know nothing of the rows are worth the same in any order (exchangeable with the shuffled ones), so
+    whoever beats its own shuffled answers beyond doubt knows something. This is a permutation test with one
+    permutation, judged by the same interval as the other comparisons (Good, Permutation Tests, 2000, ch. 3).
+    """
+    order = generator(seed, _SHUFFLE_STREAM).permutation(frame.height)
+    start = f"{candidate.who}."
+    own = frame.select(pl.col(f"^{start}.*$")).rename(lambda name: f"{SHUFFLED}.{name.removeprefix(start)}")
+    return frame.hstack(own[order]), Witness(who=SHUFFLED, classes=candidate.classes)
 
 
 class Header(Record, frozen=True, kw_only=True):
@@ -220,7 +245,7 @@ class _Scorer:
         first, second = (0, other) if self.terms.greater_is_better else (other, 0)
         found = paired_gain(joint, first, second, alpha=self.terms.alpha, differing=differing)
         return Comparison(
-            against="champion" if self.header.models[other].who == "champion" else "baseline",
+            against=_AGAINST[self.header.models[other].who],
             gain=found.gain,
             low=found.low,
             high=found.high,

@@ -5,8 +5,9 @@ what a person must look at (``hold``): nobody is called to look at a model that 
 first check that fails gives the verdict and its sentence.
 
 **Better** means: the one-sided lower bound of the paired gain lies above the asked gain. A tie keeps the champion.
-The candidate must beat the baseline *and* the champion; each is tested at the full level, because a false release
-needs both to err (intersection-union test: Berger, Technometrics 24, 1982).
+The candidate must beat the baseline, its own answers in shuffled order (what they are worth when they know nothing of
+the rows) *and* the champion; each is tested at the full level, because a false release needs all of them to err
+(intersection-union test: Berger, Technometrics 24, 1982).
 
 **The holdout budget.** A holdout that is asked again and again is learnt by heart, one answer at a time. Comparison
 number k on one holdout is therefore made at the level ::
@@ -33,6 +34,12 @@ from collections.abc import Iterator
 from interlock.records import Check, Comparison, Decision, Evaluation, Policy, SliceScore
 from interlock.release.score import METRICS, chosen_metric, error_of
 from interlock.settings import Settings
+
+_NAMED = {
+    "baseline": "the baseline",
+    "champion": "the champion",
+    "shuffled": "guessing, its own answers shuffled",
+}
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -76,6 +83,7 @@ def _checks(evaluation: Evaluation, policy: Policy) -> Iterator[Check]:
     if policy.at_least is not None:
         yield _at_least(evaluation, policy.at_least)
     yield _beats(evaluation, _comparison(evaluation, "baseline"), 0.0, "baseline")
+    yield _beats(evaluation, _comparison(evaluation, "shuffled"), 0.0, "shuffled")
     yield _beats_champion(evaluation, policy)
     if evaluation.slices:
         yield _slices(evaluation, policy)
@@ -142,7 +150,7 @@ def _beats_champion(evaluation: Evaluation, policy: Policy) -> Check:
 def _beats(evaluation: Evaluation, comparison: Comparison | None, asked: float, other: str) -> Check:
     """Hold the lower bound of the gain against what is asked; a missing comparison proves nothing."""
     if comparison is None:
-        return Check(name=other, passed=False, on_fail="keep", reason=f"It was not compared with the {other}.")
+        return Check(name=other, passed=False, on_fail="keep", reason=f"It was not compared with {_NAMED[other]}.")
     passed = comparison.low > asked
     return Check(
         name=other,
@@ -155,7 +163,7 @@ def _beats(evaluation: Evaluation, comparison: Comparison | None, asked: float, 
 
 
 def _beats_reason(evaluation: Evaluation, comparison: Comparison, asked: float, other: str, *, passed: bool) -> str:
-    verdict = f"{'Better' if passed else 'Not better'} than the {other}"
+    verdict = f"{'Better' if passed else 'Not better'} than {_NAMED[other]}"
     if comparison.differing == 0:
         return f"{verdict}: it gives the same answers on all {evaluation.rows:,} held-out rows."
     mine, theirs = figures(evaluation.scores["candidate"].value, _score(evaluation, other))
@@ -238,7 +246,8 @@ def _holdout_budget(evaluation: Evaluation, policy: Policy) -> Check:
     asked = f"{evaluation.asks:.3g}"
     passed = evaluation.asks <= policy.max_asks
     reason = (
-        f"The holdout is asked for time number {asked} of at most {policy.max_asks}."
+        f"Comparison number {asked} on these held-out rows, made at the level "
+        f"{level(policy.confidence, evaluation.asks):.2g}; {policy.max_asks} are allowed."
         if passed
         else f"The holdout is worn out: this is comparison number {asked} on its rows, and {policy.max_asks} are "
         "allowed. Hold out fresh rows."

@@ -24,7 +24,7 @@ from interlock.model.runner import Runner
 from interlock.ports import Blobs, Ledger, Parts, Turn
 from interlock.records import Bundle, Evaluation, Failure, Policy, Receipt, Record, Snapshot
 from interlock.release import own_metric
-from interlock.release.assess import Header, Terms, Witness, assess, read_evidence, write_evidence
+from interlock.release.assess import Header, Terms, Witness, assess, read_evidence, shuffled_answers, write_evidence
 from interlock.release.gate import level, policy_of
 from interlock.release.resample import RESAMPLES
 from interlock.release.score import is_own, named_metric, shown_metrics
@@ -32,8 +32,10 @@ from interlock.release.slices import slice_columns
 from interlock.settings import Settings, seconds
 
 _CHUNK_ROWS = 65_536
-_LATENCY_CALLS = 20
-_LATENCY_BUDGET_S = 2.0
+_WARM_UP_CALLS = 2
+_LATENCY_CALLS = 11
+_FEWEST_LATENCY_CALLS = 5
+_LATENCY_BUDGET_S = 0.5
 
 
 class Judged(Record, frozen=True, kw_only=True):
@@ -252,16 +254,18 @@ def _answers(who: str, predictor: Predictor, rows: pl.DataFrame, settings: Setti
 def _latency_ms(parts: Parts, predictor: Predictor, rows: pl.DataFrame) -> float:
     """Median time to answer one row, in milliseconds, after a warm-up, over rows spread through the holdout."""
     clock = parts.clock
+    calls = _WARM_UP_CALLS + _LATENCY_CALLS
     took: list[float] = []
     started = clock.monotonic()
-    for call in range(_LATENCY_CALLS + 3):
-        one = rows.slice(call * rows.height // (_LATENCY_CALLS + 3), 1)
+    for call in range(calls):
+        one = rows.slice(call * rows.height // calls, 1)
         before = clock.monotonic()
         predictor.predict(one)
         took.append((clock.monotonic() - before) * 1e3)
-        if len(took) > 3 and clock.monotonic() - started > _LATENCY_BUDGET_S:
+        enough = len(took) >= _WARM_UP_CALLS + _FEWEST_LATENCY_CALLS
+        if enough and clock.monotonic() - started > _LATENCY_BUDGET_S:
             break
-    return statistics.median(took[3:])
+    return statistics.median(took[_WARM_UP_CALLS:])
 
 
 # ---- evidence ----------------------------------------------------------------------------------------------------
@@ -277,11 +281,11 @@ def _evidence(
         if one.answers is not None:
             columns += list(_columns(one.witness, one.answers))
     columns += slice_columns(training, holdout, settings.gate.slices)
-    frame = pl.DataFrame(columns)
+    frame, shuffled = shuffled_answers(pl.DataFrame(columns), heard[0].witness, settings.model.seed)
     metric = policy_of(settings).metric
     header = Header(
         task=settings.model.task,
-        models=tuple(one.witness for one in heard if one.answers is not None),
+        models=(*(one.witness for one in heard if one.answers is not None), shuffled),
         scale=_scale(settings, training) if settings.model.task == "forecast" else None,
         also=shown_metrics(settings.model.task, settings.gate.also, metric),
     )

@@ -75,5 +75,5 @@ def _data_limits(story: Story) -> list[str]:
 def _model_limits(bundle: Bundle) -> list[str]:
     if bundle.form != "native":
         return []
-    why = f": {bundle.form_reason}" if bundle.form_reason else "."
-    return [f"No compiled form answers for this model, so the user's own code does{why}"]
+    why = f" ({bundle.form_reason.rstrip('.')})" if bundle.form_reason else ""
+    return [f"No compiled form answers for this model{why}, so the user's own code does."]

@@ -6,6 +6,8 @@ from interlock.report.page import Block, Facts, Listing, Section, Table, Text, l
 from interlock.report.words import count, duration, exact, listed, maybe, metric, number, percent, size, when
 
 _CODE = (".py", ".toml", ".sql", ".ipynb")
+_OURS = frozenset({"code/interlock_loader.py"})
+"""What the packer adds to the user's files, so that MLflow can load the folder."""
 
 
 # ---- problem ---------------------------------------------------------------------------------------------------------
@@ -70,9 +72,13 @@ def model(story: Story) -> Section:
             ("Seed", str(bundle.seed), "text"),
         )
     )
-    parity = _pairs("Parity: what was compared to keep that form", bundle.parity, "Nothing was compared.")
+    parity = _pairs("Parity: what was compared to keep that form", _measured(bundle.parity), "Nothing was compared.")
     params = _pairs("Parameters", bundle.params, "None: [params] is empty.")
-    sources = [file for file in story.bundle_files if file.text is not None and file.path.endswith(_CODE)]
+    sources = [
+        file
+        for file in story.bundle_files
+        if file.text is not None and file.path.endswith(_CODE) and file.path not in _OURS
+    ]
     listings = tuple(
         Listing(
             title=file.path,
@@ -101,6 +107,10 @@ def _pairs(title: str, values: dict[str, object], empty: str) -> Table:
         rows=tuple((name, _value(values[name])) for name in sorted(values)),
         empty=empty,
     )
+
+
+def _measured(values: dict[str, object]) -> dict[str, object]:
+    return {name: number(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _value(value: object) -> str:

@@ -4,6 +4,7 @@ Both printers walk the same blocks, so the two documents cannot tell different s
 escaping is the printers' work, and the only markup that passes through is the SVG that ``pictures`` drew.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,6 +147,7 @@ def tone(word: str) -> Tone:
     return _TONES.get(word, "calm")
 
 
+@functools.cache
 def _environment(*, autoescape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -175,7 +177,7 @@ def _markdown_escape(text: str) -> str:
     """One line of text in which Markdown and HTML see only letters."""
     escaped = re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", plain(text, _CELL_CHARS))
     escaped = re.sub(r"(?i)(https?|ftp|www)(:|\.)", r"\1\\\2", escaped.replace("&", "&amp;"))
-    return re.sub(r"^([-+]|\d+[.)])(?= )", r"\\\1", escaped)
+    return re.sub(r"^(\d*)([-+.)])(?= )", r"\1\\\2", escaped)
 
 
 def _fence(text: str) -> str:

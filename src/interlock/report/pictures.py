@@ -31,7 +31,7 @@ _CSS = {
     "#050505": "var(--champion)",
     "#060606": "var(--baseline)",
 }
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "interlock",
     "text.parse_math": False,
@@ -283,14 +283,12 @@ class _Sheet:
     def __init__(self, width: float, height: float) -> None:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
+        from matplotlib.transforms import Affine2D
 
-        self.width, self.height = width, height
         self._figure = Figure(figsize=(width / 72, height / 72))
         FigureCanvasSVG(self._figure)
-        self._axes: Any = self._figure.add_axes((0, 0, 1, 1))
-        self._axes.set_axis_off()
-        self._axes.set_xlim(0, width)
-        self._axes.set_ylim(height, 0)
+        # No axes: making one costs more than all that is drawn on it.
+        self._points = Affine2D().scale(1 / width, -1 / height).translate(0, 1) + self._figure.transFigure
 
     def line(
         self,
@@ -302,19 +300,24 @@ class _Sheet:
     ) -> None:
         """A line through ``points``."""
         style: Any = "-" if dashes is None else (0, dashes)
-        xs, ys = [x for x, _ in points], [y for _, y in points]
-        self._axes.plot(xs, ys, color=colour, linewidth=width, linestyle=style, clip_on=False, solid_capstyle="butt")
+        self._add_line(points, color=colour, linewidth=width, linestyle=style, solid_capstyle="butt")
 
     def dots(self, points: Sequence[tuple[float, float]], colour: str, shape: str, *, size: float) -> None:
         """Markers of one shape."""
+        self._add_line(points, color=colour, linestyle="none", marker=shape, markersize=size, markeredgewidth=0)
+
+    def _add_line(self, points: Sequence[tuple[float, float]], **style: Any) -> None:
+        from matplotlib.lines import Line2D
+
         xs, ys = [x for x, _ in points], [y for _, y in points]
-        self._axes.plot(xs, ys, shape, color=colour, markersize=size, markeredgewidth=0, clip_on=False)
+        self._figure.add_artist(Line2D(xs, ys, transform=self._points, **style))
 
     def area(self, points: Sequence[tuple[float, float]], colour: str, *, alpha: float) -> None:
         """A filled polygon."""
         from matplotlib.patches import Polygon
 
-        self._axes.add_patch(Polygon(points, facecolor=colour, edgecolor="none", alpha=round(alpha, 2), clip_on=False))
+        style: Any = {"facecolor": colour, "edgecolor": "none", "alpha": round(alpha, 2), "transform": self._points}
+        self._figure.add_artist(Polygon(points, **style))
 
     def text(  # noqa: PLR0913 - a label has this many properties, all but four with defaults
         self,
@@ -331,8 +334,14 @@ class _Sheet:
     ) -> None:
         """One line of text, centred on ``y``."""
         weight = "bold" if bold else "normal"
-        style = {"fontsize": size, "color": colour, "fontweight": weight, "rotation": turn}
-        self._axes.text(x, y, plain(text, chars), ha=align, va="center_baseline", clip_on=False, **style)
+        style: Any = {
+            "fontsize": size,
+            "color": colour,
+            "fontweight": weight,
+            "rotation": turn,
+            "transform": self._points,
+        }
+        self._figure.text(x, y, plain(text, chars), ha=align, va="center_baseline", **style)
 
     def picture(self, title: str, description: str) -> Picture:
         """What was drawn."""
@@ -344,7 +353,7 @@ class _Sheet:
 
 @contextmanager
 def _sheet(width: float, height: float) -> Iterator[_Sheet]:
-    """A sheet under fixed settings; no warning of letters that the measuring font lacks: the reader's font draws them."""
+    """A sheet under fixed settings; letters that the measuring font lacks are no warning: the reader may have them."""
     import matplotlib as mpl
 
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():

@@ -6,6 +6,11 @@ from interlock.report.facts import Story
 from interlock.report.page import Block, Facts, Figure, Note, Section, Table, Text, lost
 from interlock.report.words import count, exact, maybe, metric, number, percent, signed, when
 
+_OTHER: dict[str, tuple[str, pictures.Role]] = {
+    "champion": ("the champion", "champion"),
+    "baseline": ("the baseline", "baseline"),
+    "shuffled": ("guessing (its own answers shuffled)", "ink"),
+}
 _WHO: tuple[Who, ...] = ("candidate", "champion", "baseline")
 
 
@@ -73,11 +78,18 @@ def _gains(seen: Evaluation, min_gain: float) -> tuple[Block, ...]:
         return (Text(text="No paired comparison is recorded."),)
     marks = [
         pictures.Mark(
-            label=f"over the {c.against}", role=c.against, value=c.gain, low=c.low, high=c.high, shown=signed(c.gain)
+            label=f"over {_OTHER[c.against][0]}",
+            role=_OTHER[c.against][1],
+            value=c.gain,
+            low=c.low,
+            high=c.high,
+            shown=signed(c.gain),
         )
         for c in seen.comparisons
     ]
-    words = "; ".join(f"over the {c.against} {signed(c.gain)}, at least {signed(c.low)}" for c in seen.comparisons)
+    words = "; ".join(
+        f"over {_OTHER[c.against][0]} {signed(c.gain)}, at least {signed(c.low)}" for c in seen.comparisons
+    )
     picture = pictures.intervals(
         "Paired gain of the candidate",
         marks,
@@ -95,7 +107,7 @@ def _gains(seen: Evaluation, min_gain: float) -> tuple[Block, ...]:
             ("Standard error", "number"),
             ("Confidence", "number"),
             ("Rows that differ", "number"),
-            ("Method", "word"),
+            ("Method", "text"),
         ),
         rows=tuple(_gain_row(comparison) for comparison in seen.comparisons),
         note="Gains are oriented so that more is better. The confidence includes the price of asking one holdout "

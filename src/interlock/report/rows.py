@@ -12,6 +12,7 @@ from interlock.report.page import Block, Facts, Gallery, Section, Table, Text, l
 from interlock.report.words import count, listed, maybe, number, share, when
 
 _MOST_ROWS = 100
+_MOST_NOTES = 4
 _MOST_PICTURES = 36
 _MOST_CATEGORIES = 6
 
@@ -75,7 +76,10 @@ def _remarks(entries: Sequence[Entry[FileResult]]) -> Table:
     rows = []
     for record in (entry.record for entry in entries):
         same = f"The same bytes as {record.first_name}." if record.status == "repeated" else ""
-        said = " ".join(part for part in (record.reason or same, *record.notes) if part)
+        notes = [note.rstrip(".") for note in record.notes[:_MOST_NOTES]]
+        more = len(record.notes) - len(notes)
+        notes += [f"and {count(more, 'further note')}"] if more else []
+        said = " ".join(part for part in (record.reason or same, f"{'; '.join(notes)}." if notes else "") if part)
         rows += [(_file_name(record), record.status, said)] if said else []
     return Table(
         title="What was said about them",
@@ -97,7 +101,7 @@ def _snapshot(story: Story) -> tuple[Block, ...]:
             ("For training", f"{number(made.training_rows)} ({share(made.training_rows, made.rows)})", "text"),
             ("Held out", f"{number(made.holdout_rows)} ({share(made.holdout_rows, made.rows)})", "text"),
             ("Split", made.split, "text"),
-            ("Query", made.query, "code"),
+            ("Query", made.query or "none, the source as it is", "code" if made.query else "text"),
             ("Join", " ".join(made.join_notes) or "nothing to note", "text"),
             ("Digest of the training rows", made.training_digest, "code"),
             ("Digest of the holdout rows", made.holdout_digest, "code"),
@@ -167,10 +171,24 @@ def _values(column: Column, profile: ColumnProfile | None) -> str:
 def _profile(story: Story) -> tuple[Block, ...]:
     if story.profile is None:
         return (Text(text="No reference profile is recorded, so the columns are not drawn."),)
-    drawn = [picture for column in story.profile.columns[:_MOST_PICTURES] if (picture := _spread(column)) is not None]
-    left = len(story.profile.columns) - len(drawn)
-    title = "How the columns are spread" + (f" ({count(left, 'further column')} not drawn)" if left else "")
-    return (Gallery(title=title, pictures=tuple(drawn)),)
+    takes = set(story.model.record.signature.names) if story.model else set()
+    columns = story.profile.columns
+    features = [column for column in columns if column.name in takes]
+    answers = [column for column in columns if column.name not in takes]
+    return (
+        *_gallery("How the columns are spread in the training rows", features),
+        *_gallery("How the model's answers are spread on the holdout", answers),
+    )
+
+
+def _gallery(title: str, columns: Sequence[ColumnProfile]) -> tuple[Block, ...]:
+    drawn = [picture for column in columns[:_MOST_PICTURES] if (picture := _spread(column)) is not None]
+    if not drawn:
+        return ()
+    left = len(columns) - len(drawn)
+    return (
+        Gallery(title=f"{title} ({count(left, 'further one')} not drawn)" if left else title, pictures=tuple(drawn)),
+    )
 
 
 def _spread(column: ColumnProfile) -> pictures.Picture | None:

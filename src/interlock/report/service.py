@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from interlock.records import BatchResult, Event, Release
+from interlock.records import BatchResult, Event, Release, short
 from interlock.report import pictures
 from interlock.report.facts import BATCH_KINDS, Entry, R, Story
 from interlock.report.page import Block, Figure, Section, Table, Text
@@ -158,10 +158,10 @@ def lineage(story: Story) -> Section:
     picture = pictures.flow(
         "From rows to release",
         [
-            (name, digest[:12], f"entry {sequence}" if sequence else "not recorded")
+            (name, short(digest), f"entry {sequence}" if sequence else "not recorded")
             for name, digest, sequence, _ in steps
         ],
-        description=" → ".join(f"{name} {digest[:12]}" for name, digest, _, _ in steps),
+        description=" → ".join(f"{name} {short(digest)}".strip() for name, digest, _, _ in steps),
     )
     table = Table(
         title="Steps",

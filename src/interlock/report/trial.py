@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from interlock.records import Evaluation, SliceScore, Who
+from interlock.records import Evaluation, Policy, SliceScore, Who
 from interlock.report import findings, pictures
 from interlock.report.facts import Story
 from interlock.report.page import Block, Figure, Gallery, Section, Table, Text, lost
@@ -17,18 +17,15 @@ def testing(story: Story) -> Section:
     if story.receipt is None:
         return Section(name="testing", title="Testing", blocks=lost("A decision of the gate"))
     seen = story.receipt.record.evaluation
-    blocks = (*_slices(seen, story.receipt.record.policy.min_slice_rows), *_errors(story), _extra(seen))
+    blocks = (*_slices(seen, story.receipt.record.policy), *_errors(story), _extra(seen))
     return Section(name="testing", title="Testing", blocks=blocks)
 
 
-def _slices(seen: Evaluation, judged_from: int) -> tuple[Block, ...]:
+def _slices(seen: Evaluation, policy: Policy) -> tuple[Block, ...]:
     shown = [row for row in seen.slices if row.rows >= findings.SMALL]
     if not shown:
-        return (
-            Text(
-                text="No slice of the holdout was judged: [gate] slices names no column, or no group is large enough."
-            ),
-        )
+        why = "no group of rows is large enough" if policy.slices else "[gate] slices names no column"
+        return (Text(text=f"No slice of the holdout was judged: {why}."),)
     worst = min(shown, key=lambda row: row.gain)
     other = "champion" if seen.champion else "baseline"
     drawn = sorted(shown, key=lambda row: (row.gain, row.column, row.value))[:_MOST_SLICES]
@@ -44,7 +41,7 @@ def _slices(seen: Evaluation, judged_from: int) -> tuple[Block, ...]:
         f"{signed(worst.gain)} on {count(worst.rows, 'row')}.",
     )
     hidden = len(seen.slices) - len(shown)
-    return Figure(picture=picture), _slice_table(drawn, other, judged_from, (len(shown) - len(drawn), hidden))
+    return Figure(picture=picture), _slice_table(drawn, other, policy.min_slice_rows, (len(shown) - len(drawn), hidden))
 
 
 def _slice_table(rows: list[SliceScore], other: str, judged_from: int, left_out: tuple[int, int]) -> Table:

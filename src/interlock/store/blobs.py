@@ -92,7 +92,9 @@ class LocalBlobs:
             if path.exists():
                 _make_durable(path)
                 return False
-            temporary = temporary_beside(path)
+            # In the root, not beside the key: a folder of keys that is verified as a whole (a bundle) stays clean
+            # when a writer is killed.
+            temporary = temporary_beside(self._root / "any")
             try:
                 _fill(temporary, source)
                 written = _publish(temporary, path)
@@ -146,11 +148,11 @@ class LocalBlobs:
             return path if path.is_file() else None
 
     def sweep(self, now: datetime, *, older_than_s: float = _STALE_S) -> int:
-        """Remove temporary files that a killed writer left; gives back how many."""
+        """Remove temporary files that a killed writer left; gives back how many. Looks at one folder only: cheap."""
         swept = 0
         with disk_faults(self._root):
-            for path, status in _files(self._root, temporary=True):
-                if now.timestamp() - status.st_mtime > older_than_s:
+            for path in self._root.glob(f"{TEMPORARY}*"):
+                if now.timestamp() - path.lstat().st_mtime > older_than_s:
                     path.unlink(missing_ok=True)
                     swept += 1
         return swept
@@ -210,7 +212,7 @@ def _make_durable(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _files(folder: Path, *, temporary: bool = False) -> Iterator[tuple[Path, os.stat_result]]:
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Regular files below ``folder``; what vanishes meanwhile is skipped."""
     try:
         entries = list(os.scandir(folder))
@@ -219,8 +221,8 @@ def _files(folder: Path, *, temporary: bool = False) -> Iterator[tuple[Path, os.
     for entry in entries:
         with contextlib.suppress(FileNotFoundError):
             if entry.is_dir(follow_symlinks=False):
-                yield from _files(Path(entry.path), temporary=temporary)
-            elif entry.is_file(follow_symlinks=False) and entry.name.startswith(TEMPORARY) == temporary:
+                yield from _files(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(TEMPORARY):
                 yield Path(entry.path), entry.stat(follow_symlinks=False)
 
 

@@ -123,31 +123,25 @@ def _engine(path: Path) -> sa.Engine:
 
 def _ensure_schema(engine: sa.Engine, path: Path) -> None:
     with engine.connect() as connection:
-        found = _revision(connection, path)
-    if found == REVISION:
-        return
+        if _revision(connection, path) == REVISION:
+            return
     with engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
         found = _revision(connection, path)  # somebody else may have been faster
         if found is None:
+            _refuse_tables_of_others(connection, path)
             create_directly(connection)
         elif found != REVISION:
             migrate(connection)
 
 
 def _revision(connection: sa.Connection, path: Path) -> str | None:
-    """Revision of the database, None when it is empty; raises when it is not ours or newer than this program."""
+    """Read the revision of the database, None when it has none; raises when it is newer than this program."""
     try:
         found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     except DBAPIError as error:
-        if "no such table" not in str(error.orig):
-            raise
-        if connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar():
-            raise StoreFault(
-                f"{path} is a SQLite database, but not one of Interlock's.",
-                next_step="Point store.state at another file.",
-                path=str(path),
-            ) from error
-        return None
+        if "no such table" in str(error.orig):
+            return None
+        raise
     if found not in KNOWN_REVISIONS:
         raise StoreFault(
             f"The state database {path} has schema revision {found}; this program knows up to {REVISION}.",
@@ -157,6 +151,16 @@ def _revision(connection: sa.Connection, path: Path) -> str | None:
             known=REVISION,
         )
     return str(found)
+
+
+def _refuse_tables_of_others(connection: sa.Connection, path: Path) -> None:
+    """Look under the write lock only: without it, a database that is being created looks like somebody else's."""
+    if connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar():
+        raise StoreFault(
+            f"{path} is a SQLite database, but not one of Interlock's.",
+            next_step="Point store.state at another file.",
+            path=str(path),
+        )
 
 
 def create_directly(connection: sa.Connection) -> None:

@@ -200,7 +200,7 @@ def _decoded(state: _State, collection: str, key: str, type: type[T]) -> T | Non
     return None if value is None else _decode(value, collection, key, type)
 
 
-def _decode(value: bytes, collection: str, key: str, type: type[T]) -> T:  # noqa: A002
+def _decode(value: bytes, collection: str, key: str, type: type[T]) -> T:
     try:
         return msgspec.json.decode(value, type=type)
     except msgspec.MsgspecError as error:

@@ -1,0 +1,34 @@
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interlock.model.columns import Coder
+
+
+class TestCoder:
+    @given(
+        values=st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "c", "", "Ä", "zz"])), min_size=1),
+        keys=st.lists(st.sampled_from(["a", "b", "", "Ä", "q"]), unique=True, min_size=1),
+        dtype=st.sampled_from([pl.String, pl.Categorical]),
+    )
+    @settings(deadline=None)
+    def test_text(self, values, keys, dtype):
+        codes, positions = Coder(keys).codes(pl.Series(values, dtype=dtype))
+        size = len(keys)
+        expected = [size + 1 if v is None else keys.index(v) if v in keys else size for v in values]
+        assert positions[codes.astype(int)].tolist() == expected
+
+    @given(
+        values=st.lists(st.one_of(st.none(), st.integers(-3, 8)), min_size=1),
+        keys=st.lists(st.integers(-2, 6), unique=True, min_size=1),
+    )
+    @settings(deadline=None)
+    def test_numbers(self, values, keys):
+        codes, positions = Coder(keys).codes(pl.Series(values, dtype=pl.Int64))
+        size = len(keys)
+        expected = [size + 1 if v is None else keys.index(v) if v in keys else size for v in values]
+        assert positions[codes].tolist() == expected
+
+    def test_bool(self):
+        codes, positions = Coder([False, True]).codes(pl.Series([True, None, False]))
+        assert positions[codes].tolist() == [1, 3, 0]

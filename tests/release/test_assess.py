@@ -1,0 +1,104 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from interlock.errors import SettingsError, StoreFault
+from interlock.records import canonical
+from interlock.release.assess import Header, Terms, Witness, assess, problem_of, read_evidence, write_evidence
+
+MODELS = (Witness(who="candidate"), Witness(who="champion"), Witness(who="baseline"))
+
+
+def terms(**changes):
+    facts = {
+        "metric": "accuracy",
+        "greater_is_better": True,
+        "confidence": 0.95,
+        "alpha": 0.03,
+        "min_slice_rows": 30,
+        "seed": 0,
+        "resamples": 500,
+    }
+    return Terms(**(facts | changes))
+
+
+def evidence(rows=240, slices=1, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(["a", "b"], rows)
+    columns = {"row": np.arange(rows, dtype=np.uint64), "truth": truth}
+    for who, skill in (("candidate", 0.8), ("champion", 0.7), ("baseline", 0.5)):
+        columns[f"{who}.prediction"] = np.where(rng.random(rows) < skill, truth, np.where(truth == "a", "b", "a"))
+    columns["slice.part"] = [f"p{number % slices}" for number in range(rows)]
+    return pl.DataFrame(columns), Header(task="classification", models=MODELS, also=("f1_macro", "neg_log_loss"))
+
+
+def test_evidence_survives_its_bytes():
+    frame, header = evidence()
+    again, told = read_evidence(write_evidence(frame, header))
+    assert again.equals(frame)
+    assert told == header
+    assert write_evidence(again, told) == write_evidence(frame, header)
+    with pytest.raises(StoreFault, match="cannot be read"):
+        read_evidence(b"PAR1 but not really")
+
+
+def test_everything_follows_from_evidence_and_terms():
+    frame, header = evidence()
+    one, two = (assess(frame, header, terms()) for _ in range(2))
+    assert canonical(one) == canonical(two)
+    assert canonical(one) != canonical(assess(frame, header, terms(seed=1)))
+    assert set(one.extra["candidate"]) == {"f1_macro"}  # nobody gave probabilities
+    assert one.scores["candidate"].low < one.scores["candidate"].value < one.scores["candidate"].high
+    assert [found.against for found in one.comparisons] == ["champion", "baseline"]
+
+
+def test_a_smaller_alpha_lowers_the_bound_and_leaves_the_rest():
+    frame, header = evidence()
+    loose, strict = (assess(frame, header, terms(alpha=alpha)) for alpha in (0.03, 0.0003))
+    assert strict.comparisons[0].low < loose.comparisons[0].low
+    assert strict.scores == loose.scores
+    assert strict.slices == loose.slices
+
+
+def test_slices_share_the_confidence():
+    """The same rows: the more slices are judged beside it, the wider the bound of each."""
+    frame, header = evidence()
+    halves = frame.with_columns(
+        pl.when(pl.col("row") < 120).then(pl.lit("x")).otherwise(pl.lit("y")).alias("slice.part")
+    )
+    crowd = halves.with_columns(
+        pl.when(pl.col("slice.part") == "x")
+        .then(pl.lit("x"))
+        .otherwise(pl.concat_str(pl.lit("y"), (pl.col("row") % 3).cast(pl.String)))
+        .alias("slice.part")
+    )
+    two = next(found for found in assess(halves, header, terms()).slices if found.value == "x")
+    four = next(found for found in assess(crowd, header, terms()).slices if found.value == "x")
+    assert (two.rows, two.gain) == (four.rows, four.gain)
+    assert four.high > two.high
+    many = assess(crowd, header, terms(min_slice_rows=100)).slices  # the three small ones are not judged
+    assert next(found for found in many if found.value == "x").high < two.high
+
+
+def test_labels_of_different_types_are_brought_together():
+    frame = pl.DataFrame(
+        {
+            "truth": [1, 0, 1, 1],
+            "candidate.prediction": [1.0, 0.0, 1.0, 0.0],
+            "champion.prediction": [True, False, True, True],
+            "baseline.prediction": [2, 2, 2, 2],
+        }
+    )
+    header = Header(task="classification", models=MODELS)
+    problem = problem_of(frame, header, labels=True)
+    assert problem.classes == (0.0, 1.0, 2.0)
+    assert problem.codes.tolist() == [1, 0, 1, 1]
+    assert [answer.labels.tolist() for answer in problem.answers] == [[1, 0, 1, 0], [1, 0, 1, 1], [2, 2, 2, 2]]
+    text = problem_of(frame.with_columns(pl.col("truth").cast(pl.String)), header, labels=True)
+    assert "1" in text.classes
+
+
+def test_a_metric_of_numbers_cannot_score_text():
+    frame, header = evidence()
+    with pytest.raises(SettingsError, match="metric of numbers"):
+        problem_of(frame, header, labels=False)

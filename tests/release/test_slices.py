@@ -1,0 +1,62 @@
+from datetime import date
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interlock.errors import SettingsError
+from interlock.release.slices import EMPTY, MOST_VALUES, OTHERS, slice_columns
+
+
+def sliced(values, training=None, **options):
+    holdout = pl.DataFrame({"c": pl.Series(values, **options)})
+    rows = holdout if training is None else pl.DataFrame({"c": pl.Series(training, **options)})
+    (column,) = slice_columns(rows.lazy(), holdout, ["c"])
+    assert column.name == "slice.c"
+    return column.to_list()
+
+
+def test_few_values_are_their_own_slices():
+    assert sliced(["DE", None, "FR"]) == ["DE", EMPTY, "FR"]
+    assert sliced([True, False, None]) == ["true", "false", EMPTY]
+    assert sliced([3, 1, 3]) == ["3", "1", "3"]
+
+
+def test_numbers_are_cut_at_training_quartiles():
+    training = [float(value) for value in range(101)]
+    assert sliced([-5.0, 24.9, 25.0, 50.0, 80.0, None, float("nan")], training) == [
+        "below 25",
+        "below 25",
+        "25 to below 50",
+        "50 to below 75",
+        "75 and above",
+        EMPTY,
+        EMPTY,
+    ]
+
+
+def test_many_whole_numbers_and_dates_are_cut_too():
+    assert set(sliced(list(range(100)))) == {"below 25", "25 to below 50", "50 to below 74", "74 and above"}
+    days = [date(2026, 1, day) for day in range(1, 31)]
+    assert sliced(days)[0] == "below 2026-01-08"
+
+
+def test_the_tail_of_many_values_shares_a_slice():
+    values = [f"v{number % 80:02}" for number in range(1000)] + ["v00"] * 5
+    found = sliced(values)
+    assert len(set(found)) == MOST_VALUES
+    assert OTHERS in found
+    assert found[0] == "v00"
+
+
+@given(st.lists(st.none() | st.floats(-10, 10), min_size=1, max_size=60))
+def test_every_row_is_in_exactly_one_slice(values):
+    found = sliced(values, dtype=pl.Float64)
+    assert len(found) == len(values)
+    assert [label == EMPTY for label in found] == [value is None for value in values]
+
+
+def test_an_unknown_column_names_the_nearest():
+    with pytest.raises(SettingsError, match="Did you mean 'country'"):
+        slice_columns(pl.LazyFrame({"country": ["DE"]}), pl.DataFrame({"country": ["DE"]}), ["contry"])
