@@ -164,6 +164,15 @@ def test_the_bound_goes_beyond_what_the_draws_resolve():
     assert found.low < np.min(joint.draws[0])
 
 
+def test_the_bound_knows_skew():
+    """A long tail below pulls the lower bound under what a symmetric law of the same spread would give."""
+    tail = 0.1 - 0.04 * (np.random.default_rng(0).exponential(size=2000) - 1.0)
+    joint = from_draws(np.array([0.1, 0.0]), np.stack([tail, np.zeros(2000)]), 10_000, "")
+    found = paired_gain(joint, 0, 1, alpha=0.01, differing=10_000)
+    assert found.low == pytest.approx(percentiles(tail, 0.01)[0])
+    assert found.low < 0.1 - student(0.01, 9_999) * found.standard_error
+
+
 def test_gains_are_antisymmetric():
     truth, answers = two_answers(6, 500)
     joint = by_cells(truth, answers, 3, accuracy, generator(0), 2000)
