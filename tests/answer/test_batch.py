@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from answer.kit import FORM, SIGNATURE, Project, opened_bundle, rows
-from interlock.answer import batch, intake, pieces, waiting
+from interlock.answer import batch, intake, outlet, pieces, waiting
 from interlock.answer.batch import score_file, score_inbox
 from interlock.answer.outlet import FolderOutlet
 from interlock.answer.staging import LINEAGE, Stage
+from interlock.data import inbox
 from interlock.errors import Conflict, NotFound, NothingToServe, UserCodeFailed
 from interlock.records import BatchResult
+from interlock.testing.fakes import MemoryBlobs
 
 
 def only(results: list[BatchResult]) -> BatchResult:
@@ -488,6 +490,51 @@ def test_a_file_that_changes_meanwhile_is_left_for_the_next_turn(
         assert project.run() == []
     assert project.published() == {}
     assert only(project.run()).rows == 400
+
+
+def test_everything_is_durable_in_order(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content before name, name before record: a power cut at any moment leaves nothing half true."""
+    steps: list[str] = []
+    fsync, link = os.fsync, Path.hardlink_to
+
+    def synced(handle: int) -> None:
+        steps.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        fsync(handle)
+
+    def linked(final: Path, staged: Path) -> None:
+        steps.append(f"link {staged.name}")
+        link(final, staged)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "hardlink_to", linked)
+    monkeypatch.setattr(batch, "_record", lambda *_, **__: steps.append("record"))
+    project.put("f.parquet", rows(300))
+    project.run()
+    place = next(place for place, step in enumerate(steps) if step.startswith("link"))
+    staged = steps[place].removeprefix("link ")
+    assert f"sync {staged}" in steps[:place]
+    assert steps[place + 1 :] == ["sync predictions", "record"]
+
+
+def test_inbox_and_output_on_an_object_store(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = {"s3://in/here": MemoryBlobs(), "s3://out": MemoryBlobs()}
+    monkeypatch.setattr(inbox, "open_blobs", lambda location, _: stores[location])
+    monkeypatch.setattr(outlet, "open_blobs", lambda location, _: stores[location])
+    project.set(inbox="s3://in/here", output="s3://out")
+    frame = rows(300).with_columns(x=pl.when(pl.col("id") == 1_000).then(None).otherwise(pl.col("x")))
+    path = project.root / "f.parquet"
+    frame.write_parquet(path)
+    stores["s3://in/here"].put("deep/f.parquet", path)
+    project.set(max_bad_rows=0.1)
+    result = only(project.run())
+    assert (result.status, result.name) == ("published", "deep/f.parquet")
+    names = [info.key for info in stores["s3://out"].list()]
+    assert names == [f"f-{result.digest[:12]}-r1.parquet", f"f-{result.digest[:12]}-r1.quarantine.parquet"]
+    assert result.output == f"s3://out/{names[0]}"
+    stores["s3://out"].fetch(names[0], project.root / "got.parquet")
+    assert pl.read_parquet(project.root / "got.parquet").height == 299
+    assert project.run() == []
+    assert list((project.root / ".interlock" / "work").rglob("*.parquet")) == []
 
 
 # ---- one file by hand ----------------------------------------------------------------------------------------------

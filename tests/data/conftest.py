@@ -7,6 +7,7 @@ from typing import Any
 import boto3
 import msgspec
 import pytest
+from hypothesis import settings as hypothesis_settings
 from moto.server import ThreadedMotoServer
 
 from interlock.ports import Parts, Turn
@@ -14,6 +15,10 @@ from interlock.settings import Data, HoldoutSpec, Model, Settings, Source
 from interlock.store.blobs import LocalBlobs
 from interlock.testing.clock import ManualClock
 from interlock.testing.fakes import MemoryLedger, MemoryTables
+
+# a shared machine may be slow; what is too slow is for the timeout of the suite to say
+hypothesis_settings.register_profile("data", deadline=None, max_examples=50)
+hypothesis_settings.load_profile("data")
 
 
 @dataclass

@@ -528,8 +528,9 @@ def test_rows_are_there_exactly_once_whatever_is_killed(
         except _KilledError:
             project.turn = replace(project.turn, id=project.turn.id + "+")
     expected: dict[int, int] = {}
-    for slot in slots:
-        expected.update(slot)
+    for number, slot in enumerate(slots):
+        if slot not in slots[:number]:  # the same bytes again are repeated, not newer
+            expected.update(slot)
     newest: dict[int, tuple[int, int, int]] = {}
     for row in rows(project):
         newest[row["id"]] = max(newest.get(row["id"], (-1, -1, -1)), (row["_seq"], row["_row"], row["v"]))

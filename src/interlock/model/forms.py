@@ -169,7 +169,8 @@ class Linear(Record, frozen=True, tag="linear", tag_field="form", forbid_unknown
         with np.errstate(over="ignore"):
             for part in chunks(scores.shape[1]):
                 if self.link == "sigmoid":
-                    np.subtract(1.0, _expit(scores[0, part], out=result[1, part]), out=result[0, part])
+                    _expit(scores[0, part], out=result[1, part])
+                    np.subtract(1.0, result[1, part], out=result[0, part])
                 elif self.link == "softmax":
                     _softmax(scores[:, part])
                 else:
@@ -181,13 +182,12 @@ class Linear(Record, frozen=True, tag="linear", tag_field="form", forbid_unknown
         return {FORM_FILE: canonical(self)}
 
 
-def _expit(scores: Floats, *, out: Floats) -> Floats:
-    """Give ``1 / (1 + exp(-scores))``."""
+def _expit(scores: Floats, *, out: Floats) -> None:
+    """Write ``1 / (1 + exp(-scores))`` into ``out``."""
     np.negative(scores, out=out)
     np.exp(out, out=out)
-    out += 1.0
+    np.add(out, 1.0, out=out)
     np.divide(1.0, out, out=out)
-    return out
 
 
 def _softmax(scores: Floats) -> None:
@@ -208,7 +208,7 @@ def _one_vs_rest(scores: Floats) -> None:
 
 def _total(shares: Floats) -> Floats:
     """Sum over the classes, one by one: numpy's own order of summing depends on the number of rows."""
-    result = shares[0].copy()
+    result: Floats = shares[0].copy()
     for row in shares[1:]:
         result += row
     return result
