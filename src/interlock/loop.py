@@ -230,9 +230,10 @@ class _Pass:
         self._step("judge", lambda: self._judge(snapshot, champion))
 
     def _train(self, snapshot: Snapshot) -> str:
-        from interlock.model.bundle import pack
+        from interlock.model.bundle import pack, pack_baseline
 
         runner = self.ready_runner()
+        pack_baseline(self.parts, self.turn, snapshot=snapshot)  # while the worker still imports the user's libraries
         trained = train(self.parts, self.turn, self.contract, snapshot, runner)
         self.turn.say("packing")
         bundle = pack(self.parts, self.turn, trained=trained, contract=self.contract, snapshot=snapshot, runner=runner)

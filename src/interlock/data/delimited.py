@@ -3,15 +3,17 @@
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from interlock.data.casting import DTYPES
 from interlock.data.opening import Unreadable, check_names, shown
 from interlock.data.raw import FAILED, ROW, Expected, Raw
 from interlock.records import ColumnType
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _HEAD_BYTES = 2**20
 _DELIMITERS = ",;\t|"
@@ -131,6 +133,8 @@ def first_ragged(path: Path, delimiter: str, width: int) -> tuple[int, int] | No
 
     Empty lines are no records of fields, but are counted. Works on spans of bytes with NumPy: quotes toggle.
     """
+    import numpy as np  # 0.1 s that a turn with nothing new need not pay
+
     mark, record, carry = ord(delimiter.encode()[:1]), -1, b""
     with path.open("rb") as file:
         while span := file.read(_SPAN_BYTES):
@@ -151,9 +155,14 @@ def first_ragged(path: Path, delimiter: str, width: int) -> tuple[int, int] | No
 
 
 def _odd_one(
-    data: np.ndarray[Any, Any], outside: np.ndarray[Any, Any], ends: np.ndarray[Any, Any], want: tuple[int, int, int]
+    data: "np.ndarray[Any, Any]",
+    outside: "np.ndarray[Any, Any]",
+    ends: "np.ndarray[Any, Any]",
+    want: tuple[int, int, int],
 ) -> tuple[int | None, int]:
     """Fields of the first odd record that ends in ``data`` and its number, or None and the number of records so far."""
+    import numpy as np
+
     mark, width, record = want
     if not ends.size:
         return None, record

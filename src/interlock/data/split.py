@@ -23,7 +23,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-import numpy as np
 import polars as pl
 
 from interlock.data.casting import logical
@@ -92,6 +91,8 @@ def mark(types: Mapping[str, ColumnType]) -> pl.Expr:
 
 
 def _hashed(text: pl.Series) -> pl.Series:
+    import numpy as np  # 0.1 s that a turn with nothing new need not pay
+
     md5 = hashlib.md5
     digests = b"".join([md5(value.encode(), usedforsecurity=False).digest() for value in text.to_list()])
     bits = np.frombuffer(digests, dtype=">u8")[::2] >> (64 - BITS)
