@@ -51,8 +51,8 @@ def test_a_refusal_exits_with_one_and_names_the_entry(verdict: str, outcome: str
 
 def test_without_rows_the_inbox_or_the_refused_file_is_named() -> None:
     assert _told()[1:] == ("There are no accepted rows to learn from yet.", "Put a data file into inbox.", 0)
-    outcome, sentence, next_step, _ = _told(files=(REFUSED,))
-    assert outcome == "waiting"
+    outcome, sentence, next_step, code = _told(files=(REFUSED,))
+    assert (outcome, code) == ("waiting", 1)
     assert "bad.csv" in sentence
     assert next_step == "Mend it."
 
@@ -69,7 +69,8 @@ def test_a_refused_batch_or_file_is_never_silent() -> None:
     _, sentence, next_step, code = _told(snapshot="s", release=RELEASE, batches=(held,))
     assert (next_step, code) == ("Look.", 1)
     assert "today.csv was not published: Too far." in sentence
-    _, sentence, next_step, _ = _told(snapshot="s", release=RELEASE, files=(REFUSED,))
+    _, sentence, next_step, code = _told(snapshot="s", release=RELEASE, files=(REFUSED,))
+    assert code == 1
     assert "bad.csv was not taken in: Half is bad." in sentence
     assert next_step == "Mend it."
 

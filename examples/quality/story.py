@@ -12,7 +12,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 CHAPTERS = [
     ("Slot 1 arrives, with a test inbox and a file to score", [], 0),
-    ("Slot 2 arrives damaged: the file is refused, the champion stays", ["--slot", "2"], 0),
+    ("Slot 2 arrives damaged: the file is refused, the champion stays", ["--slot", "2"], 1),
     ("Slot 3 arrives, mostly repeated: a candidate is trained, and kept out", ["--slot", "3"], 1),
     ("Slot 4 arrives with kinds of samples not seen before: a better candidate", ["--slot", "4"], 0),
     ("Nothing new", None, 0),

@@ -57,7 +57,11 @@ class TurnResult(Record, frozen=True, kw_only=True):
         """0: done; 1: refused by a decision; 2 or 3: a step could not be done."""
         if self.problems:
             return max(problem.exit_code for problem in self.problems)
-        refused = self.outcome in ("kept", "held") or any(batch.status == "refused" for batch in self.batches)
+        refused = (
+            self.outcome in ("kept", "held")
+            or any(file.status in ("refused", "unreadable") for file in self.files)
+            or any(batch.status != "published" for batch in self.batches)
+        )
         return 1 if refused else 0
 
 

@@ -116,7 +116,7 @@ def test_bad_rows_are_quarantined_and_a_bad_file_is_refused(project: Path) -> No
     (project / "interlock.toml").write_text(
         TOML.replace('key = ["part"]', 'key = ["part"]\ntypes = { width = "float" }')
     )
-    files = {file["name"]: file for file in interlock(project, "run")["files"]}
+    files = {file["name"]: file for file in interlock(project, "run", code=1)["files"]}
     assert (files["a.csv"]["accepted"], files["a.csv"]["quarantined"]) == (400, 1)
     assert files["b.csv"]["accepted"] == 20
     assert files["c.csv"]["status"] == "refused"

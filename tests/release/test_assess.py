@@ -4,7 +4,16 @@ import pytest
 
 from interlock.errors import SettingsError, StoreFault
 from interlock.records import canonical
-from interlock.release.assess import Header, Terms, Witness, assess, problem_of, read_evidence, write_evidence
+from interlock.release.assess import (
+    Header,
+    Terms,
+    Witness,
+    assess,
+    problem_of,
+    read_evidence,
+    shuffled_answers,
+    write_evidence,
+)
 
 MODELS = (Witness(who="candidate"), Witness(who="champion"), Witness(who="baseline"))
 
@@ -102,3 +111,19 @@ def test_a_metric_of_numbers_cannot_score_text():
     frame, header = evidence()
     with pytest.raises(SettingsError, match="metric of numbers"):
         problem_of(frame, header, labels=False)
+
+
+def test_guessing_is_told_from_knowing_on_few_rows():
+    """Twenty rows and a correlation of 0.7 are enough, in whichever order the answers were shuffled."""
+    rng = np.random.default_rng(5)
+    truth = rng.normal(size=20)
+    known, blind = 0.6 * truth + 0.4 * rng.normal(size=20), 0.6 * rng.normal(size=20)
+    for name, answers, knows in (("known", known, True), ("blind", blind, False)):
+        frame = pl.DataFrame({"truth": truth, "candidate.prediction": answers, "baseline.prediction": np.zeros(20)})
+        for seed in range(5):
+            shown, shuffled = shuffled_answers(frame, MODELS[0], seed)
+            header = Header(task="regression", models=(MODELS[0], MODELS[2], shuffled))
+            found = assess(shown, header, terms(metric="r2", seed=seed))
+            guessing = next(one for one in found.comparisons if one.against == "shuffled")
+            assert (guessing.low > 0.0) == knows, name
+            assert found.scores["shuffled"].low <= found.scores["shuffled"].value <= found.scores["shuffled"].high

@@ -30,7 +30,10 @@ def score(value):
     return Score(metric="f1_macro", value=value, low=value - 0.05, high=value + 0.05)
 
 
-def evaluation(*, guessing=(comparison("shuffled", 0.3, 0.25),), **changes):
+GUESSING = (comparison("shuffled", 0.3, 0.25),)
+
+
+def evaluation(*, guessing=GUESSING, **changes):
     facts = Evaluation(
         candidate="c" * 64,
         champion="a" * 64,

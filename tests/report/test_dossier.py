@@ -103,7 +103,9 @@ def test_every_fact_stands_in_its_chapter(world: Make, tmp_path: Path) -> None:
         "validation": ("0.7312;0.7055;0.2411;+0.0257;+0.0137;96.96 %;paired bootstrap;2,000 resamples",),
         "testing": ("country = FR;0.7220;cancelled;on the diagonal;calibration error;accuracy",),
         "packaging": (f"{bundle.digest};requirements.txt;4.1 kB;numpy==2.4.1;mlflow.pyfunc.load_model",),
-        "deployment": ("tuesday.csv;wednesday.csv;PSI 2.31;497 rows published;keep;really served",),
+        "deployment": (
+            "tuesday.csv;wednesday.csv: PSI 2.31 is over the 1.00 allowed.;497 rows published;keep;really served",
+        ),
         "lineage": (f"{bundle.digest};Snapshot;Receipt;Evidence;entry 23",),
         "decision": ("promote;at least;passed;holdout budget;release 2 (by gate)",),
         "resources": ("judge;620 ms;231 MB;41 µs",),
@@ -334,12 +336,19 @@ def test_bytes_that_are_not_those_recorded_are_not_shown(world: Make, tmp_path: 
     assert "cannot be drawn by kind" in text_of(reader, "testing")
 
 
-def test_a_bundle_whose_manifest_is_gone_is_told(world: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "said"), [(None, "is gone"), (b'{"files": []}', "its digest differs")])
+def test_a_bundle_whose_manifest_is_not_the_recorded_one_is_told(
+    world: Make, tmp_path: Path, content: bytes | None, said: str
+) -> None:
     told = world()
-    told.parts.blobs.delete(f"bundles/{told.teller.bundles['third'].digest}/manifest.json")
+    key = f"bundles/{told.teller.bundles['third'].digest}/manifest.json"
+    told.parts.blobs.delete(key)
+    if content is not None:
+        told.parts.blobs.put(key, content)
     reader, _, _ = read(write_dossier(told.parts, None, tmp_path))
     assert "is not recorded" in text_of(reader, "packaging")
-    assert "The bundle's manifest is gone." in text_of(reader, "limitations")
+    assert "The bundle's manifest" in text_of(reader, "limitations")
+    assert said in text_of(reader, "limitations")
 
 
 def test_many_files_and_batches_are_counted_and_the_newest_listed(empty: Make, tmp_path: Path) -> None:

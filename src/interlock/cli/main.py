@@ -109,7 +109,8 @@ def run(json: Json = False) -> None:
 def predict(
     file: Annotated[Path, typer.Argument(help="Data file to score: CSV, Parquet or JSON lines.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Parquet file to write. Default: FILE-predictions.parquet here.")
+        Path | None,
+        typer.Option("--output", "-o", help="Parquet file to write. Default: FILE-predictions.parquet here."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 from interlock.errors import SettingsError, StoreFault
 from interlock.records import Comparison, Record, Score, SliceScore, canonical
 from interlock.release.own_metric import Measured, Sample
-from interlock.release.resample import Floats, Integers, Joint, from_draws, generator, interval, paired_gain
+from interlock.release.resample import (
+    Floats,
+    Integers,
+    Joint,
+    from_draws,
+    generator,
+    interval,
+    paired_gain,
+    percentiles,
+    student,
+)
 from interlock.release.score import METRICS, Answers, Problem, Undefined, is_own, named_metric
 
 FORMAT = 1
@@ -26,6 +36,8 @@ FORMAT = 1
 _HEADER = "interlock"
 _SHUFFLE_STREAM = 1 << 20
 """A stream of random numbers beyond those of the slices."""
+_FEWEST_ORDERS, _MOST_ORDERS, _ORDERS_BUDGET = 20, 200, 4_000_000
+"""Shuffled orders to score: as many as 4 million rows allow."""
 SHUFFLED: Final = "shuffled"
 """The candidate's own answers in another order, a witness beside the models."""
 _AGAINST: dict[str, Literal["champion", "baseline", "shuffled"]] = {
@@ -48,8 +60,8 @@ def shuffled_answers(frame: pl.DataFrame, candidate: Witness, seed: int) -> tupl
     A constant baseline is no match for guessing under every metric: labels scattered by their shares have a macro F1 of
     one in the number of classes, the constant answer less; the mean is not the best constant for an absolute error.
     Answers that know nothing of the rows are worth the same in any order (exchangeable with the shuffled ones), so
-    whoever beats its own shuffled answers beyond doubt knows something. This is a permutation test with one
-    permutation, judged by the same interval as the other comparisons (Good, Permutation Tests, 2000, ch. 3).
+    whoever beats its own shuffled answers beyond doubt knows something (Good, Permutation Tests, 2000, ch. 3). One
+    order is kept as evidence; the comparison draws many more.
     """
     order = generator(seed, _SHUFFLE_STREAM).permutation(frame.height)
     start = f"{candidate.who}."
@@ -190,10 +202,14 @@ def assess(frame: pl.DataFrame, header: Header, terms: Terms) -> Assessment:
     for place, name in enumerate(who):
         low, high = interval(whole, place, confidence=terms.confidence)
         scores[name] = Score(metric=terms.metric, value=float(whole.estimates[place]), low=low, high=high)
+    comparisons = [scorer.comparison(whole, place) for place, name in enumerate(who) if place and name != SHUFFLED]
+    if SHUFFLED in who:
+        comparison, scores[SHUFFLED] = scorer.guessing(whole, who.index(SHUFFLED), scores[SHUFFLED])
+        comparisons.append(comparison)
     return Assessment(
         scores=scores,
         extra=_extra(header, scorer),
-        comparisons=tuple(scorer.comparison(whole, who.index(other)) for other in who[1:]),
+        comparisons=tuple(comparisons),
         slices=tuple(scorer.slices()),
     )
 
@@ -254,6 +270,38 @@ class _Scorer:
             differing=differing,
             method=joint.method,
         )
+
+    def guessing(self, joint: Joint, other: int, single: Score) -> tuple[Comparison, Score]:
+        """Compare the candidate with its own answers in many orders: a permutation test, and what guessing is worth.
+
+        The bound lies below the candidate's score by the more cautious of the percentile of the shuffled scores and
+        their mean plus Student's t times their spread (combinatorial central limit theorem: Hoeffding, Annals of
+        Mathematical Statistics 22, 1951). A metric of the user's own, which cannot be called here, is compared with
+        the one order of the evidence.
+        """
+        if self.metric is None or self.problem is None:
+            return self.comparison(joint, other), single
+        rng = generator(self.terms.seed, _SHUFFLE_STREAM + 1)
+        problem = self.problem.only(0)
+        count = max(_FEWEST_ORDERS, min(_MOST_ORDERS, _ORDERS_BUDGET // problem.rows))
+        values = np.array(
+            [self.metric.values(problem.reordered(rng.permutation(problem.rows)))[0] for _ in range(count)]
+        )
+        mean, spread, own = float(values.mean()), float(values.std(ddof=1)), float(joint.estimates[0])
+        reach = student(self.terms.alpha, count - 1) * spread * math.sqrt(1.0 + 1.0 / count)
+        below, above = percentiles(values, self.terms.alpha)
+        comparison = Comparison(
+            against=SHUFFLED,
+            gain=own - mean,
+            low=own - max(mean + reach, above),
+            high=own - min(mean - reach, below),
+            standard_error=spread,
+            alpha=self.terms.alpha,
+            differing=self.differing(other),
+            method=f"permutation test, {count} orders",
+        )
+        low, high = percentiles(values, (1.0 - self.terms.confidence) / 2.0)
+        return comparison, Score(metric=self.terms.metric, value=mean, low=low, high=high)
 
     def slices(self) -> Iterator[SliceScore]:
         """Compare the candidate with the champion, or the baseline before there is one, on each slice.

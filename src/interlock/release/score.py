@@ -47,8 +47,8 @@ class Answers:
     probabilities: Floats | None = None
     numbers: Floats | None = None
 
-    def where(self, rows: NDArray[np.bool_]) -> "Answers":
-        """Keep some of the rows (bool [n])."""
+    def where(self, rows: NDArray[np.bool_] | Integers) -> "Answers":
+        """Keep some of the rows (bool [n]), or take rows by number (int64)."""
         return Answers(
             labels=None if self.labels is None else self.labels[rows],
             probabilities=None if self.probabilities is None else self.probabilities[rows],
@@ -79,6 +79,10 @@ class Problem:
     def only(self, model: int) -> "Problem":
         """Keep the answers of one model."""
         return with_changes(self, answers=(self.answers[model],))
+
+    def reordered(self, order: Integers) -> "Problem":
+        """Give each row the answers of another: ``order`` is a permutation of row numbers, int64 [n]."""
+        return with_changes(self, answers=tuple(answer.where(order) for answer in self.answers))
 
     def where(self, rows: NDArray[np.bool_]) -> "Problem":
         """Keep some of the rows (bool [n])."""

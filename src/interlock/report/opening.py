@@ -3,7 +3,7 @@
 from interlock.records import Verdict
 from interlock.report.facts import Story
 from interlock.report.page import Align, Facts, Headline, Section, Tone
-from interlock.report.words import count, metric, number, percent, signed, when
+from interlock.report.words import OPPONENT, count, metric, number, percent, signed, when
 
 _BADGES: dict[Verdict, tuple[str, Tone]] = {
     "promote": ("promoted", "good"),
@@ -54,7 +54,7 @@ def headlines(story: Story) -> tuple[Headline, ...]:
                 Headline(label=f"{metric(seen.metric)} on the holdout", value=number(score.value), remark=remark)
             )
         for comparison in seen.comparisons:
-            label, remark = f"Gain over {comparison.against}", f"at least {signed(comparison.low)}"
+            label, remark = f"Gain over {OPPONENT[comparison.against]}", f"at least {signed(comparison.low)}"
             found.append(Headline(label=label, value=signed(comparison.gain), remark=remark))
     if story.snapshot is not None:
         made = story.snapshot.record
@@ -106,12 +106,12 @@ def _judged(story: Story) -> str:
     if score is None:
         return ""
     gains = [
-        f"{number(abs(c.gain))} {'better' if c.gain > 0 else 'worse'} than the {c.against}"
+        f"{number(abs(c.gain))} {'better' if c.gain > 0 else 'worse'} than {OPPONENT[c.against]}"
         if c.gain
-        else f"level with the {c.against}"
+        else f"level with {OPPONENT[c.against]}"
         for c in seen.comparisons
     ]
-    told = f": {' and '.join(gains)}" if gains else ""
+    told = f": {', '.join(gains)}" if gains else ""
     return f"On {count(seen.rows, 'held-out row')} it scored {number(score.value)} in {metric(seen.metric)}{told}."
 
 

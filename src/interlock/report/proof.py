@@ -4,13 +4,9 @@ from interlock.records import Check, Comparison, Evaluation, Score, Who
 from interlock.report import pictures
 from interlock.report.facts import Story
 from interlock.report.page import Block, Facts, Figure, Note, Section, Table, Text, lost
-from interlock.report.words import count, exact, maybe, metric, number, percent, signed, when
+from interlock.report.words import OPPONENT, count, exact, maybe, metric, number, percent, signed, when
 
-_OTHER: dict[str, tuple[str, pictures.Role]] = {
-    "champion": ("the champion", "champion"),
-    "baseline": ("the baseline", "baseline"),
-    "shuffled": ("guessing (its own answers shuffled)", "ink"),
-}
+_ROLE: dict[str, pictures.Role] = {"champion": "champion", "baseline": "baseline", "shuffled": "ink"}
 _WHO: tuple[Who, ...] = ("candidate", "champion", "baseline")
 
 
@@ -36,9 +32,7 @@ def _validation(story: Story) -> tuple[Block, ...]:
         blocks.append(Note(text=f"The {who} could not be scored: {failure.reason}", tone="warn"))
     blocks += [_score_table(seen, policy.confidence), *_gains(seen, policy.min_gain)]
     if seen.champion is None:
-        blocks.append(
-            Note(text="There was no champion to compare with: this was the first model to be judged for release.")
-        )
+        blocks.append(Note(text="There was no champion to compare with: nothing was live when it was judged."))
     return tuple(blocks)
 
 
@@ -78,8 +72,8 @@ def _gains(seen: Evaluation, min_gain: float) -> tuple[Block, ...]:
         return (Text(text="No paired comparison is recorded."),)
     marks = [
         pictures.Mark(
-            label=f"over {_OTHER[c.against][0]}",
-            role=_OTHER[c.against][1],
+            label=f"over {OPPONENT[c.against]}",
+            role=_ROLE[c.against],
             value=c.gain,
             low=c.low,
             high=c.high,
@@ -88,7 +82,7 @@ def _gains(seen: Evaluation, min_gain: float) -> tuple[Block, ...]:
         for c in seen.comparisons
     ]
     words = "; ".join(
-        f"over {_OTHER[c.against][0]} {signed(c.gain)}, at least {signed(c.low)}" for c in seen.comparisons
+        f"over {OPPONENT[c.against]} {signed(c.gain)}, at least {signed(c.low)}" for c in seen.comparisons
     )
     picture = pictures.intervals(
         "Paired gain of the candidate",
@@ -118,7 +112,7 @@ def _gains(seen: Evaluation, min_gain: float) -> tuple[Block, ...]:
 
 def _gain_row(comparison: Comparison) -> tuple[str, ...]:
     return (
-        comparison.against,
+        OPPONENT[comparison.against].removeprefix("the "),
         signed(comparison.gain),
         signed(comparison.low),
         signed(comparison.high),

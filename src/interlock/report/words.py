@@ -4,6 +4,8 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
+OPPONENT = {"champion": "the champion", "baseline": "the baseline", "shuffled": "guessing"}
+"""Whom a candidate is compared with; guessing is its own answers in shuffled order."""
 _MINUS = "\N{MINUS SIGN}"
 _SILENT = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
