@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from interlock.ports import Parts
 from interlock.settings import Settings
@@ -11,13 +10,6 @@ from interlock.store.clock import SystemClock
 from interlock.store.ledger import SqlLedger
 from interlock.store.schema import open_database
 from interlock.store.tables import DeltaTables
-
-
-def state_path(settings: Settings) -> Path:
-    """The SQLite file that ``store.state`` names."""
-    if settings.store.state == "sqlite":
-        return settings.home / "state.db"
-    return settings.path(settings.store.state.removeprefix("sqlite:///"))
 
 
 @contextmanager
@@ -30,7 +22,7 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
     lake = settings.path(settings.store.lake)
     blobs = LocalBlobs(lake)
     blobs.sweep(clock.now())
-    ledger = SqlLedger(open_database(state_path(settings)), clock)
+    ledger = SqlLedger(open_database(settings.state_path), clock)
     try:
         yield Parts(
             settings=settings,

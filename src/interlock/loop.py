@@ -4,6 +4,9 @@ A turn is a straight function over idempotent stages. Each reads recorded state 
 recorded before is skipped, so running a turn again after a crash ends as an undisturbed one. What a stage refuses
 (a file, a training, a candidate, a batch) is recorded and told, and the stages that do not need it go on: a broken
 training function does not keep the champion from scoring today's batch.
+
+Stages that learn, judge or score are imported when there is something to learn, judge or score, so that a turn with
+nothing new, which is most turns, ends at once.
 """
 
 import re
@@ -17,11 +20,9 @@ from typing import Protocol
 
 import msgspec
 
-from interlock.answer.batch import score_inbox
 from interlock.data.ingest import ingest
 from interlock.data.snapshot import make_snapshot
 from interlock.errors import InterlockError, LeaseLost
-from interlock.model.bundle import pack, pack_baseline
 from interlock.model.contract import Contract, read_contract
 from interlock.model.runner import Runner
 from interlock.model.train import train, training_digest
@@ -40,9 +41,7 @@ from interlock.records import (
     short,
     timestamp,
 )
-from interlock.release.gate import decide
-from interlock.release.judge import judge
-from interlock.release.registry import current, policy_of, record_decision, taken_back
+from interlock.release.standing import current, taken_back
 
 LEASE = "turn"
 _TURN_ID = re.compile(r"^\d{8}T\d{6}-[0-9a-f]{6}$")
@@ -75,19 +74,21 @@ class TrainingLink(Record, frozen=True, kw_only=True):
 # ---- the turn ----------------------------------------------------------------------------------------------------
 
 
-def run_turn(parts: Parts, progress: Progress) -> TurnResult:
+def run_turn(parts: Parts, progress: Progress, runner: Runner | None = None) -> TurnResult:
     """Take the lease, run one turn, and record how it ended.
 
-    Raises :class:`~interlock.errors.LeaseHeld` while another turn runs, and :class:`~interlock.errors.ContractError` or
-    :class:`~interlock.errors.SettingsError` before anything is touched when the project cannot work.
+    ``runner`` may be warming up already. Raises :class:`~interlock.errors.LeaseHeld` while another turn runs,
+    and :class:`~interlock.errors.ContractError` or :class:`~interlock.errors.SettingsError` before anything is touched
+    when the project cannot work.
     """
     contract = read_contract(parts.settings)
     with _lease(parts.ledger) as fence:
         turn = Turn(id=_new_id(parts), fence=fence, say=progress.say)
         scratch = parts.settings.home / "work" / turn.id
         _sweep(scratch.parent)
-        with Runner(parts.settings.root, contract.preload, scratch) as runner:
-            result = _Pass(parts, turn, progress, contract, runner).run()
+        with runner or Runner(parts.settings.root, contract.preload, scratch) as worker:
+            worker.scratch = scratch
+            result = _Pass(parts, turn, progress, contract, worker).run()
         shutil.rmtree(scratch, ignore_errors=True)
         with turn.transaction(parts.ledger) as transaction:
             transaction.append("turn.ended", turn.id, facts_of(result))
@@ -229,6 +230,8 @@ class _Pass:
         self._step("judge", lambda: self._judge(snapshot, champion))
 
     def _train(self, snapshot: Snapshot) -> str:
+        from interlock.model.bundle import pack
+
         runner = self.ready_runner()
         trained = train(self.parts, self.turn, self.contract, snapshot, runner)
         self.turn.say("packing")
@@ -237,6 +240,11 @@ class _Pass:
         return f"{short(bundle.digest)}, {bundle.form} form, trained in {trained.training.seconds:.1f} s"
 
     def _judge(self, snapshot: Snapshot, champion: str | None) -> str:
+        from interlock.model.bundle import pack_baseline
+        from interlock.release.gate import decide, policy_of
+        from interlock.release.judge import judge
+        from interlock.release.registry import record_decision
+
         parts, turn = self.parts, self.turn
         runner = self.ready_runner()
         baseline = pack_baseline(parts, turn, snapshot=snapshot)
@@ -257,6 +265,8 @@ class _Pass:
         return decision.reason
 
     def _batch(self) -> str:
+        from interlock.answer.batch import score_inbox
+
         self.batches = score_inbox(self.parts, self.turn, self.ready_runner)
         return batch_note(self.batches)
 

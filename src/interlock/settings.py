@@ -228,3 +228,10 @@ class Settings(_Section, frozen=True, kw_only=True):
     def home(self) -> Path:
         """Where Interlock keeps what is local to this machine."""
         return self.root / ".interlock"
+
+    @property
+    def state_path(self) -> Path:
+        """The SQLite file that ``store.state`` names."""
+        if self.store.state == "sqlite":
+            return self.home / "state.db"
+        return self.path(self.store.state.removeprefix("sqlite:///"))

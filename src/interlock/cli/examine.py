@@ -128,9 +128,9 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:
-    from interlock.app import open_parts, state_path
+    from interlock.app import open_parts
 
-    if not state_path(settings).exists():
+    if not settings.state_path.exists():
         yield Finding(name="ledger", state="note", fact="no turn was run yet", next_step="interlock run")
         return
     with open_parts(settings) as parts:

@@ -94,11 +94,14 @@ def run(json: Json = False) -> None:
     """Run one turn: ingest, train, judge, release, score."""
     from interlock.cli.progress import progress_for, seconds_text
     from interlock.cli.render import batch_result
-    from interlock.loop import run_turn
+    from interlock.cli.warm import warming
 
     current.json = json
-    with current.parts() as parts, progress_for(json) as progress:
-        result = run_turn(parts, progress)
+    with warming(current.settings()) as runner:
+        from interlock.loop import run_turn
+
+        with current.parts() as parts, progress_for(json) as progress:
+            result = run_turn(parts, progress, runner)
     lines = [line for batch in result.batches if batch.status != "published" for line in batch_result(batch)]
     lines += [f"{result.sentence}  [{seconds_text(result.seconds)}]", f"Next: {result.next_step}"]
     show(lines, result)

@@ -16,8 +16,6 @@ A champion that was rolled back is *taken back*: neither another rollback nor th
 may, by name and with a reason.
 """
 
-from datetime import datetime
-
 import msgspec
 
 from interlock.errors import BundleCorrupt, Conflict, GateHeld, Misuse, NotFound, NothingToServe
@@ -26,6 +24,17 @@ from interlock.ports import Ledger, Parts, Transaction, Turn
 from interlock.records import Event, Receipt, Record, Release, canonical, facts_of, short, timestamp
 from interlock.release.gate import decide, policy_of
 from interlock.release.judge import Ask, Judged, ask_key, evaluation_key, reassess
+from interlock.release.standing import (
+    Served,
+    current,
+    generation_key,
+    mark_served,
+    receipt_at,
+    release_at,
+    releases,
+    taken_back,
+    that_served,
+)
 
 __all__ = [
     "Approval",
@@ -47,12 +56,6 @@ __all__ = [
     "roll_back",
     "taken_back",
 ]
-
-
-class Served(Record, frozen=True, kw_only=True):
-    """A release that published an audited batch, told by the ledger entry ``sequence``."""
-
-    sequence: int
 
 
 class Approval(Record, frozen=True, kw_only=True):
@@ -86,55 +89,9 @@ class Replay(Record, frozen=True, kw_only=True):
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def generation_key(generation: int) -> str:
-    """Make the document key of a generation, which sorts as text."""
-    return f"{generation:010d}"
-
-
-def current(ledger: Ledger) -> Release | None:
-    """Read the release in force, or None."""
-    found = ledger.scan("release", Release, newest_first=True, limit=1)
-    return found[0][1] if found else None
-
-
-def releases(ledger: Ledger) -> list[Release]:
-    """Read all releases, newest first."""
-    return [release for _, release in ledger.scan("release", Release, newest_first=True)]
-
-
-def release_at(ledger: Ledger, moment: datetime) -> Release | None:
-    """Find the release that was in force at a time (timezone-aware), or None before the first."""
-    asked = timestamp(moment)
-    return next((release for release in releases(ledger) if release.at <= asked), None)
-
-
-def taken_back(ledger: Ledger) -> frozenset[str]:
-    """Find the champions that were rolled back and not released again since, by digest."""
-    taken: set[str] = set()
-    before: Release | None = None
-    for release in reversed(releases(ledger)):
-        if before is not None and release.cause == "rollback":
-            taken.add(before.champion)
-        taken.discard(release.champion)
-        before = release
-    return frozenset(taken)
-
-
-def receipt_at(ledger: Ledger, sequence: int) -> Receipt:
-    """Read the receipt of ledger entry ``sequence``; raises :class:`NotFound` when that is no decision."""
-    found = ledger.events(kinds=["gate.decided"], after=sequence - 1, limit=1)
-    if not found or found[0].sequence != sequence:
-        raise NotFound(
-            f"Entry {sequence} of the ledger is not a decision.",
-            next_step="Entries of the kind gate.decided are in 'interlock history --events'.",
-            sequence=sequence,
-        )
-    return msgspec.convert(found[0].facts, Receipt)
-
-
 def history(ledger: Ledger) -> list[Chapter]:
     """Tell every release, newest first, with its receipt and whether it served."""
-    served = _served(ledger)
+    served = that_served(ledger)
     return [
         Chapter(
             release=release,
@@ -143,17 +100,6 @@ def history(ledger: Ledger) -> list[Chapter]:
         )
         for release in releases(ledger)
     ]
-
-
-def _served(ledger: Ledger) -> frozenset[int]:
-    return frozenset(int(key) for key, _ in ledger.scan("served", Served))
-
-
-def mark_served(transaction: Transaction, generation: int, sequence: int) -> None:
-    """Note, with the batch that proves it, that a release really served. The first proof stays."""
-    key = generation_key(generation)
-    if transaction.read("served", key, Served) is None:
-        transaction.insert("served", key, Served(sequence=sequence))
 
 
 # ---- deciding ----------------------------------------------------------------------------------------------------
@@ -234,7 +180,7 @@ def _last_good(ledger: Ledger, in_force: Release | None, champion: str) -> str |
     """Name the champion in force if it ever really served, else its own last good; never the new champion itself."""
     if in_force is None:
         return None
-    served = _served(ledger)
+    served = that_served(ledger)
     proven = any(r.champion == in_force.champion and r.generation in served for r in releases(ledger))
     found = in_force.champion if proven else in_force.last_good
     return None if found == champion else found
@@ -362,7 +308,7 @@ def roll_back(parts: Parts, turn: Turn, because: str, to: int | None = None) -> 
 
 def _proven(parts: Parts, turn: Turn, in_force: Release) -> Release:
     """Find the newest earlier release that served, other than the one in force and those taken back."""
-    served = _served(parts.ledger)
+    served = that_served(parts.ledger)
     never = taken_back(parts.ledger) | {in_force.champion}
     for release in releases(parts.ledger):
         if release.generation not in served or release.champion in never:
