@@ -481,9 +481,9 @@ def test_a_file_that_changes_meanwhile_is_left_for_the_next_turn(
     path = project.put("f.parquet", rows(300))
     finish = Stage.finish
 
-    def change(stage: Stage, tally: Any) -> Any:
+    def change(stage: Stage, *arguments: Any) -> Any:
         rows(400).write_parquet(path)
-        return finish(stage, tally)
+        return finish(stage, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "finish", change)
@@ -567,3 +567,36 @@ def test_a_project_without_batches(project: Project) -> None:
 
 def test_signature_and_json_are_in_step() -> None:
     assert json.loads(FORM.files()["form.json"])["classes"] == list(SIGNATURE.output.classes or ())  # type: ignore[union-attr]
+
+
+# ---- large files ---------------------------------------------------------------------------------------------------
+
+
+def test_a_large_file_is_hashed_while_it_is_scored(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "LATE_BYTES", 1)
+    monkeypatch.setattr(intake, "CHUNK_ROWS", 100)
+    path = project.put("f.parquet", rows(1_000))
+    result = only(project.run())
+    assert result.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert list(project.published()) == [f"f-{result.digest[:12]}-r1.parquet"]
+    assert answers(project)["interlock_file"].unique().to_list() == [result.digest]
+    metadata = pq.read_metadata(project.root / result.output)
+    column = metadata.schema.names.index("interlock_file")
+    found = [metadata.row_group(group).column(column).statistics for group in range(metadata.num_row_groups)]
+    assert {(one.min, one.max) for one in found} == {(result.digest, result.digest)}
+    assert project.run() == []
+    project.put("copy.parquet", rows(1_000))
+    assert project.run() == [], "the same bytes under another name, found out late"
+    assert list(project.published()) == [f"f-{result.digest[:12]}-r1.parquet"]
+
+
+def test_what_a_killed_turn_published_is_found_late_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "LATE_BYTES", 1)
+    project.put("f.parquet", rows(1_000))
+    with monkeypatch.context() as patch:
+        _kill_in(patch, batch, "_record", call=1, after=False)
+        with pytest.raises(_Killed):
+            project.run()
+    assert only(project.run()).status == "published"
+    assert len(project.published()) == 1
+    assert project.kinds() == ["batch.published"]
