@@ -87,7 +87,7 @@ def _sqlite() -> Finding:
 
 def _contract(settings: Settings) -> Iterator[Finding]:
     contract: Contract = read_contract(settings)
-    yield Finding(name="contract", state="good", fact=f"{settings.model.train}: {len(contract.files)} files are packed")
+    yield Finding(name="contract", state="good", fact=f"packs {', '.join(contract.files)}")
     missing = [name for name in contract.preload if importlib.util.find_spec(name) is None]
     if missing:
         yield Finding(

@@ -39,6 +39,7 @@ n_estimators = 100
 
 [data]
 inbox   = "data/inbox"               # drop CSV, Parquet or JSON lines files here
+{key}
 holdout = {{ fraction = 0.2 }}         # rows kept for judging, chosen by a hash
 
 [gate]
@@ -49,6 +50,8 @@ inbox  = "data/to_score"             # files here are scored by the release in f
 output = "data/predictions"
 """
 
+_KEY = 'key     = ["part"]                   # names a row: found again across all files, and not a feature'
+_HINT = '# key   = ["id"]                     # columns that name a row, if it has any; they are no features then'
 _IGNORED = ".interlock/\nreports/\ndata/predictions/\n__pycache__/\n"
 
 
@@ -76,7 +79,12 @@ def scaffold(folder: Path, *, data: Path | None, target: str) -> Scaffold:
     estimator = "RandomForestClassifier" if task == "classification" else "RandomForestRegressor"
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-._") or "model"
     written = [
-        _write(folder / FILE_NAME, _TOML.format(name=name[:64], task=task, target=_quoted(target or "passed"))),
+        _write(
+            folder / FILE_NAME,
+            _TOML.format(
+                name=name[:64], task=task, target=_quoted(target or "passed"), key=_KEY if data is None else _HINT
+            ),
+        ),
         _write(folder / "train.py", _TRAIN.format(estimator=estimator)),
         _write(folder / ".gitignore", _IGNORED),
     ]
