@@ -6,7 +6,9 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from interlock.loop import Progress
+    from rich.progress import Progress
+
+    from interlock import loop
 
 _WIDTH = 9
 _MESSAGE = 100
@@ -70,32 +72,34 @@ class Silent:
 
 
 class Live:
-    """A spinner with the running step, its time and its latest news; finished steps stay above it."""
+    """A spinner with the running step, the time it took so far and its latest news; finished steps stay above it."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.status import Status
 
         self._console = Console(stderr=True, highlight=False)
-        self._status: Status | None = None
-        self._step = ""
-        self._started = 0.0
+        self._bar: Progress | None = None
 
     def begin(self, step: str) -> None:
         """Show the step."""
-        from rich.status import Status
+        from rich import progress
 
-        self._step, self._started = step, time.monotonic()
-        self._status = Status(f"[bold]{step}[/bold]", console=self._console)
-        self._status.start()
+        columns = (
+            progress.SpinnerColumn(),
+            progress.TextColumn("[bold]{task.description:<9}[/bold]"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("[dim]{task.fields[news]}[/dim]"),
+        )
+        self._bar = progress.Progress(*columns, console=self._console, transient=True)
+        self._bar.add_task(step, total=None, news="")
+        self._bar.start()
 
     def say(self, message: str) -> None:
         """Show news behind the step."""
         from rich.markup import escape
 
-        if self._status is not None:
-            elapsed = seconds_text(time.monotonic() - self._started)
-            self._status.update(f"[bold]{self._step}[/bold] [dim]{elapsed}[/dim] {escape(one_line(message))}")
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], news=escape(one_line(message)))
 
     def end(self, step: str, note: str, seconds: float, *, failed: bool) -> None:
         """Leave one line behind."""
@@ -103,18 +107,17 @@ class Live:
 
         self.close()
         mark = "[red]✗[/red]" if failed else "[green]✓[/green]"
-        self._console.print(
-            f"{mark} [bold]{step:<{_WIDTH}}[/bold] {escape(note)} [dim]{seconds_text(seconds)}[/dim]", soft_wrap=True
-        )
+        text = f"{mark} [bold]{step:<{_WIDTH}}[/bold] {escape(note)} [dim]{seconds_text(seconds)}[/dim]"
+        self._console.print(text, soft_wrap=True)
 
     def close(self) -> None:
         """Take the spinner away, also when the turn ends by an error."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
-def progress_for(json: bool) -> "AbstractContextManager[Progress]":
+def progress_for(json: bool) -> "AbstractContextManager[loop.Progress]":
     """The right one for where standard error goes."""
     if json:
         return nullcontext(Silent())
