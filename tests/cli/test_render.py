@@ -1,0 +1,33 @@
+"""Records as text."""
+
+from interlock.cli import render
+from interlock.errors import NotFound, UserCodeFailed
+from interlock.records import Audit, BatchResult, Release
+
+
+def test_a_table_is_as_wide_as_its_widest_cells() -> None:
+    lines = render.table(("n", "name"), [(1, "a"), (100, "long name")], right=(0,))
+    assert lines == ["  n  name", "---  ---------", "  1  a", "100  long name"]
+
+
+def test_an_error_has_its_kind_the_fact_and_the_next_step() -> None:
+    assert render.error(NotFound("No.", next_step="Look.")) == ["NotFound: No.", "Next: Look."]
+
+
+def test_the_users_own_traceback_stands_between() -> None:
+    problem = UserCodeFailed("It raised.", traceback='File "train.py", line 3\n', next_step="Mend it.")
+    assert render.error(problem) == ["UserCodeFailed: It raised.", "", 'File "train.py", line 3', "", "Next: Mend it."]
+
+
+def test_a_release_without_last_good_says_so() -> None:
+    live = Release(generation=1, champion="c" * 64, last_good=None, baseline="b" * 64, cause="gate", because="better")
+    assert "  last good  none yet" in render.release(live)
+
+
+def test_a_refused_batch_shows_the_failed_audits_only() -> None:
+    result = BatchResult(
+        name="a.csv", digest="d", status="refused", generation=1, model="m", rows=2, scored=1, quarantined=1,
+        reason="Half is bad.",
+        audits=(Audit(name="rows", passed=False, reason="1 of 2"), Audit(name="finite", passed=True, reason="all")),
+    )  # fmt: skip
+    assert render.batch_result(result) == ["a.csv: refused. Half is bad.", "  rows: 1 of 2"]
