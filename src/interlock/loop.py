@@ -37,6 +37,7 @@ from interlock.records import (
     Receipt,
     Record,
     Snapshot,
+    digest,
     facts_of,
     short,
     timestamp,
@@ -69,6 +70,12 @@ class TrainingLink(Record, frozen=True, kw_only=True):
     """The part of the ``training`` document that the loop reads: which bundle came of it."""
 
     bundle: str
+
+
+class Answered(Record, frozen=True, kw_only=True):
+    """A candidate was judged against a champion on a holdout, under the rules with this digest."""
+
+    rules: str
 
 
 # ---- the turn ----------------------------------------------------------------------------------------------------
@@ -222,12 +229,11 @@ class _Pass:
         if self.candidate in taken_back(ledger):
             return
         champion = release.champion if release else None
-        if (
-            ledger.read("evaluation", f"{self.candidate}/{champion or 'none'}/{snapshot.holdout_digest}", dict)
-            is not None
-        ):
+        question = f"{self.candidate}/{champion or 'none'}/{snapshot.holdout_digest}"
+        answered = ledger.read("judged", question, Answered)
+        if answered is not None and answered.rules == self._rules():
             return
-        self._step("judge", lambda: self._judge(snapshot, champion))
+        self._step("judge", lambda: self._judge(snapshot, champion, question))
 
     def _train(self, snapshot: Snapshot) -> str:
         from interlock.model.bundle import pack, pack_baseline
@@ -240,7 +246,7 @@ class _Pass:
         self.candidate = bundle.digest
         return f"{short(bundle.digest)}, {bundle.form} form, trained in {trained.training.seconds:.1f} s"
 
-    def _judge(self, snapshot: Snapshot, champion: str | None) -> str:
+    def _judge(self, snapshot: Snapshot, champion: str | None, question: str) -> str:
         from interlock.model.bundle import pack_baseline
         from interlock.release.gate import decide, policy_of
         from interlock.release.judge import judge
@@ -262,8 +268,14 @@ class _Pass:
         decision = decide(evaluation, policy)
         receipt = Receipt(evaluation=evaluation, policy=policy, decision=decision)
         event, release = record_decision(parts, turn, receipt, baseline=baseline.digest)
+        with turn.transaction(parts.ledger) as transaction:
+            transaction.put("judged", question, Answered(rules=self._rules()))
         self.decision, self.receipt, self.released = decision, event.sequence, release is not None
         return decision.reason
+
+    def _rules(self) -> str:
+        """Names the gate's rules: under other rules the same evidence may lead to another decision."""
+        return digest(facts_of(self.parts.settings.gate))
 
     def _batch(self) -> str:
         from interlock.answer.batch import score_inbox
@@ -272,9 +284,9 @@ class _Pass:
         return batch_note(self.batches)
 
 
-def _bundle(parts: Parts, digest: str) -> Bundle:
-    bundle = parts.ledger.read("bundle", digest, Bundle)
-    assert bundle is not None, f"bundle {short(digest)} is released or linked, so it was recorded"
+def _bundle(parts: Parts, name: str) -> Bundle:
+    bundle = parts.ledger.read("bundle", name, Bundle)
+    assert bundle is not None, f"bundle {short(name)} is released or linked, so it was recorded"
     return bundle
 
 

@@ -57,6 +57,9 @@ def test_from_files_to_published_predictions_and_on(project: Path) -> None:
     assert kept["decision"]["verdict"] == "keep"
     assert interlock(project, "status")["release"]["generation"] == 1
     assert interlock(project, "run")["outcome"] == "unchanged", "the same candidate is not judged twice"
+    again = interlock(project, "--set", "gate.at_least=0.99", "run", code=1)
+    assert again["decision"]["checks"][1]["name"] == "at least", "under other rules it is decided again"
+    assert again["problems"] == []
 
     verified = interlock(project, "verify")
     assert verified["problems"] == []
