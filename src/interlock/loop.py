@@ -21,7 +21,7 @@ from typing import Protocol
 import msgspec
 
 from interlock.data.ingest import ingest
-from interlock.data.snapshot import make_snapshot
+from interlock.data.snapshot import make_snapshot, require_intact
 from interlock.errors import InterlockError, LeaseLost
 from interlock.model.contract import Contract, read_contract
 from interlock.model.runner import Runner
@@ -239,6 +239,7 @@ class _Pass:
         from interlock.model.bundle import pack, pack_baseline
 
         runner = self.ready_runner()
+        require_intact(self.parts, snapshot, "training")
         pack_baseline(self.parts, self.turn, snapshot=snapshot)  # while the worker still imports the user's libraries
         trained = train(self.parts, self.turn, self.contract, snapshot, runner)
         self.turn.say("packing")
@@ -254,6 +255,7 @@ class _Pass:
 
         parts, turn = self.parts, self.turn
         runner = self.ready_runner()
+        require_intact(parts, snapshot, "holdout")  # the user's training code has run since it was written
         baseline = pack_baseline(parts, turn, snapshot=snapshot)
         evaluation = judge(
             parts,

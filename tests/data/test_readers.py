@@ -55,6 +55,15 @@ def test_declared_types_win(tmp_path: Path) -> None:
     assert reading.frame.row(0) == (1, "1", 2.0)
 
 
+def test_names_with_quotes_and_delimiters_in_them(tmp_path: Path) -> None:
+    names = ['a"b', '"', "c,d", "e\nf", '""']
+    head = ",".join('"' + name.replace('"', '""') + '"' for name in names)
+    reading = read(tmp_path, f"{head}\n1,2,3,4,5\n")
+    assert reading.frame.columns == ["_row", *names]
+    assert reading.frame.row(0) == (1, 1, 2, 3, 4, 5)
+    assert read(tmp_path, f"{head}\n1,2,3,4,5\n", columns=known(**dict.fromkeys(names, "int"))).frame.height == 1
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_the_delimiter_is_found(tmp_path: Path, delimiter: str) -> None:
     lines = [["a", "b b", "c"], ["1", "x,y;z|w\tv", "2.5"], ["2", 'say "hi"\nthere', "3"]]

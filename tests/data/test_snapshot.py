@@ -1,4 +1,5 @@
 import hashlib
+import io
 import itertools
 import random
 from collections.abc import Callable
@@ -10,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from interlock.data.ingest import ingest
-from interlock.data.snapshot import content_digest, make_snapshot, snapshot_frame
-from interlock.errors import DataRefused, SettingsError
+from interlock.data.snapshot import content_digest, make_snapshot, require_intact, snapshot_frame
+from interlock.errors import DataRefused, SettingsError, StoreFault
 from interlock.records import Snapshot
 from interlock.settings import HoldoutSpec, Source
 
@@ -272,3 +273,33 @@ def test_a_model_that_does_not_fit_the_data(project: Any, model: dict[str, Any],
     project.model(**model)
     with pytest.raises((DataRefused, SettingsError), match=words):
         snap(project)
+
+
+def test_a_feature_named_after_the_snapshot_was_made_is_held_against_it(project: Any) -> None:
+    project.put("a.csv", lines(range(50)))
+    snap(project)
+    project.model(features=("x", "w"))
+    with pytest.raises(SettingsError, match=r"model\.features names column 'w'"):
+        make_snapshot(project.parts, project.turn)
+
+
+@pytest.mark.parametrize("part", ["training", "holdout"])
+def test_rows_that_were_exchanged_are_not_used(project: Any, part: Any) -> None:
+    project.put("a.csv", lines(range(50)))
+    snapshot = snap(project)
+    require_intact(project.parts, snapshot, part)
+    keys = {"training": snapshot.training_key, "holdout": snapshot.holdout_key}
+    frame = snapshot_frame(project.parts, keys[part]).collect()
+    project.parts.blobs.delete(keys[part])
+    other = io.BytesIO()
+    frame.with_columns(pl.col("x") + 1).write_parquet(other)
+    project.parts.blobs.put(keys[part], other.getvalue())
+    with pytest.raises(StoreFault, match=f"The {part} rows in .* are not those that were pinned") as caught:
+        require_intact(project.parts, snapshot, part)
+    assert "Delete" in caught.value.next_step
+    project.parts.blobs.delete(keys[part])
+    project.parts.blobs.put(keys[part], b"no parquet")
+    with pytest.raises(StoreFault):
+        require_intact(project.parts, snapshot, part)
+    project.parts.blobs.delete(keys[part])
+    require_intact(project.parts, make_snapshot(project.parts, project.turn), part)

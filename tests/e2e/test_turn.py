@@ -149,6 +149,26 @@ def test_a_flipped_byte_in_the_champion_is_refused_and_named(project: Path) -> N
     assert len(list((project / "predictions").glob("*.parquet"))) == 1
 
 
+def test_evidence_and_rows_that_were_exchanged_are_found(project: Path) -> None:
+    interlock(project, "run")
+    lake = project / ".interlock" / "lake"
+    evidence, holdout = next(lake.glob("evidence/*.parquet")), next(lake.glob("snapshots/*/holdout.parquet"))
+    for path in (evidence, holdout):
+        path.chmod(0o644)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 1
+        path.write_bytes(content)
+    told = interlock(project, "verify", code=3)
+    assert len(told["problems"]) == 2
+    assert evidence.name in told["problems"][0]
+    assert "holdout rows" in told["problems"][1]
+    (project / "train.py").write_text((project / "train.py").read_text() + "# changed\n")
+    stopped = interlock(project, "run", code=3)
+    assert stopped["problems"][0]["step"] == "judge"
+    holdout.unlink()
+    interlock(project, "run", code=1)
+
+
 def test_the_dossier_is_written_for_releases_and_refusals(project: Path) -> None:
     interlock(project, "run")
     paths = interlock(project, "report")

@@ -1,8 +1,9 @@
 """What the verbs around a release do, beyond calling one function of a stage."""
 
+import hashlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 
 from interlock.answer.batch import score_file
 from interlock.cli import render
+from interlock.data.snapshot import require_intact
 from interlock.errors import BundleCorrupt, InterlockError, NotFound, SettingsError
 from interlock.model.bundle import open_bundle
 from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
-from interlock.records import BatchResult, Decision, Record, Release, short
+from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, facts_of, short
 from interlock.release.registry import Replay, current, release_at, releases
 
 _OPERATOR_LEASE_S = 60.0
@@ -196,9 +198,9 @@ def verify_project(parts: Parts) -> Verified:
     """Check the chain, that the release in force is the one the chain tells of, and every released bundle."""
     chain = parts.ledger.verify()
     problems = [] if chain.broken_at is None else [f"entry {chain.broken_at}: {chain.reason}"]
-    told = {event.facts["generation"]: event.facts["champion"] for event in parts.ledger.events(kinds=["release.made"])}
+    told = [event.facts for event in parts.ledger.events(kinds=["release.made"])]
     listed = releases(parts.ledger)
-    if {item.generation: item.champion for item in listed} != told:
+    if [facts_of(item) for item in reversed(listed)] != told:
         problems.append("the releases are not those that the chain tells of")
     digests = sorted({digest for item in listed for digest in (item.champion, item.baseline)})
     for digest in digests:
@@ -206,8 +208,35 @@ def verify_project(parts: Parts) -> Verified:
             open_bundle(parts, digest)
         except (BundleCorrupt, InterlockError) as problem:
             problems.append(f"bundle {short(digest)}: {problem.message}")
-    problems += _missing_tables(parts)
+    problems += [*_altered_evidence(parts), *_altered_snapshots(parts, listed), *_missing_tables(parts)]
     return Verified(events=chain.events, head=chain.head, bundles=len(digests), problems=tuple(problems))
+
+
+def _altered_evidence(parts: Parts) -> Iterator[str]:
+    """Hold the evidence of every decision against the digest in its receipt."""
+    for event in parts.ledger.events(kinds=["gate.decided"]):
+        evaluation = event.facts["evaluation"]
+        key = evaluation["evidence_key"]
+        try:
+            found = hashlib.sha256(parts.blobs.get(key)).hexdigest()
+        except InterlockError:
+            yield f"entry {event.sequence}: its evidence {key} is gone"
+            continue
+        if found != evaluation["evidence_digest"]:
+            yield f"entry {event.sequence}: the bytes of {key} are not those that were judged"
+
+
+def _altered_snapshots(parts: Parts, listed: Sequence[Release]) -> Iterator[str]:
+    """Hold the rows that released models learnt from and were judged by against what was pinned."""
+    champions = {release.champion for release in listed}
+    bundles = (parts.ledger.read("bundle", digest, Bundle) for digest in sorted(champions))
+    names = sorted({bundle.snapshot for bundle in bundles if bundle is not None})
+    for snapshot in filter(None, (parts.ledger.read("snapshot", name, Snapshot) for name in names)):
+        for part in ("training", "holdout"):
+            try:
+                require_intact(parts, snapshot, part)
+            except InterlockError as problem:
+                yield f"snapshot {short(snapshot.digest)}: {problem.message}"
 
 
 def _missing_tables(parts: Parts) -> list[str]:

@@ -97,15 +97,18 @@ def _parser_type(type_: ColumnType | None) -> pl.DataType:
 
 def _parse(path: Path, shape: _Shape, schema: Mapping[str, pl.DataType]) -> pl.DataFrame | None:
     try:
-        return pl.read_csv(
+        frame = pl.read_csv(
             path,
-            schema=dict(schema),
+            # Polars keeps the doubled quotes of a name as they are written
+            schema={column.replace('"', '""'): dtype for column, dtype in schema.items()},
             separator=shape.delimiter,
             null_values=[""],
             glob=False,
         )
     except FAILED:
         return None
+    frame.columns = list(schema)
+    return frame
 
 
 def _refuse_ragged(path: Path, name: str, shape: _Shape, *, certain: bool) -> None:

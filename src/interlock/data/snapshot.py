@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import polars as pl
@@ -36,12 +36,12 @@ from interlock.data.split import (
     mark,
     window_start,
 )
-from interlock.errors import DataRefused, SettingsError
+from interlock.errors import DataRefused, SettingsError, StoreFault
 from interlock.ports import Parts, Turn
 from interlock.records import FileResult, Snapshot, SourceVersion, digest, facts_of, timestamp
 from interlock.settings import Settings
 
-__all__ = ["feature_names", "key_names", "make_snapshot", "snapshot_frame"]
+__all__ = ["feature_names", "key_names", "make_snapshot", "require_intact", "snapshot_frame"]
 
 _BATCH = 262_144
 _FORMAT = 1
@@ -69,6 +69,7 @@ def make_snapshot(parts: Parts, turn: Turn) -> Snapshot:
     name = digest(_made_from(settings, inputs))
     recorded = parts.ledger.read("snapshot", name, Snapshot)
     if recorded and parts.blobs.exists(recorded.training_key) and parts.blobs.exists(recorded.holdout_key):
+        _check_names({"model.features": settings.model.features}, recorded.columns)  # not part of what it is made from
         return recorded
     for source in inputs.values():
         if source.files == 0:
@@ -96,6 +97,30 @@ def snapshot_frame(parts: Parts, key: str) -> pl.LazyFrame:
             path.parent.mkdir(parents=True, exist_ok=True)
             parts.blobs.fetch(key, path)
     return pl.scan_parquet(path, glob=False)
+
+
+def require_intact(parts: Parts, snapshot: Snapshot, part: Literal["training", "holdout"]) -> None:
+    """Compare the rows that lie in the store with those that were pinned.
+
+    Raises :class:`StoreFault` when the file cannot be read or holds other rows: user code or a person may have written
+    to it since.
+    """
+    training = part == "training"
+    key, pinned = (
+        (snapshot.training_key, snapshot.training_digest)
+        if training
+        else (snapshot.holdout_key, snapshot.holdout_digest)
+    )
+    try:
+        intact = content_digest(snapshot_frame(parts, key)) == pinned
+    except (pl.exceptions.PolarsError, OSError):
+        intact = False
+    if not intact:
+        raise StoreFault(
+            f"The {part} rows in {key} are not those that were pinned.",
+            next_step="Delete that file from the lake and run again: it is made again from the tables.",
+            key=key,
+        )
 
 
 # ---- what it is made from --------------------------------------------------------------------------------------------
@@ -293,21 +318,25 @@ def _check_columns(settings: Settings, schema: Mapping[str, pl.DataType]) -> Non
                 f"data.holdout.time names '{spec.time}', which is {logical(schema[spec.time])} and no date or time.",
                 next_step="Name a date or datetime column, or set its type under 'types' of the source.",
             )
-    for setting, columns in named.items():
-        for column in columns:
-            if column and column not in schema:
-                near = ", ".join(list(schema)[:12])
-                raise SettingsError(
-                    f"{setting} names column '{column}', which the data does not have.",
-                    next_step=f"Columns: {near}.",
-                    column=column,
-                )
+    _check_names(named, tuple(schema))
     if settings.model.task in ("regression", "forecast") and target and not schema[target].is_numeric():
         raise DataRefused(
             f"The target '{target}' is {logical(schema[target])}, and a {settings.model.task} needs numbers.",
             next_step="Set its type under 'types' of the source, or the task.",
             column=target,
         )
+
+
+def _check_names(named: Mapping[str, Sequence[str]], columns: Sequence[str]) -> None:
+    """Raise :class:`SettingsError` for a name, by the setting that holds it, that is no column."""
+    for setting, names in named.items():
+        for name in names:
+            if name and name not in columns:
+                raise SettingsError(
+                    f"{setting} names column '{name}', which the data does not have.",
+                    next_step=f"Columns: {', '.join(columns[:12])}.",
+                    column=name,
+                )
 
 
 # ---- splitting -------------------------------------------------------------------------------------------------------
