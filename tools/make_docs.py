@@ -113,7 +113,11 @@ def cli_page() -> str:
         "Exit codes: 0 done, 1 refused by a decision (a kept or held candidate, a batch that was not published),",
         "",
     ]
-    lines[-1:] = ['2 misuse, 3 fault. `--json` prints one JSON object; an error is `{"error": {…}}`.', ""]
+    lines[-1:] = [
+        "2 misuse, 3 fault. `--json` prints one JSON object; an error is an object with `error`, and a mistyped option",
+        "is told as text.",
+        "",
+    ]
     for verb in ["", *VERBS]:
         result = runner.invoke(app, [*([verb] if verb else []), "--help"], prog_name="interlock")
         assert result.exit_code == 0, result.output

@@ -15,8 +15,12 @@ import msgspec
 from msgspec import inspect
 
 from interlock.errors import NotFound, SettingsError
-from interlock.settings import FILE_NAME, HoldoutSpec, Settings, Source
+from interlock.settings import DURATION_PATTERN, FILE_NAME, NAME_PATTERN, HoldoutSpec, Settings, Source
 
+_FORMS = {
+    DURATION_PATTERN: "Write a number with ms, s, m, h, d or w, as 90s or 28d.",
+    NAME_PATTERN: "Letters, digits, '_', '.' and '-', at most 64.",
+}
 _PREFIX = "INTERLOCK_"
 _NOT_SETTINGS = frozenset({"INTERLOCK_ENV"})
 _INTERNAL = ("root", "environment")
@@ -216,13 +220,49 @@ def _convert(merged: dict[str, Any], text: str, root: Path, environment: str) ->
         message, _, place = str(problem).partition(" - at `$")
         key = re.sub(r"\[(?:\.\.\.|\d+)\]", "", place.strip("`").lstrip(".")) or "the file"
         line = line_of(text, key)
+        message = re.sub(r"matching regex '.*'$", "of another form", message.replace("`", ""))
         raise SettingsError(
             f"'{key}'{f' (line {line})' if line else ''}: {message}.",
-            next_step="See docs/reference/configuration.md for what it takes.",
+            next_step=_what_it_takes(key),
             key=key,
             line=line,
         ) from problem
     return msgspec.structs.replace(settings, root=root, environment=environment)
+
+
+def _what_it_takes(key: str) -> str:
+    """The meaning and the choices of a key, from its own description."""
+    found: inspect.Type = inspect.type_info(Settings)
+    told: list[str] = []
+    for part in key.split("."):
+        bare = _bare(found)
+        if isinstance(bare, inspect.StructType):
+            found = next((field.type for field in bare.fields if field.encode_name == part), inspect.AnyType())
+        elif isinstance(bare, inspect.DictType):
+            found = bare.value_type
+    told += _descriptions(found)
+    choices = _bare(found)
+    if isinstance(choices, inspect.LiteralType):
+        told.append(f"One of: {', '.join(map(str, choices.values))}.")
+    if isinstance(choices, inspect.StrType) and choices.pattern:
+        told.append(_FORMS.get(choices.pattern, f"It must match {choices.pattern}."))
+    return " ".join(told) or "'interlock.toml' takes another kind of value here."
+
+
+def _bare(found: inspect.Type) -> inspect.Type:
+    while isinstance(found, inspect.Metadata):
+        found = found.type
+    return found
+
+
+def _descriptions(found: inspect.Type) -> list[str]:
+    """What the key is for, and the form of its text (a duration, a name)."""
+    told = []
+    while isinstance(found, inspect.Metadata):
+        description = (found.extra_json_schema or {}).get("description")
+        told += [str(description)] if description else []
+        found = found.type
+    return told
 
 
 def _coherent(settings: Settings) -> Settings:

@@ -76,6 +76,8 @@ class Answered(Record, frozen=True, kw_only=True):
     """A candidate was judged against a champion on a holdout, under the rules with this digest."""
 
     rules: str
+    verdict: str = ""
+    receipt: int = 0
 
 
 # ---- the turn ----------------------------------------------------------------------------------------------------
@@ -129,6 +131,8 @@ class _Pass:
         self.decision: Decision | None = None
         self.receipt: int | None = None
         self.released = False
+        self.waiting: int | None = None
+        self.notes: list[str] = []
 
     def run(self) -> TurnResult:
         started = self.parts.clock.monotonic()
@@ -154,6 +158,8 @@ class _Pass:
             release=current(self.parts.ledger),
             batches=tuple(self.batches),
             problems=tuple(self.problems),
+            waiting=self.waiting,
+            notes=tuple(self.notes),
             steps=tuple(self.steps),
             seconds=self.parts.clock.monotonic() - started,
             at=timestamp(self.parts.clock.now()),
@@ -190,6 +196,8 @@ class _Pass:
                     message=problem.message,
                     next_step=problem.next_step,
                     exit_code=problem.exit_code,
+                    traceback=getattr(problem, "traceback", ""),
+                    output_tail=str(problem.facts.get("output_tail") or ""),
                 )
             )
         elapsed = self.parts.clock.monotonic() - started
@@ -203,14 +211,18 @@ class _Pass:
             names.append("holdout")
         for name in names:
             self.files.extend(ingest(self.parts, self.turn, name))
+        self.notes += [f"{file.name}: {note}" for file in self.files for note in file.notes]
         return files_note(self.files)
 
     def _has_rows(self) -> bool:
         return all(self.parts.tables.version(f"sources/{name}") is not None for name in self.parts.settings.sources)
 
     def _snapshot(self) -> str:
+        began = timestamp(self.parts.clock.now())
         self.snapshot = make_snapshot(self.parts, self.turn)
         made = self.snapshot
+        if made.at >= began:
+            self.notes += made.join_notes
         return f"{made.training_rows:,} rows to learn from, {made.holdout_rows:,} held out ({short(made.digest)})"
 
     def _learn(self, snapshot: Snapshot) -> None:
@@ -232,12 +244,15 @@ class _Pass:
         question = f"{self.candidate}/{champion or 'none'}/{snapshot.holdout_digest}"
         answered = ledger.read("judged", question, Answered)
         if answered is not None and answered.rules == self._rules():
+            self.waiting = answered.receipt if answered.verdict == "hold" else None
             return
         self._step("judge", lambda: self._judge(snapshot, champion, question))
 
     def _train(self, snapshot: Snapshot) -> str:
         from interlock.model.bundle import pack, pack_baseline
+        from interlock.release.gate import policy_of
 
+        policy_of(self.parts.settings)  # an impossible metric is told before the training, not after it
         runner = self.ready_runner()
         require_intact(self.parts, snapshot, "training")
         pack_baseline(self.parts, self.turn, snapshot=snapshot)  # while the worker still imports the user's libraries
@@ -271,7 +286,8 @@ class _Pass:
         receipt = Receipt(evaluation=evaluation, policy=policy, decision=decision)
         event, release = record_decision(parts, turn, receipt, baseline=baseline.digest)
         with turn.transaction(parts.ledger) as transaction:
-            transaction.put("judged", question, Answered(rules=self._rules()))
+            answered = Answered(rules=self._rules(), verdict=decision.verdict, receipt=event.sequence)
+            transaction.put("judged", question, answered)
         self.decision, self.receipt, self.released = decision, event.sequence, release is not None
         return decision.reason
 

@@ -25,6 +25,8 @@ class Problem(Record, frozen=True, kw_only=True):
     message: str
     next_step: str
     exit_code: int
+    traceback: str = ""
+    output_tail: str = ""
 
 
 class TurnResult(Record, frozen=True, kw_only=True):
@@ -32,7 +34,8 @@ class TurnResult(Record, frozen=True, kw_only=True):
 
     outcome: ``released`` (a new champion), ``kept`` (the champion stays, with evidence), ``held`` (a person must look),
     ``unchanged`` (nothing new to learn from), ``waiting`` (not enough to begin with), ``failed`` (a step broke).
-    ``release`` is the one in force at the end; ``released`` says whether this turn made it.
+    ``release`` is the one in force at the end; ``released`` says whether this turn made it. ``waiting`` is the entry of
+    an earlier decision that still waits for a person. ``notes`` tell what was noticed on the way.
     """
 
     turn: str
@@ -48,6 +51,8 @@ class TurnResult(Record, frozen=True, kw_only=True):
     release: Release | None = None
     batches: tuple[BatchResult, ...] = ()
     problems: tuple[Problem, ...] = ()
+    waiting: int | None = None
+    notes: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     seconds: float = 0.0
     at: str = ""
@@ -69,11 +74,14 @@ def conclude(done: TurnResult, inboxes: Sequence[str]) -> tuple[Outcome, str, st
     """Outcome, one sentence and one next step for a turn whose facts are all in."""
     if done.problems:
         first = done.problems[0]
-        return "failed", f"The turn could not do '{first.step}'. {first.message}", first.next_step
+        live = f" Release {done.release.generation} went live before." if done.released and done.release else ""
+        return "failed", f"The turn could not do '{first.step}'. {first.message}{live}", first.next_step
     if done.decision is not None:
         return _decided(done, done.decision)
     if not done.snapshot:
         return "waiting", *_no_rows(done.files, inboxes)
+    if done.waiting is not None:
+        return "held", f"Decision {done.waiting} still waits for a person.", _look_and_approve(done.waiting)
     if done.release is None:
         look = "Add data or change the code; 'interlock status' shows why it was refused."
         return "waiting", "Nothing new, and the last candidate was not released.", look
@@ -86,12 +94,15 @@ def _decided(done: TurnResult, decision: Decision) -> tuple[Outcome, str, str]:
         sentence = f"Release {done.release.generation}: {short(decision.candidate)} is live. {decision.reason}"
         return "released", sentence, "See the evidence with 'interlock report'."
     if decision.verdict == "hold":
-        approve = f"interlock promote {done.receipt} --because '…'"
-        return "held", f"Held: {decision.reason}", f"Look at '{evidence}'; if it is right, '{approve}'."
+        return "held", f"Held: {decision.reason}", _look_and_approve(done.receipt)
     stays = "nothing is live yet"
     if done.release is not None:
         stays = f"release {done.release.generation} ({short(done.release.champion)}) stays"
     return "kept", f"Not released, {stays}. {decision.reason}", f"See the evidence with '{evidence}'."
+
+
+def _look_and_approve(entry: int | None) -> str:
+    return f'Look at it: interlock report --decision {entry}. If it is right: interlock promote {entry} --because "…".'
 
 
 def _no_rows(files: Sequence[FileResult], inboxes: Sequence[str]) -> tuple[str, str]:

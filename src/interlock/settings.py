@@ -15,18 +15,19 @@ from interlock.errors import SettingsError
 FILE_NAME = "interlock.toml"
 CATEGORY_CAP = 200
 """A string column with more distinct values than this has no list of categories in the signature."""
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)$")
+DURATION_PATTERN = r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)$"
+_DURATION = re.compile(DURATION_PATTERN)
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 Duration = Annotated[
-    str, Meta(pattern=_DURATION.pattern, description="a number with ms, s, m, h, d or w, as 90s or 28d")
+    str, Meta(pattern=DURATION_PATTERN, description="a number with ms, s, m, h, d or w, as 90s or 28d")
 ]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
 Character = Annotated[str, Meta(min_length=1, max_length=1)]
-Name = Annotated[str, Meta(pattern=_SAFE_NAME, description="letters, digits, '_', '.', '-'; at most 64")]
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="letters, digits, '_', '.', '-'; at most 64")]
 
 
 def seconds(duration: str) -> float:

@@ -93,7 +93,7 @@ def init(
 def run(json: Json = False) -> None:
     """Run one turn: ingest, train, judge, release, score."""
     from interlock.cli.progress import progress_for, seconds_text
-    from interlock.cli.render import batch_result
+    from interlock.cli.render import turn_details
     from interlock.cli.warm import warming
 
     current.json = json
@@ -102,7 +102,7 @@ def run(json: Json = False) -> None:
 
         with current.parts() as parts, progress_for(json) as progress:
             result = run_turn(parts, progress, runner)
-    lines = [line for batch in result.batches if batch.status != "published" for line in batch_result(batch)]
+    lines = turn_details(result)
     lines += [f"{result.sentence}  [{seconds_text(result.seconds)}]", f"Next: {result.next_step}"]
     show(lines, result)
     _leave(result.exit_code)

@@ -12,7 +12,7 @@ from typing import Any
 from interlock.answer.batch import score_file
 from interlock.cli import render
 from interlock.data.snapshot import require_intact
-from interlock.errors import BundleCorrupt, InterlockError, NotFound, SettingsError
+from interlock.errors import BundleCorrupt, InterlockError, Misuse, NotFound, SettingsError
 from interlock.model.bundle import open_bundle
 from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
@@ -37,6 +37,10 @@ def operator_turn(parts: Parts, name: str = "operator") -> Iterator[Turn]:
 def score_one(parts: Parts, file: Path, output: Path | None) -> BatchResult:
     """Score ``file`` into the Parquet file ``output``; raises :class:`NotFound` when there is no such file."""
     target = output or Path(f"{file.name.partition('.')[0]}-predictions.parquet")
+    if target.suffix != ".parquet" or not target.resolve().parent.is_dir():
+        raise Misuse(
+            f"Predictions cannot be written to {target}.", next_step="Name a .parquet file in a folder that is there."
+        )
     if not file.is_file():
         raise NotFound(f"There is no file {file}.", next_step="Name a CSV, Parquet or JSON lines file.")
     contract = read_contract(parts.settings)
@@ -122,7 +126,13 @@ def status_lines(found: Status) -> list[str]:
         lines += ["", f"Last decision (entry {found.last_decision_entry}):", *render.decision(found.last_decision)]
     if found.last_turn is not None:
         turn = found.last_turn
-        lines += ["", f"Last turn {render.when(turn.at)} UTC: {turn.sentence}", f"Next: {turn.next_step}"]
+        lines += ["", f"Last turn {render.when(turn.at)} UTC: {turn.sentence}"]
+        overtaken = found.release is not None and found.release.at > turn.at
+        lines += (
+            ["The release was changed by a person since.", "Next: interlock run"]
+            if overtaken
+            else [f"Next: {turn.next_step}"]
+        )
     else:
         lines += ["", "No turn was run yet.", "Next: interlock run"]
     return lines

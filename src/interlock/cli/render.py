@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from interlock.errors import InterlockError
+from interlock.outcome import TurnResult
 from interlock.records import BatchResult, Check, Decision, Event, FileResult, Release, short
 
 
@@ -70,17 +71,42 @@ def file_result(found: FileResult) -> str:
     return f"{found.source}/{found.name}: {found.status}, {counts}"
 
 
+def turn_details(found: TurnResult) -> list[str]:
+    """What a turn noticed, refused and could not do: everything that its last sentence has no room for."""
+    lines = [f"note: {note}" for note in found.notes]
+    lines += [file_result(file) for file in found.files if file.status in ("refused", "unreadable")]
+    lines += [
+        line
+        for batch in found.batches
+        for line in batch_result(batch)
+        if batch.status != "published" or batch.quarantined
+    ]
+    for problem in found.problems:
+        if problem.traceback or problem.output_tail:
+            lines += ["", *(problem.traceback or problem.output_tail).rstrip().splitlines()[-40:], ""]
+    return lines
+
+
 def batch_result(found: BatchResult) -> list[str]:
     """One scored file, its audits when they matter."""
     if found.status == "published":
-        return [
-            f"{found.name}: {found.scored:,} rows scored by release {found.generation} ({found.form}) -> {found.output}"
-        ]
+        by = f"release {found.generation} ({found.form})"
+        told = [f"{found.name}: {found.scored:,} rows scored by {by} -> {found.output}"]
+        if found.quarantined:
+            told.append(
+                f"  {found.quarantined:,} rows break the signature and have no answer: see the quarantine file."
+            )
+        return told
     failed = [f"  {audit.name}: {audit.reason}" for audit in found.audits if not audit.passed]
     return [f"{found.name}: {found.status}. {found.reason}", *failed]
 
 
+def _subject(text: str) -> str:
+    digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return short(text) if digest else text[:80]
+
+
 def events(found: Sequence[Event]) -> list[str]:
     """One line an event."""
-    rows = [(event.sequence, when(event.at), event.kind, event.subject[:60]) for event in found]
+    rows = [(event.sequence, when(event.at), event.kind, _subject(event.subject)) for event in found]
     return table(("entry", "at (UTC)", "kind", "subject"), rows, right=(0,))

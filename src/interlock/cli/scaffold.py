@@ -23,6 +23,7 @@ def train(X, y, seed, n_estimators):
     columns = make_column_transformer(
         (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_exclude="number")),
         remainder="passthrough",
+        sparse_threshold=0,  # missing numbers are fine, but not in a sparse matrix
     )
     return make_pipeline(columns, {estimator}(n_estimators=n_estimators, random_state=seed)).fit(X, y)
 '''
@@ -73,6 +74,8 @@ def scaffold(folder: Path, *, data: Path | None, target: str) -> Scaffold:
         raise Misuse(f"There is a project in {folder.resolve()} already.", next_step="Name another folder.")
     if data is not None and not data.is_file():
         raise NotFound(f"There is no file {data}.", next_step="Name a CSV, Parquet or JSON lines file.")
+    if target and data is None:
+        raise Misuse("--target needs --data.", next_step="Name the data file that has this column: --data FILE.")
     if data is not None and not target:
         raise Misuse("--data needs --target.", next_step="Name the column to predict: --target COLUMN.")
     task = _task_of(data, target) if data is not None else "classification"

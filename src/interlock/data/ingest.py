@@ -324,7 +324,7 @@ def _refuse_bad(work: _Work, bad: pl.DataFrame, rows: int, rows_bad: int) -> Non
     ]
     raise DataRefused(
         f"{rows_bad:,} of {rows:,} rows are bad, {allowed:.2%} are allowed: {'; '.join(worst)}. Nothing was ingested.",
-        next_step="Mend the file and send it under a new name, or set types, nullable or max_bad_rows of the source.",
+        next_step="Mend the file and send it again, or set types, nullable or max_bad_rows of the source.",
         rows=rows,
         quarantined=rows_bad,
     )

@@ -68,6 +68,8 @@ def level(confidence: float, asks: float) -> float:
 def decide(evaluation: Evaluation, policy: Policy) -> Decision:
     """Answer ``promote``, ``keep`` or ``hold``, with a reason for each check. Pure: the same facts, the same answer."""
     checks = tuple(_checks(evaluation, policy))
+    if policy.approval and all(check.passed for check in checks):
+        checks = (*checks, _approval(checks, evaluation))
     failed = [check for wanted in ("keep", "hold") for check in checks if not check.passed and check.on_fail == wanted]
     return Decision(
         verdict=failed[0].on_fail if failed else "promote",
@@ -93,9 +95,12 @@ def _checks(evaluation: Evaluation, policy: Policy) -> Iterator[Check]:
         yield _within("size", "MB", evaluation.size_bytes / 1e6, policy.max_size_mb)
     yield _too_good(evaluation, policy)
     yield _holdout_budget(evaluation, policy)
-    if policy.approval:
-        reason = "It passed every other check, and gate.approval asks for a person's word."
-        yield Check(name="approval", passed=False, on_fail="hold", reason=reason)
+
+
+def _approval(checks: tuple[Check, ...], evaluation: Evaluation) -> Check:
+    """Asked only for what would be released."""
+    reason = f"{_why_promoted(checks, evaluation)} A person's word is asked for (gate.approval)."
+    return Check(name="approval", passed=False, on_fail="hold", reason=reason)
 
 
 # ---- is it better? -----------------------------------------------------------------------------------------------
