@@ -4,7 +4,6 @@ Numbers are written without dictionaries (building one costs more than the model
 What the file is about is sealed into its footer, so that a file can be recognised when the record of it was lost.
 """
 
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -93,23 +92,16 @@ class Stage:
             batch = _as(batch, self._schema)
         self._behind.put(batch)
 
-    def finish(self, tally: Tally, file: str | None = None) -> Staged:
-        """Seal the footer with what was counted, make the content durable, and read back what the file says.
-
-        ``file`` is the digest of the file that was answered, when it was not known before: what stood for it in the
-        seal, 64 random digits, is replaced.
-        """
+    def finish(self, tally: Tally) -> Staged:
+        """Seal the footer with what was counted, make the content durable, and read back what the file says."""
         self._behind.__exit__(None, None, None)
         if self._writer is None:
             self._finished = True
             return Staged(rows=0, columns=(), nulls={})
-        token, digest = self._seal.file, file or self._seal.file
-        sealed = msgspec.structs.replace(self._seal, tally=tally, file=digest)
+        sealed = msgspec.structs.replace(self._seal, tally=tally)
         with disk_faults(self._path):
             self._writer.add_key_value_metadata({SEAL: canonical(sealed)})
             self._writer.close()
-            if digest != token:
-                _replace(self._path, token.encode(), digest.encode())
             sync_file(self._path)
         self._finished = True
         return read_staged(self._path)[0]
@@ -119,19 +111,6 @@ class Stage:
             if self._writer is None:
                 self._writer = _open_writer(self._path, batch.schema)
             self._writer.write_batch(batch)
-
-
-def _replace(path: Path, token: bytes, by: bytes) -> None:
-    """Put ``by`` wherever ``token`` stands: in the dictionary pages of one uncompressed column, and in its statistics.
-
-    The token is 256 random bits, so it stands nowhere else; :func:`read_staged` tells what came of it.
-    """
-    assert len(token) == len(by)
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
-        place = content.find(token)
-        while place >= 0:
-            content[place : place + len(by)] = by
-            place = content.find(token, place + len(by))
 
 
 def _as(batch: Any, schema: Any) -> Any:
@@ -165,7 +144,7 @@ def _open_writer(path: Path, schema: Any) -> Any:
     return pq.ParquetWriter(
         path,
         schema,
-        compression={field.name: "none" if field.name == FILE else "zstd" for field in schema},
+        compression="zstd",
         use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
         column_encoding=encoding,
         store_schema=False,
@@ -227,7 +206,6 @@ def _seal(footer: Mapping[bytes, bytes]) -> Seal | None:
 
 def _staged(metadata: Any) -> Staged:
     nulls: dict[str, int | None] = {}
-    files: set[str] = set()
     low: dict[str, float] = {}
     high: dict[str, float] = {}
     names = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
@@ -236,15 +214,10 @@ def _staged(metadata: Any) -> Staged:
         known = [one for one in found if one is not None and one.has_null_count]
         nulls[name] = sum(one.null_count for one in known) if len(known) == len(found) else None
         ranges = [one for one in known if one.has_min_max]
-        if name == FILE and ranges:
-            files.update(one.min for one in ranges)
-            files.update(one.max for one in ranges)
         if name.startswith(PROBABILITY) and ranges:
             low[name] = min(one.min for one in ranges)
             high[name] = max(one.max for one in ranges)
-    return Staged(
-        rows=metadata.num_rows, columns=tuple(names), nulls=nulls, low=low, high=high, files=tuple(sorted(files))
-    )
+    return Staged(rows=metadata.num_rows, columns=tuple(names), nulls=nulls, low=low, high=high)
 
 
 # ---- bad rows ----------------------------------------------------------------------------------------------------
@@ -282,11 +255,10 @@ class Quarantine:
                 self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd", store_schema=False)
             self._writer.write_table(table)
 
-    def finish(self, file: str | None = None) -> None:
-        """Seal the footer, with the digest of the file if it was not known before, and make the content durable."""
-        sealed = msgspec.structs.replace(self._seal, file=file or self._seal.file)
+    def finish(self) -> None:
+        """Seal the footer and make the content durable."""
         if self._writer is not None:
             with disk_faults(self._path):
-                self._writer.add_key_value_metadata({SEAL: canonical(sealed)})
+                self._writer.add_key_value_metadata({SEAL: canonical(self._seal)})
                 self._writer.close()
                 sync_file(self._path)
