@@ -1,6 +1,6 @@
 """The file of answers in the making: kept columns, answers and lineage, encoded in a thread of its own.
 
-Numbers are written without dictionaries (building one costs more than the model), constants and labels with one.
+Numbers are written plain (a dictionary or compression costs more than the model), constants and labels as dictionaries.
 What the file is about is sealed into its footer, so that a file can be recognised when the record of it was lost.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from interlock.answer.audit import PROBABILITY, Staged, Tally
+from interlock.answer.audit import PREDICTION, PROBABILITY, Staged, Tally
 from interlock.answer.intake import CHUNK_ROWS, Chunk
 from interlock.answer.overlap import Behind
 from interlock.errors import StoreFault, UserCodeFailed
@@ -86,7 +86,8 @@ class Stage:
         arrays = dict(chunk.kept)
         arrays.update((name, answers[name].to_arrow()) for name in answers.columns)
         arrays.update(_lineage(self._seal, chunk.rows))
-        batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+        fields = [pa.field(name, array.type, nullable=name not in LINEAGE) for name, array in arrays.items()]
+        batch = pa.RecordBatch.from_arrays(list(arrays.values()), schema=pa.schema(fields))
         self._schema = self._schema or batch.schema
         if batch.schema != self._schema:
             batch = _as(batch, self._schema)
@@ -131,22 +132,27 @@ def _as(batch: Any, schema: Any) -> Any:
 
 
 def _open_writer(path: Path, schema: Any) -> Any:
-    """A Parquet writer that spends on each column what it is worth: see the benchmark in ``bench/batch.py``."""
+    """A Parquet writer that spends on each column what it is worth: see the benchmark in ``bench/batch.py``.
+
+    The mantissas of answers do not compress, and constants need neither compression nor statistics.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    encoding = {}
+    constant = [name for name in LINEAGE if name != ROW_NUMBER]
+    encoding, compression = {}, {}
     for field in schema:
-        if pa.types.is_floating(field.type) and not pa.types.is_float16(field.type):
-            encoding[field.name] = "BYTE_STREAM_SPLIT"
-        elif pa.types.is_integer(field.type) or pa.types.is_temporal(field.type):
+        plain = pa.types.is_floating(field.type) or field.name in (*LINEAGE, PREDICTION)
+        compression[field.name] = "none" if plain else "zstd"
+        if pa.types.is_integer(field.type) or pa.types.is_temporal(field.type):
             encoding[field.name] = "DELTA_BINARY_PACKED"
     return pq.ParquetWriter(
         path,
         schema,
-        compression="zstd",
+        compression=compression,
         use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
         column_encoding=encoding,
+        write_statistics=[field.name for field in schema if field.name not in constant],
         store_schema=False,
         write_batch_size=CHUNK_ROWS,
     )
