@@ -193,6 +193,7 @@ class _Decoder:
     def __init__(self) -> None:
         self._values: Any = None
         self._enum: pl.Enum | None = None
+        self._narrow: pl.DataType = pl.UInt32()
         self._encoded = False
 
     def plain(self, array: Any) -> Any:
@@ -204,6 +205,7 @@ class _Decoder:
             return array
         if self._values is None or not self._values.equals(array.dictionary):
             self._values, self._enum = array.dictionary, _enum(array.dictionary)
+            self._narrow = pl.Series([], dtype=self._enum).to_physical().dtype if self._enum else pl.UInt32()
         self._encoded = self._enum is not None and len(self._values) <= len(array)
         return array.indices if self._encoded else array.cast(pa.large_string())
 
@@ -211,8 +213,8 @@ class _Decoder:
         """What ``plain`` gave, as values."""
         if not self._encoded or self._enum is None:
             return values
-        narrow = pl.Series([], dtype=self._enum).to_physical().dtype  # a checked cast costs as much as a prediction
-        return values.cast(narrow, wrap_numerical=True).cat.to(self._enum)
+        # A cast that looks for overflow costs as much as a prediction; codes are smaller than the dictionary.
+        return values.cast(self._narrow, wrap_numerical=True).cat.to(self._enum)
 
 
 def _enum(dictionary: Any) -> pl.Enum | None:
