@@ -212,6 +212,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="interlock-bench-") as name:
         folder = Path(name)
         prepare(folder, given.rows)
+        os.sync()  # else whoever runs first shares the disk with what was just made
         modes = ["interlock", *(mode for mode in given.peers.split(",") if mode)]
         found = {mode: measured(mode, folder) for mode in modes}
         report(found, given.rows)

@@ -1,7 +1,8 @@
 """Frozen nouns that the stages exchange, and the one way to turn them into bytes and digests.
 
 Every record is a plain value: no clock, no disk, no behaviour beyond small derived properties. Digests are lower-case
-hexadecimal SHA-256 of the canonical JSON (sorted keys, no white space, UTF-8, no NaN or infinity).
+hexadecimal SHA-256 of the canonical JSON (sorted keys, no white space, UTF-8, no NaN or infinity); those of data files
+are BLAKE3 of their bytes.
 Times are UTC, ISO 8601 with microseconds and a trailing ``Z``.
 """
 
@@ -121,6 +122,7 @@ class FileResult(Record, frozen=True, kw_only=True):
 
     status: ``accepted`` (its good rows are in the table), ``refused`` (whole, for ``reason``), ``unreadable``
     (quarantined whole), ``repeated`` (its bytes were ingested before, under ``first_name``).
+    digest: BLAKE3 of the bytes.
     """
 
     source: str
@@ -368,7 +370,10 @@ class Audit(Record, frozen=True, kw_only=True):
 
 
 class BatchResult(Record, frozen=True, kw_only=True):
-    """What became of one file to score. status: ``published``, ``refused`` (audit failed) or ``unreadable``."""
+    """What became of one file to score. status: ``published``, ``refused`` (audit failed) or ``unreadable``.
+
+    digest: BLAKE3 of the bytes.
+    """
 
     name: str
     digest: str

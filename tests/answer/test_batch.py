@@ -1,7 +1,6 @@
 """From files in the inbox to published answers: what is written, what is refused, and what a crash leaves."""
 
 import gzip
-import hashlib
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from blake3 import blake3
 
 from answer.kit import FORM, SIGNATURE, Project, opened_bundle, rows
 from interlock.answer import batch, intake, outlet, pieces, waiting
@@ -157,7 +157,7 @@ def test_a_known_file_is_not_hashed_again(project: Project, monkeypatch: pytest.
     path = project.put("monday.parquet", rows(300))
     os.utime(path, (1_000_000_000, 1_000_000_000))  # long before: a later change would show
     project.run()
-    monkeypatch.setattr(waiting.hashlib, "file_digest", lambda *_: pytest.fail("it was hashed again"))
+    monkeypatch.setattr(waiting, "content_digest", lambda *_: pytest.fail("it was hashed again"))
     assert project.run() == []
 
 
@@ -466,7 +466,7 @@ def test_what_a_killed_turn_published_keeps_its_release(
 
 def test_somebody_elses_file_is_never_written_over(project: Project) -> None:
     path = project.put("f.parquet", rows(300))
-    name = f"f-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}-r1.parquet"
+    name = f"f-{blake3(path.read_bytes()).hexdigest()[:12]}-r1.parquet"
     (project.root / "predictions").mkdir()
     rows(3).write_parquet(project.root / "predictions" / name)
     with pytest.raises(Conflict):
@@ -481,9 +481,9 @@ def test_a_file_that_changes_meanwhile_is_left_for_the_next_turn(
     path = project.put("f.parquet", rows(300))
     finish = Stage.finish
 
-    def change(stage: Stage, *arguments: Any) -> Any:
+    def change(stage: Stage, tally: Any) -> Any:
         rows(400).write_parquet(path)
-        return finish(stage, *arguments)
+        return finish(stage, tally)
 
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "finish", change)
@@ -567,36 +567,3 @@ def test_a_project_without_batches(project: Project) -> None:
 
 def test_signature_and_json_are_in_step() -> None:
     assert json.loads(FORM.files()["form.json"])["classes"] == list(SIGNATURE.output.classes or ())  # type: ignore[union-attr]
-
-
-# ---- large files ---------------------------------------------------------------------------------------------------
-
-
-def test_a_large_file_is_hashed_while_it_is_scored(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "LATE_BYTES", 1)
-    monkeypatch.setattr(intake, "CHUNK_ROWS", 100)
-    path = project.put("f.parquet", rows(1_000))
-    result = only(project.run())
-    assert result.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert list(project.published()) == [f"f-{result.digest[:12]}-r1.parquet"]
-    assert answers(project)["interlock_file"].unique().to_list() == [result.digest]
-    metadata = pq.read_metadata(project.root / result.output)
-    column = metadata.schema.names.index("interlock_file")
-    found = [metadata.row_group(group).column(column).statistics for group in range(metadata.num_row_groups)]
-    assert {(one.min, one.max) for one in found} == {(result.digest, result.digest)}
-    assert project.run() == []
-    project.put("copy.parquet", rows(1_000))
-    assert project.run() == [], "the same bytes under another name, found out late"
-    assert list(project.published()) == [f"f-{result.digest[:12]}-r1.parquet"]
-
-
-def test_what_a_killed_turn_published_is_found_late_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "LATE_BYTES", 1)
-    project.put("f.parquet", rows(1_000))
-    with monkeypatch.context() as patch:
-        _kill_in(patch, batch, "_record", call=1, after=False)
-        with pytest.raises(_Killed):
-            project.run()
-    assert only(project.run()).status == "published"
-    assert len(project.published()) == 1
-    assert project.kinds() == ["batch.published"]

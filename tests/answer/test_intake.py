@@ -1,6 +1,7 @@
 """Reading: every format and every way of storing a column gives the same rows, and bad cells are named."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ def test_text_stored_with_a_dictionary_stays_encoded(tmp_path: Path) -> None:
     assert frame_of([chunk]).equals(frame.drop("id"))
     assert pl.Series(chunk.kept["id"]).to_list() == frame["id"].to_list()
     assert chunk.rows.tolist() == list(range(1, 1_001))
+
+
+@pytest.mark.parametrize("values", [2, 255, 256, 257, 5_000])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_codes_of_any_width_are_kept(tmp_path: Path, values: int, gaps: bool) -> None:
+    names = [f"{place:06d}" for place in np.random.default_rng(3).permutation(values)]
+    colours = [None if gaps and place % 7 == 0 else name for place, name in enumerate(names * (50_000 // values))]
+    frame = rows(len(colours)).with_columns(pl.Series("colour", colours, dtype=pl.String))
+    pq.write_table(frame.to_arrow(), tmp_path / "f.parquet")
+    (chunk,) = read(tmp_path / "f.parquet", replace(LAYOUT, nullable=frozenset({"colour"})))
+    assert isinstance(chunk.frame["colour"].dtype, pl.Enum)
+    assert chunk.frame["colour"].to_list() == colours
 
 
 def test_text_for_user_code_is_plain(tmp_path: Path) -> None:

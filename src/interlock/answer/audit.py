@@ -42,15 +42,11 @@ class Tally(Record, frozen=True, kw_only=True):
 
 
 class Staged(Record, frozen=True, kw_only=True):
-    """What the footer of the finished file says: rows, columns, nulls by column (None: no statistics).
-
-    ``files``: the digests of answered files in its lineage, which must be one.
-    """
+    """What the footer of the finished file says: rows, columns, and nulls by column (None: no statistics)."""
 
     rows: int
     columns: tuple[str, ...]
     nulls: dict[str, int | None]
-    files: tuple[str, ...] = ()
     low: dict[str, float] = msgspec.field(default_factory=dict)
     high: dict[str, float] = msgspec.field(default_factory=dict)
 
@@ -178,8 +174,6 @@ def _signature(tally: Tally, staged: Staged, columns: Sequence[str], output: Out
         classes = len(output.classes or ()) if output else 0
         reason = f"{tally.unknown_labels:,} answers are none of the {classes:,} classes, or of another type"
         return Audit(name="signature", passed=False, reason=reason)
-    if len(staged.files) > 1:
-        return Audit(name="signature", passed=False, reason="the lineage names more than one file")
     kind = "not declared by the model" if output is None else _described(output)
     return Audit(name="signature", passed=True, reason=f"{len(columns)} columns as expected; answers: {kind}")
 

@@ -5,7 +5,6 @@ that was killed after publishing and before recording finds its own file again, 
 """
 
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -103,24 +102,18 @@ def score_file(parts: Parts, turn: Turn, path: Path, output: Path, runner_factor
 
 def _inbox_file(scorer: "_Scorer", file: Waiting) -> BatchResult | None:
     """Answer a file unless its bytes were answered before; None when there is nothing to tell."""
-    late = scorer.answer(file, None) if file.late else None
-    if late is not None:
-        _record(scorer, file, late, remember=True)
-        return late
     if scorer.settled(file.digest):
         scorer.turn.say(f"{shown(file.name)}: the same bytes were scored before")
         with scorer.turn.transaction(scorer.parts.ledger) as t:
             t.put("seen", f"{SEEN}/{file.name}", file.seen)
         return None
-    result = scorer.found(file, _stem(file)) or scorer.answer(file, scorer.final_name(file))
+    stem = f"{_safe_stem(file.name)}-{short(file.digest)}-r"
+    result = scorer.found(file, stem)
+    if result is None:
+        result = scorer.answer(file, f"{stem}{scorer.release.generation}.parquet")
     if result is not None:
         _record(scorer, file, result, remember=True)
     return result
-
-
-def _stem(file: Waiting) -> str:
-    """What the names of a file's answers begin with, whatever the release."""
-    return f"{_safe_stem(file.name)}-{short(file.digest)}-r"
 
 
 def _safe_stem(name: str) -> str:
@@ -277,21 +270,14 @@ class _Scorer:
 
     # ---- one file ----
 
-    def final_name(self, file: Waiting) -> str:
-        """Name of the file of answers by the release in force."""
-        return f"{_stem(file)}{self.release.generation}.parquet"
-
-    def answer(self, file: Waiting, name: str | None) -> BatchResult | None:
-        """Score, audit and publish one file as ``name``; None when its bytes changed meanwhile.
-
-        Without a ``name`` the digest of the file may come late, and None also says that it was answered before.
-        """
+    def answer(self, file: Waiting, name: str) -> BatchResult | None:
+        """Score, audit and publish one file as ``name``; None when its bytes changed meanwhile."""
         self.lasting = True
         started = self.parts.clock.monotonic()
         at = timestamp(self.parts.clock.now())
         blank = BatchResult(
             name=file.name,
-            digest="",
+            digest=file.digest,
             status="refused",
             generation=self.release.generation,
             model=self.release.champion,
@@ -302,11 +288,7 @@ class _Scorer:
             at=at,
         )
         try:
-            scored = score(
-                self._job(file, name or f"{_safe_stem(file.name)}.parquet", at),
-                self._predictor.predict,
-                self._progress(file, started),
-            )
+            scored = score(self._job(file, name, at), self._predictor.predict, self._progress(file, started))
         except Unreadable as error:
             result = msgspec.structs.replace(
                 blank, status="unreadable", reason=error.message, next_step=error.next_step
@@ -319,11 +301,7 @@ class _Scorer:
                 _discard(scored)
                 self.turn.say(f"{shown(file.name)} changed while it was scored and was left for the next turn")
                 return None
-            if name is None and (self.settled(file.digest) or self.found(file, _stem(file)) is not None):
-                _discard(scored)
-                return None
-            result = self._judged(blank, scored, file, name or self.final_name(file))
-        result = msgspec.structs.replace(result, digest=file.digest)
+            result = self._judged(blank, scored, file, name)
         return msgspec.structs.replace(result, seconds=self.parts.clock.monotonic() - started)
 
     def _job(self, file: Waiting, name: str, at: str) -> Job:
@@ -336,13 +314,12 @@ class _Scorer:
             seed=bundle.seed,
             seal=Seal(
                 name=file.name,
-                file=secrets.token_hex(32) if file.late else file.digest,
+                file=file.digest,
                 model=self.release.champion,
                 generation=self.release.generation,
                 form=self._predictor.form,
                 at=at,
             ),
-            digest=lambda: file.digest,
             stage=self._outlet.staging(name),
             quarantine=self._outlet.staging(_quarantine_name(name)),
             scratch=self._scratch,

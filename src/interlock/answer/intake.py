@@ -162,43 +162,64 @@ class _ParquetIntake:
     def chunks(self) -> Iterator[Chunk]:
         """Type and check each batch."""
         before, nothing = 0, pl.DataFrame(schema=BAD_SCHEMA)
-        decoders = {column.name: _Decoder(column.name) for column in self._layout.inputs}
+        decoders = {column.name: _Decoder() for column in self._layout.inputs}
         for batch in self.batches():
-            series = [decoder.series(batch.column(name)) for name, decoder in decoders.items()]
+            series = _series(batch, decoders)
             kept = {name: batch.column(name) for name in self._kept}
             rows = np.arange(before + 1, before + batch.num_rows + 1)
             before += batch.num_rows
             yield _checked(series, kept, rows, self._layout, nothing)
 
 
-class _Decoder:
-    """Arrow arrays of one column as series: dictionary-encoded text as Enum where its dictionary allows.
+def _series(batch: Any, decoders: Mapping[str, "_Decoder"]) -> list[pl.Series]:
+    """The inputs of a batch as series, on the memory of Arrow where that is possible."""
+    frame = as_frame({name: decoder.plain(batch.column(name)) for name, decoder in decoders.items()})
+    return [decoder.text(frame[name]) for name, decoder in decoders.items()]
 
-    Consecutive batches mostly share their dictionary, so what was found out about it is kept.
+
+def as_frame(columns: Mapping[str, Any]) -> pl.DataFrame:
+    """Arrow arrays as a frame. ``pl.Series(array)`` would import ``pyarrow.compute``, which takes 50 ms."""
+    import pyarrow as pa
+
+    return pl.DataFrame(pa.table(dict(columns)))
+
+
+class _Decoder:
+    """One column of consecutive batches: dictionary-encoded text as Enum where its dictionary allows.
+
+    Batches mostly share their dictionary, so what was found out about it is kept.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._values: Any = None
         self._enum: pl.Enum | None = None
+        self._narrow: pl.DataType = pl.UInt32()
+        self._encoded = False
 
-    def series(self, array: Any) -> pl.Series:
+    def plain(self, array: Any) -> Any:
+        """The array itself, or the codes of an encoded one, or its values where they cannot be an Enum."""
         import pyarrow as pa
 
-        if not pa.types.is_dictionary(array.type):
-            return pl.Series(self._name, array)
+        self._encoded = pa.types.is_dictionary(array.type)
+        if not self._encoded:
+            return array
         if self._values is None or not self._values.equals(array.dictionary):
             self._values, self._enum = array.dictionary, _enum(array.dictionary)
-        if self._enum is None or len(self._values) > len(array):
-            return pl.Series(self._name, array.cast(pa.large_string()))
-        codes = pl.Series(self._name, array.indices) if array.null_count else np.from_dlpack(array.indices)
-        wide = codes.cast(pl.UInt32) if isinstance(codes, pl.Series) else codes.astype(np.uint32)
-        return pl.Series(self._name, wide).cat.to(self._enum)
+            self._narrow = pl.Series([], dtype=self._enum).to_physical().dtype if self._enum else pl.UInt32()
+        self._encoded = self._enum is not None and len(self._values) <= len(array)
+        return array.indices if self._encoded else array.cast(pa.large_string())
+
+    def text(self, values: pl.Series) -> pl.Series:
+        """What ``plain`` gave, as values."""
+        if not self._encoded or self._enum is None:
+            return values
+        # A cast that looks for overflow costs as much as a prediction; codes are smaller than the dictionary.
+        return values.cast(self._narrow, wrap_numerical=True).cat.to(self._enum)
 
 
 def _enum(dictionary: Any) -> pl.Enum | None:
     """The values as an Enum, or None when they are no set of texts: empty text is missing, and none may come twice."""
-    values = pl.Series(dictionary)
+    values = as_frame({"values": dictionary})["values"]
     strange = values.null_count() or (values == "").any() or not values.is_unique().all()
     return None if strange else pl.Enum(values)
 

@@ -21,10 +21,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to score and where to put it: ``stage`` and ``quarantine`` are paths of files that do not exist yet.
-
-    ``digest`` waits for the digest of the file; until then ``seal.file`` may be 64 random digits that stand for it.
-    """
+    """What to score and where to put it: ``stage`` and ``quarantine`` are paths of files that do not exist yet."""
 
     path: Path
     layout: Layout
@@ -32,7 +29,6 @@ class Job:
     keys: frozenset[str]
     seed: int
     seal: Seal
-    digest: Callable[[], str]
     stage: Path
     quarantine: Path
     scratch: Path
@@ -75,9 +71,8 @@ def score(job: Job, predict: Predict, progress: Progress) -> Scored:
                 columns = columns or _expected(tuple(chunk.kept), answers.columns, job.signature)
             progress(counter.read, intake.rows)
         tally = counter.tally() if counter else Tally(rows=0, scored=0, quarantined=0)
-        digest = job.digest()
-        quarantine.finish(digest)
-        staged = stage.finish(tally, digest)
+        quarantine.finish()
+        staged = stage.finish(tally)
         return Scored(
             tally=tally,
             staged=staged,

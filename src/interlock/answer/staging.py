@@ -1,10 +1,9 @@
 """The file of answers in the making: kept columns, answers and lineage, encoded in a thread of its own.
 
-Numbers are written without dictionaries (building one costs more than the model), constants and labels with one.
+Numbers are written plain (a dictionary or compression costs more than the model), constants and labels as dictionaries.
 What the file is about is sealed into its footer, so that a file can be recognised when the record of it was lost.
 """
 
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from interlock.answer.audit import PROBABILITY, Staged, Tally
+from interlock.answer.audit import PREDICTION, PROBABILITY, Staged, Tally
 from interlock.answer.intake import CHUNK_ROWS, Chunk
 from interlock.answer.overlap import Behind
 from interlock.errors import StoreFault, UserCodeFailed
@@ -87,29 +86,23 @@ class Stage:
         arrays = dict(chunk.kept)
         arrays.update((name, answers[name].to_arrow()) for name in answers.columns)
         arrays.update(_lineage(self._seal, chunk.rows))
-        batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+        fields = [pa.field(name, array.type, nullable=name not in LINEAGE) for name, array in arrays.items()]
+        batch = pa.RecordBatch.from_arrays(list(arrays.values()), schema=pa.schema(fields))
         self._schema = self._schema or batch.schema
         if batch.schema != self._schema:
             batch = _as(batch, self._schema)
         self._behind.put(batch)
 
-    def finish(self, tally: Tally, file: str | None = None) -> Staged:
-        """Seal the footer with what was counted, make the content durable, and read back what the file says.
-
-        ``file`` is the digest of the file that was answered, when it was not known before: what stood for it in the
-        seal, 64 random digits, is replaced.
-        """
+    def finish(self, tally: Tally) -> Staged:
+        """Seal the footer with what was counted, make the content durable, and read back what the file says."""
         self._behind.__exit__(None, None, None)
         if self._writer is None:
             self._finished = True
             return Staged(rows=0, columns=(), nulls={})
-        token, digest = self._seal.file, file or self._seal.file
-        sealed = msgspec.structs.replace(self._seal, tally=tally, file=digest)
+        sealed = msgspec.structs.replace(self._seal, tally=tally)
         with disk_faults(self._path):
             self._writer.add_key_value_metadata({SEAL: canonical(sealed)})
             self._writer.close()
-            if digest != token:
-                _replace(self._path, token.encode(), digest.encode())
             sync_file(self._path)
         self._finished = True
         return read_staged(self._path)[0]
@@ -119,19 +112,6 @@ class Stage:
             if self._writer is None:
                 self._writer = _open_writer(self._path, batch.schema)
             self._writer.write_batch(batch)
-
-
-def _replace(path: Path, token: bytes, by: bytes) -> None:
-    """Put ``by`` wherever ``token`` stands: in the dictionary pages of one uncompressed column, and in its statistics.
-
-    The token is 256 random bits, so it stands nowhere else; :func:`read_staged` tells what came of it.
-    """
-    assert len(token) == len(by)
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
-        place = content.find(token)
-        while place >= 0:
-            content[place : place + len(by)] = by
-            place = content.find(token, place + len(by))
 
 
 def _as(batch: Any, schema: Any) -> Any:
@@ -152,22 +132,27 @@ def _as(batch: Any, schema: Any) -> Any:
 
 
 def _open_writer(path: Path, schema: Any) -> Any:
-    """A Parquet writer that spends on each column what it is worth: see the benchmark in ``bench/batch.py``."""
+    """A Parquet writer that spends on each column what it is worth: see the benchmark in ``bench/batch.py``.
+
+    The mantissas of answers do not compress, and constants need neither compression nor statistics.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    encoding = {}
+    constant = [name for name in LINEAGE if name != ROW_NUMBER]
+    encoding, compression = {}, {}
     for field in schema:
-        if pa.types.is_floating(field.type) and not pa.types.is_float16(field.type):
-            encoding[field.name] = "BYTE_STREAM_SPLIT"
-        elif pa.types.is_integer(field.type) or pa.types.is_temporal(field.type):
+        plain = pa.types.is_floating(field.type) or field.name in (*LINEAGE, PREDICTION)
+        compression[field.name] = "none" if plain else "zstd"
+        if pa.types.is_integer(field.type) or pa.types.is_temporal(field.type):
             encoding[field.name] = "DELTA_BINARY_PACKED"
     return pq.ParquetWriter(
         path,
         schema,
-        compression={field.name: "none" if field.name == FILE else "zstd" for field in schema},
+        compression=compression,
         use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
         column_encoding=encoding,
+        write_statistics=[field.name for field in schema if field.name not in constant],
         store_schema=False,
         write_batch_size=CHUNK_ROWS,
     )
@@ -227,7 +212,6 @@ def _seal(footer: Mapping[bytes, bytes]) -> Seal | None:
 
 def _staged(metadata: Any) -> Staged:
     nulls: dict[str, int | None] = {}
-    files: set[str] = set()
     low: dict[str, float] = {}
     high: dict[str, float] = {}
     names = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
@@ -236,15 +220,10 @@ def _staged(metadata: Any) -> Staged:
         known = [one for one in found if one is not None and one.has_null_count]
         nulls[name] = sum(one.null_count for one in known) if len(known) == len(found) else None
         ranges = [one for one in known if one.has_min_max]
-        if name == FILE and ranges:
-            files.update(one.min for one in ranges)
-            files.update(one.max for one in ranges)
         if name.startswith(PROBABILITY) and ranges:
             low[name] = min(one.min for one in ranges)
             high[name] = max(one.max for one in ranges)
-    return Staged(
-        rows=metadata.num_rows, columns=tuple(names), nulls=nulls, low=low, high=high, files=tuple(sorted(files))
-    )
+    return Staged(rows=metadata.num_rows, columns=tuple(names), nulls=nulls, low=low, high=high)
 
 
 # ---- bad rows ----------------------------------------------------------------------------------------------------
@@ -282,11 +261,10 @@ class Quarantine:
                 self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd", store_schema=False)
             self._writer.write_table(table)
 
-    def finish(self, file: str | None = None) -> None:
-        """Seal the footer, with the digest of the file if it was not known before, and make the content durable."""
-        sealed = msgspec.structs.replace(self._seal, file=file or self._seal.file)
+    def finish(self) -> None:
+        """Seal the footer and make the content durable."""
         if self._writer is not None:
             with disk_faults(self._path):
-                self._writer.add_key_value_metadata({SEAL: canonical(sealed)})
+                self._writer.add_key_value_metadata({SEAL: canonical(self._seal)})
                 self._writer.close()
                 sync_file(self._path)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from interlock.answer.audit import PREDICTION, PROBABILITY, Tally
-from interlock.answer.intake import Chunk
+from interlock.answer.intake import Chunk, as_frame
 from interlock.records import Output, Signature
 
 KEYS_REMEMBERED = 2_000_000
@@ -186,7 +186,7 @@ class _Keys:
     def add(self, kept: Mapping[str, Any]) -> None:
         if not self.names:
             return
-        keys = pl.DataFrame([pl.Series(name, kept[name]) for name in self.names])
+        keys = as_frame({name: kept[name] for name in self.names})
         self.nulls += sum(keys[name].null_count() for name in self.names)
         self._rows += keys.height
         if self._ascending:

@@ -4,24 +4,19 @@ A local file is hashed and scored where it lies; it must be the same before and 
 turn. An object is copied first.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from interlock.data.inbox import Arrival, FolderInbox, Inbox, being_written, open_inbox
+from interlock.data.inbox import Arrival, FolderInbox, Inbox, being_written, content_digest, open_inbox
 from interlock.data.opening import shown
 from interlock.ports import Parts, Turn
 from interlock.records import Record
-from interlock.store.blobs import disk_faults
 
 SEEN = "@batch"
 """First part of the keys of ``seen`` documents of the batch inbox; no source can be called that."""
 _RACY_S = 2.0
-LATE_BYTES = 64 * 2**20
-"""A new file at least as large is hashed while it is scored: without SHA instructions that takes as long as scoring."""
 
 
 class Seen(Record, frozen=True, kw_only=True):
@@ -34,28 +29,13 @@ class Seen(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """One file: its name in the inbox, where its bytes are on this machine, their digest, and what to remember.
-
-    ``late``: it is large and new by its name, so it is still being hashed in a thread of its own.
-    """
+    """One file: its name in the inbox, where its bytes are on this machine, their digest, and what to remember."""
 
     name: str
     path: Path
-    hashed: Callable[[], str]
-    version: str = ""
-    trusted: bool = False
+    digest: str
+    seen: Seen | None = None
     state: tuple[int, ...] = ()
-    late: bool = False
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the bytes; waits for it when ``late``."""
-        return self.hashed()
-
-    @property
-    def seen(self) -> Seen:
-        """What to remember of the name."""
-        return Seen(version=self.version, digest=self.digest, trusted=self.trusted)
 
     def unchanged(self) -> bool:
         """Tell whether the bytes at ``path`` are still those that were hashed, as far as the file system knows."""
@@ -83,18 +63,18 @@ class Desk:
     def hold(self, arrival: Arrival) -> Iterator[Waiting | None]:
         """The file, hashed, for as long as the block lasts; None, and told, when it is not whole yet."""
         if isinstance(self._inbox, FolderInbox):
-            with ThreadPoolExecutor(1, thread_name_prefix="interlock-hash") as thread:
-                yield self._in_place(arrival, thread)
+            yield self._in_place(arrival)
             return
         self._scratch.mkdir(parents=True, exist_ok=True)
         staged = self._inbox.stage(arrival, self._scratch / "arrival", self._turn.say)
         if staged is None:
             yield None
             return
-        yield self._waiting(arrival, staged.path, lambda: staged.digest)
+        seen = self._to_remember(arrival, staged.digest)
+        yield Waiting(name=arrival.name, path=staged.path, digest=staged.digest, seen=seen)
         staged.path.unlink(missing_ok=True)
 
-    def _in_place(self, arrival: Arrival, thread: ThreadPoolExecutor) -> Waiting | None:
+    def _in_place(self, arrival: Arrival) -> Waiting | None:
         path = Path(arrival.key)
         try:
             with path.open("rb") as file:
@@ -102,10 +82,7 @@ class Desk:
                 if being_written(file.fileno()):
                     self._turn.say(f"{shown(arrival.name)} is still being written and was left for the next turn")
                     return None
-                if arrival.size_bytes >= LATE_BYTES and f"{SEEN}/{arrival.name}" not in self._seen:
-                    future = thread.submit(_hash, path)
-                    return self._waiting(arrival, path, future.result, before, late=True)
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = content_digest(file)
             after = _state(path)
         except OSError as error:
             self._turn.say(f"{shown(arrival.name)} cannot be read ({type(error).__name__}) and was left alone")
@@ -113,39 +90,20 @@ class Desk:
         if before != after:
             self._turn.say(f"{shown(arrival.name)} changed while it was read and was left for the next turn")
             return None
-        return self._waiting(arrival, path, lambda: digest, before)
+        seen = self._to_remember(arrival, digest)
+        return Waiting(name=arrival.name, path=path, digest=digest, seen=seen, state=before)
 
-    def _waiting(
-        self,
-        arrival: Arrival,
-        path: Path,
-        hashed: Callable[[], str],
-        state: tuple[int, ...] = (),
-        *,
-        late: bool = False,
-    ) -> Waiting:
+    def _to_remember(self, arrival: Arrival, digest: str) -> Seen:
         age_s = None if arrival.modified_s is None else self._parts.clock.now().timestamp() - arrival.modified_s
-        return Waiting(
-            name=arrival.name,
-            path=path,
-            hashed=hashed,
-            version=arrival.version,
-            trusted=age_s is None or age_s > _RACY_S,
-            state=state,
-            late=late,
-        )
+        return Seen(version=arrival.version, digest=digest, trusted=age_s is None or age_s > _RACY_S)
 
 
 def hold_file(path: Path) -> Waiting:
     """A single file of this machine, hashed. Raises :class:`OSError` when it cannot be read."""
     before = _state(path)
-    digest = _hash(path)
-    return Waiting(name=path.name, path=path, hashed=lambda: digest, state=before)
-
-
-def _hash(path: Path) -> str:
-    with disk_faults(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("rb") as file:
+        digest = content_digest(file)
+    return Waiting(name=path.name, path=path, digest=digest, state=before)
 
 
 def _state(path: Path) -> tuple[int, ...]:

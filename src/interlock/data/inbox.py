@@ -1,18 +1,21 @@
 """What lies in an inbox: a folder or an object-store prefix, listed and copied, never changed.
 
-A file is copied into scratch while it is hashed, so that the bytes that are parsed are the bytes that the digest names,
+A file is copied into scratch and the copy hashed, so that the bytes that are parsed are those that the digest names,
 whatever its owner does meanwhile. A file that another process has open for writing is left for the next turn.
 """
 
 import errno
 import fcntl
-import hashlib
 import os
+import shutil
 import signal
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+from blake3 import blake3
 
 from interlock.data.opening import kind_of, shown
 from interlock.errors import NotFound, SettingsError
@@ -22,7 +25,7 @@ from interlock.settings import Settings
 from interlock.store.blobs import open_blobs
 
 _UNFINISHED = (".tmp", ".part", ".crdownload", ".swp", ".partial", "~")
-_CHUNK_BYTES = 2**20
+_SPAN_BYTES = 2**18
 _NANO = 1_000_000_000
 
 Say = Callable[[str], None]
@@ -41,11 +44,22 @@ class Arrival:
 
 @dataclass(frozen=True, kw_only=True)
 class Staged:
-    """A private copy of an arrival, with the SHA-256 of its bytes."""
+    """A private copy of an arrival, with the digest of its bytes."""
 
     path: Path
     digest: str
     size_bytes: int
+
+
+def content_digest(file: BinaryIO) -> str:
+    """BLAKE3 of the bytes of a data file from here on, as 64 hexadecimal digits: what ``b3sum`` prints.
+
+    Ten times faster than SHA-256 where the processor has no instructions for that, and no less safe.
+    """
+    hasher = blake3()
+    while span := file.read(_SPAN_BYTES):
+        hasher.update(span)
+    return hasher.hexdigest()
 
 
 class Inbox:
@@ -120,9 +134,7 @@ class ObjectInbox(Inbox):
         except NotFound:
             say(f"{shown(arrival.name)} has gone since it was listed")
             return None
-        with to.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Staged(path=to, digest=digest, size_bytes=to.stat().st_size)
+        return _staged(to)
 
 
 class FolderInbox(Inbox):
@@ -188,17 +200,19 @@ class FolderInbox(Inbox):
             if being_written(handle):
                 say(f"{shown(arrival.name)} is still being written and was left for the next turn")
                 return None
-            hasher, size = hashlib.sha256(), 0
             with to.open("wb") as sink:
-                while chunk := source.read(_CHUNK_BYTES):
-                    hasher.update(chunk)
-                    sink.write(chunk)
-                    size += len(chunk)
+                shutil.copyfileobj(source, sink)
+                size = sink.tell()
             after = os.fstat(handle)
         if _version(before) != _version(after) or size != after.st_size or arrival.version != _version(after):
             say(f"{shown(arrival.name)} changed while it was read and was left for the next turn")
             return None
-        return Staged(path=to, digest=hasher.hexdigest(), size_bytes=size)
+        return _staged(to)
+
+
+def _staged(copy: Path) -> Staged:
+    with copy.open("rb") as file:
+        return Staged(path=copy, digest=content_digest(file), size_bytes=copy.stat().st_size)
 
 
 def being_written(handle: int) -> bool:

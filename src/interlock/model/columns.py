@@ -41,6 +41,7 @@ class Coder:
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self.size = len(keys)
+        self._known: tuple[pl.Series, NDArray[np.intp]] | None = None
         self._text = all(isinstance(key, str) for key in keys)
         if self._text:
             self._enum = pl.Enum([str(key) for key in keys])
@@ -62,12 +63,18 @@ class Coder:
         return self._text_codes(series.cast(pl.String))
 
     def _pooled(self, series: pl.Series, pool: pl.Series) -> tuple[NDArray[Any], NDArray[np.intp]]:
-        known = pool.cast(pl.String).cast(self._enum, strict=False).to_physical().fill_null(self.size)
-        positions = np.append(known.to_numpy().astype(np.intp), self.size + 1)
+        known = self._known
+        if known is None or not known[0].equals(pool):
+            known = self._known = pool, self._positions(pool)
         codes = series.to_physical()
         if codes.null_count():
             codes = codes.cast(pl.UInt32).fill_null(len(pool))
-        return codes.to_numpy(), positions
+        return codes.to_numpy(), known[1]
+
+    def _positions(self, pool: pl.Series) -> NDArray[np.intp]:
+        """The position in ``keys`` of each value of the pool, and last that of missing."""
+        positions = pool.cast(pl.String).cast(self._enum, strict=False).to_physical().fill_null(self.size)
+        return np.append(positions.to_numpy().astype(np.intp), self.size + 1)
 
     def _text_codes(self, series: pl.Series) -> tuple[NDArray[Any], NDArray[np.intp]]:
         codes = series.cast(self._enum, strict=False).to_physical().cast(pl.UInt32)

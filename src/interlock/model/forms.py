@@ -8,9 +8,10 @@ Answers are a frame with ``prediction`` and, for classifiers that know them, ``p
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -118,7 +119,7 @@ Link: TypeAlias = Literal["number", "sigmoid", "softmax", "one-vs-rest", "sign",
 """How scores become answers. ``sign`` and ``largest`` give labels without probabilities."""
 
 
-class Linear(Record, frozen=True, tag="linear", tag_field="form", forbid_unknown_fields=True):
+class Linear(Record, frozen=True, dict=True, tag="linear", tag_field="form", forbid_unknown_fields=True):
     """Folded linear algebra over scaled numbers and one-hot categories: k scores a row, then a link.
 
     ``intercepts`` has one entry a score. ``classes`` are in the order of the probabilities.
@@ -151,15 +152,20 @@ class Linear(Record, frozen=True, tag="linear", tag_field="form", forbid_unknown
     def scores(self, frame: pl.DataFrame) -> Floats:
         """Raw scores, shape (k, rows), float64; NaN where a value is refused."""
         result: Floats = np.empty((len(self.intercepts), frame.height))
-        readers = [_reader(term, frame[term.column]) for term in self.terms]
+        readers = [adder.reader(frame[adder.column]) for adder in self._adders]
         buffer = np.empty(min(CHUNK_ROWS, frame.height))
         with np.errstate(invalid="ignore", over="ignore"):
             for part in chunks(frame.height):
                 block = result[:, part]
                 block[:] = np.asarray(self.intercepts)[:, np.newaxis]
-                for reader in readers:
-                    reader.add(block, part, buffer[: block.shape[1]])
+                for add in readers:
+                    add(block, part, buffer[: block.shape[1]])
         return result
+
+    @cached_property
+    def _adders(self) -> "list[_Numbers | _Categories]":
+        """The terms, made ready once: the tables of a thousand categories cost more than a chunk of rows."""
+        return [_Numbers(term) if isinstance(term, NumberTerm) else _Categories(term) for term in self.terms]
 
     def _probabilities(self, scores: Floats) -> Floats | None:
         """Turn scores into probabilities, shape (classes, rows); destroys ``scores``."""
@@ -214,43 +220,58 @@ def _total(shares: Floats) -> Floats:
     return result
 
 
+_Add: TypeAlias = Callable[[Floats, slice, Floats], None]
+"""Adds rows of one column, those of a slice, to a block of scores, shape (k, rows), with a buffer for ``rows``."""
+
+
 class _Numbers:
     """Adds one number column to the scores, chunk by chunk."""
 
-    def __init__(self, term: NumberTerm, values: NDArray[Any]) -> None:
+    def __init__(self, term: NumberTerm) -> None:
+        self.column = term.column
         self._term = term
-        self._values = values
-        self._fill = term.fill if values.dtype.kind == "f" else None
 
-    def add(self, block: Floats, part: slice, buffer: Floats) -> None:
-        np.subtract(self._values[part], self._term.shift, out=buffer)
-        if self._fill is not None:
-            np.copyto(buffer, self._fill - self._term.shift, where=np.isnan(buffer))
-        last = len(self._term.weights) - 1
-        for index, weight in enumerate(self._term.weights):
-            scaled = np.multiply(buffer, weight, out=buffer if index == last else None)
-            block[index] += scaled
+    def reader(self, series: pl.Series) -> _Add:
+        """What adds the values of ``series``."""
+        term, values = self._term, numbers(series)
+        fill = term.fill if values.dtype.kind == "f" else None
+        last = len(term.weights) - 1
+
+        def add(block: Floats, part: slice, buffer: Floats) -> None:
+            np.subtract(values[part], term.shift, out=buffer)
+            if fill is not None:
+                np.copyto(buffer, fill - term.shift, where=np.isnan(buffer))
+            for index, weight in enumerate(term.weights):
+                scaled = np.multiply(buffer, weight, out=buffer if index == last else None)
+                block[index] += scaled
+
+        return add
 
 
 class _Categories:
     """Adds one category column: a table of weights, one row a code, taken by code."""
 
-    def __init__(self, term: CategoryTerm, series: pl.Series) -> None:
+    def __init__(self, term: CategoryTerm) -> None:
+        self.column = term.column
         width = len(term.weights[0]) if term.weights else len(term.unknown or term.missing or ())
         refused = (math.nan,) * width
-        table = np.array([*term.weights, term.unknown or refused, term.missing or refused])
-        self._codes, positions = Coder(term.keys).codes(series)
-        self._tables = np.ascontiguousarray(table[positions].T)
+        self._table = np.array([*term.weights, term.unknown or refused, term.missing or refused])
+        self._coder = Coder(term.keys)
 
-    def add(self, block: Floats, part: slice, buffer: Floats) -> None:
-        codes = self._codes[part].astype(np.intp, copy=False)
-        for index, table in enumerate(self._tables):
-            np.take(table, codes, out=buffer, mode="clip")
-            block[index] += buffer
+    def reader(self, series: pl.Series) -> _Add:
+        """What adds the weights of the values of ``series``."""
+        codes, positions = self._coder.codes(series)
+        tables = np.ascontiguousarray(self._table[positions].T)
+        places = np.empty(min(CHUNK_ROWS, len(codes)), dtype=np.intp)
 
+        def add(block: Floats, part: slice, buffer: Floats) -> None:
+            rows = places[: len(buffer)]
+            rows[:] = codes[part]
+            for index, table in enumerate(tables):
+                np.take(table, rows, out=buffer, mode="clip")
+                block[index] += buffer
 
-def _reader(term: NumberTerm | CategoryTerm, series: pl.Series) -> _Numbers | _Categories:
-    return _Numbers(term, numbers(series)) if isinstance(term, NumberTerm) else _Categories(term, series)
+        return add
 
 
 # ---- loading -----------------------------------------------------------------------------------------------------
