@@ -307,8 +307,12 @@ class _Fake:
     form = "native"
 
     def __init__(self, answer: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
-        self.predict = answer
+        self._answer = answer
         self.closed = False
+
+    def predict(self, frame: pl.DataFrame, *, encoded: bool) -> pl.DataFrame:
+        assert encoded
+        return self._answer(frame)
 
     def close(self) -> None:
         self.closed = True

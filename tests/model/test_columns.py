@@ -1,8 +1,9 @@
+import numpy as np
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlock.model.columns import Coder
+from interlock.model.columns import Coder, label_frame, spelled
 
 
 class TestCoder:
@@ -32,3 +33,11 @@ class TestCoder:
     def test_bool(self):
         codes, positions = Coder([False, True]).codes(pl.Series([True, None, False]))
         assert positions[codes].tolist() == [1, 3, 0]
+
+
+def test_labels_are_an_enum_until_they_are_spelled():
+    answers = label_frame(["no", "yes"], np.array([True, False]), None)
+    assert answers["prediction"].dtype == pl.Enum(["no", "yes"])
+    assert spelled(answers)["prediction"].dtype == pl.String()
+    assert spelled(answers)["prediction"].to_list() == ["yes", "no"]
+    assert label_frame([3, 5], np.array([1, 0]), None)["prediction"].to_list() == [5, 3]

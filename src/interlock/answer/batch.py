@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import msgspec
+import polars as pl
 
 from interlock.answer.audit import PREDICTION, PROBABILITY, Staged, audit, measure_shift, next_step
 from interlock.answer.intake import Layout
@@ -288,7 +289,7 @@ class _Scorer:
             at=at,
         )
         try:
-            scored = score(self._job(file, name, at), self._predictor.predict, self._progress(file, started))
+            scored = score(self._job(file, name, at), self._answer_rows, self._progress(file, started))
         except Unreadable as error:
             result = msgspec.structs.replace(
                 blank, status="unreadable", reason=error.message, next_step=error.next_step
@@ -303,6 +304,9 @@ class _Scorer:
                 return None
             result = self._judged(blank, scored, file, name)
         return msgspec.structs.replace(result, seconds=self.parts.clock.monotonic() - started)
+
+    def _answer_rows(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return self._predictor.predict(frame, encoded=True)
 
     def _job(self, file: Waiting, name: str, at: str) -> Job:
         bundle = self._opened.bundle

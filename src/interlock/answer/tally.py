@@ -24,6 +24,8 @@ def with_codes(answers: pl.DataFrame, output: Output | None) -> tuple[pl.DataFra
     if output is None or output.kind != "label" or output.classes is None:
         return answers, 0
     classes = list(output.classes)
+    if isinstance(prediction.dtype, pl.Enum) and prediction.dtype.categories.to_list() == classes:
+        return answers, 0
     if isinstance(prediction.dtype, pl.Categorical | pl.Enum):
         prediction = prediction.cast(pl.String)
     if prediction.dtype == pl.String and all(isinstance(label, str) for label in classes):

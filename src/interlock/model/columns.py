@@ -105,11 +105,20 @@ def chunks(rows: int) -> Iterator[slice]:
 
 
 def _labels(classes: Sequence[Value], codes: NDArray[Any]) -> pl.Series:
+    if all(isinstance(label, str) for label in classes):
+        enum = pl.Enum([str(label) for label in classes])
+        width = pl.Series([], dtype=enum).to_physical().to_numpy().dtype
+        return pl.Series("prediction", codes.astype(width)).cat.to(enum)
     return pl.Series("prediction", list(classes)).gather(codes.astype(np.uint32))
 
 
+def spelled(answers: pl.DataFrame) -> pl.DataFrame:
+    """Answers whose labels are plain text in place of an Enum of the classes."""
+    return answers.with_columns(pl.col(pl.Enum).cast(pl.String))
+
+
 def label_frame(classes: Sequence[Value], codes: NDArray[Any], probabilities: Floats | None) -> pl.DataFrame:
-    """Make the answer frame of a classifier.
+    """Make the answer frame of a classifier. Labels that are text are an Enum of the classes: see :func:`spelled`.
 
     ``codes``, shape (rows,), are positions in ``classes``; ``probabilities``, float64, has shape (classes, rows).
     """

@@ -17,6 +17,7 @@ import msgspec
 import polars as pl
 
 from interlock.errors import InterlockError, bounded
+from interlock.model.columns import spelled
 from interlock.model.fold import Unfoldable, fold
 from interlock.model.forms import Form
 from interlock.model.loader import Native
@@ -203,7 +204,7 @@ def check_parity(own: Answer, form: Form, holdout: pl.DataFrame, expected: pl.Da
     """Compare with the native answers, ``expected`` on ``holdout`` and ``own`` elsewhere; stops at the first gap."""
     count, largest = 0, 0.0
     for name, frame, wanted in _cases(own, holdout, expected, made):
-        got = _refusal_or(form.answer, frame)
+        got = _refusal_or(lambda rows: spelled(form.answer(rows)), frame)
         if wanted is None or got is None:
             if (wanted is None) != (got is None):
                 who = "refuses" if got is None else "answers"

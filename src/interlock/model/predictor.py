@@ -10,6 +10,7 @@ import polars as pl
 
 from interlock.errors import DataRefused, Fault, UserCodeFailed
 from interlock.model.bundle import Opened, session_arguments
+from interlock.model.columns import spelled
 from interlock.model.forms import Form, load_form
 from interlock.model.native import OPEN_MODEL, shape_answers
 from interlock.model.runner import Runner, Session
@@ -34,11 +35,12 @@ class Predictor(ABC):
     form: str
     signature: Signature
 
-    def predict(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def predict(self, frame: pl.DataFrame, *, encoded: bool = False) -> pl.DataFrame:
         """One answer per row of ``frame``, in order: ``prediction`` and, where known, ``probability_0 …``.
 
-        Columns beyond the signature are left alone. Raises :class:`DataRefused` when a column is missing or cannot be
-        cast to its type, and :class:`UserCodeFailed` when the model has no usable answer.
+        With ``encoded``, labels that are text may be an Enum of the classes. Columns beyond the signature are left
+        alone. Raises :class:`DataRefused` when a column is missing or cannot be cast to its type, and
+        :class:`UserCodeFailed` when the model has no usable answer.
         """
         answers = self._answer(fitting(frame, self.signature, encoded=self.form != "native"))
         if answers.height != frame.height:
@@ -47,7 +49,7 @@ class Predictor(ABC):
                 next_step="Return one answer per row.",
                 cause="nonsense",
             )
-        return answers
+        return answers if encoded else spelled(answers)
 
     @abstractmethod
     def _answer(self, frame: pl.DataFrame) -> pl.DataFrame: ...
