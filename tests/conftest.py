@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 
-_MAY_NOT_SKIP = "INTERLOCK_TESTS_MAY_NOT_SKIP"
+_MAY_NOT_SKIP = "TESTS_MAY_NOT_SKIP"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -21,5 +21,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own INTERLOCK_… variables must not change what is tested."""
-    for name in [name for name in os.environ if name.startswith("INTERLOCK_") and name != _MAY_NOT_SKIP]:
+    for name in [name for name in os.environ if name.startswith("INTERLOCK_")]:
         monkeypatch.delenv(name)
