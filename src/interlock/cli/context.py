@@ -1,5 +1,6 @@
 """What every verb needs: the project that was named, its settings, and one way to leave with an exit code."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ class Invocation:
         """Open the project for the length of the block."""
         from interlock.app import open_parts
 
+        gc.freeze()
+        gc.enable()
         with open_parts(self.settings()) as parts:
             yield parts
 

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 refused by a decision, 2 misuse, 3 fault. What the verbs n
 ``interlock --help`` answers at once.
 """
 
+import gc
 import json as json_text
 import sys
 import traceback
@@ -276,6 +277,7 @@ def _report(problem: InterlockError) -> None:
 
 def main() -> None:
     """Run the program and leave with its exit code."""
+    gc.disable()  # until the verb's imports are done: collecting among modules finds nothing and takes its time
     try:
         app()
     except InterlockError as problem:
