@@ -20,6 +20,7 @@ from interlock.settings import HoldoutSpec, Source
 from interlock.store.ledger import SqlLedger
 from interlock.store.schema import open_database
 from interlock.store.tables import DeltaTables
+from interlock.testing.fakes import MemoryTables
 
 HEAD = "id,x,y\n"
 
@@ -42,6 +43,28 @@ def layout(project: Any) -> dict[str, Any]:
 
 
 # ---- exactly once
+
+
+def test_rows_that_the_lake_has_lost_are_missed(project: Any) -> None:
+    project.put("a.csv", HEAD + "1,0.5,yes\n2,1.5,no\n")
+    run(project)
+    project.parts = replace(project.parts, tables=MemoryTables(project.root / "another"))
+    project.put("b.csv", HEAD + "3,0.5,yes\n")
+    for _ in range(2):
+        with pytest.raises(StoreFault, match="to which 2 rows were accepted, is gone"):
+            run(project)
+    assert kinds(project) == ["file.accepted"]
+
+
+def test_an_added_column_may_not_differ_in_case_only(project: Any) -> None:
+    project.set(new_columns="add", optional=("Z",))
+    project.put("a.csv", HEAD + "1,0.5,yes\n")
+    project.put("b.csv", "id,x,y,X\n2,0.5,yes,1\n")
+    project.put("c.csv", "id,Z,x,y\n3,1,0.5,yes\n")
+    project.put("d.csv", "id,z,x,y\n4,1,0.5,yes\n")
+    found = {result.name: result for result in run(project)}
+    assert [result.status for result in found.values()] == ["accepted", "unreadable", "accepted", "refused"]
+    assert "differ in case only" in found["d.csv"].reason
 
 
 def test_a_file_is_taken_in_once_with_its_lineage(project: Any) -> None:

@@ -64,6 +64,12 @@ def test_names_with_quotes_and_delimiters_in_them(tmp_path: Path) -> None:
     assert read(tmp_path, f"{head}\n1,2,3,4,5\n", columns=known(**dict.fromkeys(names, "int"))).frame.height == 1
 
 
+@pytest.mark.parametrize("header", ["id,y,Y", "ID,x,id"])
+def test_names_that_differ_in_case_only(tmp_path: Path, header: str) -> None:
+    with pytest.raises(Unreadable, match="differ in case only"):
+        read(tmp_path, f"{header}\n1,2,3\n")
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_the_delimiter_is_found(tmp_path: Path, delimiter: str) -> None:
     lines = [["a", "b b", "c"], ["1", "x,y;z|w\tv", "2.5"], ["2", 'say "hi"\nthere', "3"]]

@@ -198,6 +198,7 @@ def test_a_join_tells_what_it_multiplied(joined: Any) -> None:
 
 def test_a_join_without_keys_tells_the_totals(joined: Any) -> None:
     joined.set(query="select count(*) as n, min(y) as y, id % 7 as g from orders group by g union all select 1, 0, 99")
+    joined.set(holdout=HoldoutSpec(fraction=0.3, key=("n", "y", "g")))
     joined.model(task="custom")
     snapshot = snap(joined)
     assert "orders: 60 rows went into the query, 8 came out" in snapshot.join_notes
@@ -223,6 +224,16 @@ def test_several_sources_need_a_query(joined: Any) -> None:
     joined.set(query="")
     with pytest.raises(SettingsError, match=r"no data\.query"):
         snap(joined)
+
+
+def test_a_query_that_loses_the_key_needs_another_to_split_by(joined: Any) -> None:
+    joined.set(query="select o.shop, o.y, s.city from orders o join shops s using (shop)")
+    with pytest.raises(SettingsError, match="leaves out 'id'") as caught:
+        snap(joined)
+    assert "data.holdout.key" in caught.value.next_step
+    joined.set(holdout=HoldoutSpec(fraction=0.78, key=("shop",)))
+    training, holdout = frames(joined, snap(joined))
+    assert not set(training["shop"]) & set(holdout["shop"])
 
 
 def test_sql_that_is_wrong_is_told(joined: Any) -> None:

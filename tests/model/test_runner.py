@@ -35,6 +35,8 @@ def fails(a):
 
 def deep(a): return a["never there"]
 
+def mutters(a): raise ValueError("half a pair: \\ud800")
+
 def recursive(a): return recursive(a)
 
 def flood(a):
@@ -327,6 +329,7 @@ def test_an_interrupted_call_does_not_leave_its_answer_to_the_next(forking: Runn
 @pytest.mark.parametrize(
     ("function", "cause", "said"),
     [
+        ("mutters", "raised", "half a pair: ?"),
         ("recursive", "raised", "RecursionError"),
         ("killed", "killed", "memory runs out"),
         ("nonsense", "nonsense", "not plain data"),

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from interlock.errors import BundleCorrupt, DataRefused, SettingsError, UserCodeFailed
+from interlock.errors import BundleCorrupt, DataRefused, NotFound, SettingsError, UserCodeFailed
 from interlock.model.bundle import Opened
 from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
@@ -277,6 +277,23 @@ def test_a_champion_that_fails_is_a_matter_for_a_person(court):
     found = court.judge(court.bundle("c", sign), champion, court.bundle("b", always_no), court.snapshot(people()))
     assert found.failures["champion"].kind == "failed"
     assert decide(found, policy_of(court.settings)).verdict == "hold"
+
+
+@pytest.mark.parametrize("problem", [BundleCorrupt("A byte was flipped."), NotFound("There is no bundle.")])
+def test_a_champion_that_cannot_be_opened_is_a_matter_for_a_person(court, monkeypatch, problem):
+    champion, opened = court.bundle("a", sign), room.open_bundle
+
+    def broken(parts, digest):
+        if digest == champion.digest:
+            raise problem
+        return opened(parts, digest)
+
+    monkeypatch.setattr(room, "open_bundle", broken)
+    found = court.judge(court.bundle("c", sign), champion, court.bundle("b", always_no), court.snapshot(people()))
+    assert found.failures["champion"].kind == "failed"
+    assert decide(found, policy_of(court.settings)).verdict == "hold"
+    with pytest.raises(type(problem)):
+        court.judge(champion, None, court.bundle("b", always_no), court.snapshot(people()))
 
 
 def test_a_candidate_that_fails_is_told(court):

@@ -22,7 +22,7 @@ from interlock.data.layout import Layout, Settled, evolve, grown, settle, undeci
 from interlock.data.opening import Unreadable, shown
 from interlock.data.readers import BAD_SCHEMA, ROW, Reading, read_file, rows_as_json
 from interlock.data.signature import check, drift_notes, merge_bad, without
-from interlock.errors import DataRefused, NotFound, SettingsError
+from interlock.errors import DataRefused, NotFound, SettingsError, StoreFault
 from interlock.ports import Parts, Turn
 from interlock.records import FileResult, Record, digest, facts_of, timestamp
 from interlock.settings import Settings, Source
@@ -88,7 +88,8 @@ def source_of(settings: Settings, name: str) -> Source:
 def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
     """Take in the new files of one source; one result for each file that something was decided about.
 
-    Raises :class:`SettingsError` when the inbox is not configured or does not exist.
+    Raises :class:`SettingsError` when the inbox is not configured or does not exist, and :class:`StoreFault` when rows
+    that were accepted earlier are not in the lake any more.
     """
     source = source_of(parts.settings, source_name)
     if not source.inbox:
@@ -102,10 +103,26 @@ def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
     base.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ingest-", dir=base) as scratch:
         work = _Work(parts=parts, turn=turn, name=source_name, source=source, rules=rules, scratch=Path(scratch))
+        _require_table(work)
         results = _all(work, inbox, arrivals)
     if any(result.table_version is not None for result in results):
         parts.tables.maintain(f"sources/{source_name}")
     return results
+
+
+def _require_table(work: _Work) -> None:
+    """Raise :class:`StoreFault` when rows that were accepted are not in the lake: to go on would be to lose them."""
+    known = [result for _, result in work.parts.ledger.scan("file", FileResult, prefix=f"{work.name}/")]
+    newest = max((each.table_version for each in known if each.table_version is not None), default=None)
+    there = work.parts.tables.version(work.table)
+    if newest is not None and (there is None or there < newest):
+        rows = sum(each.accepted for each in known)
+        found = "is gone" if there is None else f"ends at version {there} of {newest}"
+        raise StoreFault(
+            f"The lake has lost rows: table {work.table}, to which {rows:,} rows were accepted, {found}.",
+            next_step="Bring the lake back (store.lake names it; a backup), or move .interlock away to begin anew.",
+            table=work.table,
+        )
 
 
 def _all(work: _Work, inbox: Inbox, arrivals: Sequence[Arrival]) -> list[FileResult]:

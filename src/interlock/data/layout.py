@@ -11,7 +11,7 @@ import msgspec
 import polars as pl
 
 from interlock.data.casting import DTYPES, logical
-from interlock.data.opening import shown
+from interlock.data.opening import same_but_for_case, shown
 from interlock.data.readers import ROW, Reading
 from interlock.data.signature import infer, widen
 from interlock.errors import DataRefused
@@ -60,6 +60,7 @@ def settle(reading: Reading, layout: Layout, source: Source, file: str) -> Settl
     open_ = {name for name, column in known.items() if undecided(column) and name in frame.columns}
     expected = [_retyped(column, frame, reading, source, notes) for column in layout.columns]
     added = _new_columns(reading, [name for name in reading.columns if name not in known], source, file, notes)
+    _refuse_twins([*known, *added], file)
     expected += infer(frame.select(added)) if added else []
     frame = frame.select(
         ROW,
@@ -105,6 +106,17 @@ def _refuse_missing(reading: Reading, known: Mapping[str, Column], source: Sourc
             f" (it has {len(known) - len(missing)} of {len(known)} columns). Nothing was ingested.",
             next_step=f"Send the file with it, or add '{shown(wrong[0])}' to 'optional' of the source.",
             missing=missing,
+        )
+
+
+def _refuse_twins(names: Sequence[str], file: str) -> None:
+    twins = same_but_for_case(names)
+    if twins is not None:
+        raise DataRefused(
+            f"{shown(file)} adds column '{shown(twins[1])}' next to '{shown(twins[0])}': they differ in case only. "
+            "Nothing was ingested.",
+            next_step=f"Name it '{shown(twins[0])}', or give it another name.",
+            columns=list(twins),
         )
 
 

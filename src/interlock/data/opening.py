@@ -167,7 +167,7 @@ def _refuse_binary(head: bytes, name: str) -> None:
             )
 
 
-_RESERVED = re.compile(r"^(?:_file|_row|_seq|prediction|probability_\d+|interlock_.*)$", re.IGNORECASE)
+_RESERVED = re.compile(r"^(?:_file|_row|_seq|_mark|prediction|probability_\d+|interlock_.*)$", re.IGNORECASE)
 
 
 def check_names(names: Sequence[str], file: str) -> None:
@@ -189,7 +189,7 @@ def check_names(names: Sequence[str], file: str) -> None:
         if _RESERVED.match(column):
             raise DataRefused(
                 f"{shown(file)} has a column named '{shown(column)}', a name that Interlock itself writes.",
-                next_step="Rename it (reserved: _file, _row, _seq, prediction, probability_<n>, interlock_...).",
+                next_step="Rename it (reserved: _file, _row, _seq, _mark, prediction, probability_<n>, interlock_...).",
                 column=column,
             )
     if len(set(names)) < len(names):
@@ -200,3 +200,21 @@ def check_names(names: Sequence[str], file: str) -> None:
             file=file,
             column=twice,
         )
+    twins = same_but_for_case(names)
+    if twins is not None:
+        raise Unreadable(
+            f"{shown(file)} has columns '{shown(twins[0])}' and '{shown(twins[1])}', which differ in case only.",
+            next_step="Rename one of them: SQL and the tables of rows do not tell them apart.",
+            file=file,
+            columns=list(twins),
+        )
+
+
+def same_but_for_case(names: Sequence[str]) -> tuple[str, str] | None:
+    """The first two names that are the same when case is left out of account, or None."""
+    seen: dict[str, str] = {}
+    for name in names:
+        before = seen.setdefault(name.casefold(), name)
+        if before != name:
+            return before, name
+    return None

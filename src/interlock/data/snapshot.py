@@ -308,6 +308,7 @@ def _join_notes(making: _Making, used: Mapping[str, str], result: pl.LazyFrame) 
 def _check_columns(settings: Settings, schema: Mapping[str, pl.DataType]) -> None:
     """Raise :class:`SettingsError` for a column that the settings name and the rows lack."""
     spec, target = settings.data.holdout, settings.model.target
+    _require_key(settings, schema)
     named = {"model.features": settings.model.features, "data.holdout.key": spec.key, "model.target": (target,)}
     if spec.last is not None:
         if not spec.time:
@@ -324,6 +325,19 @@ def _check_columns(settings: Settings, schema: Mapping[str, pl.DataType]) -> Non
             f"The target '{target}' is {logical(schema[target])}, and a {settings.model.task} needs numbers.",
             next_step="Set its type under 'types' of the source, or the task.",
             column=target,
+        )
+
+
+def _require_key(settings: Settings, schema: Mapping[str, pl.DataType]) -> None:
+    """Raise :class:`SettingsError` for a query that loses the key: its rows would be split without regard to it."""
+    key = next(iter(settings.sources.values())).key
+    lost = [name for name in key if name not in schema]
+    spec = settings.data.holdout
+    if settings.data.query and lost and not spec.key and spec.last is None:
+        raise SettingsError(
+            f"data.query leaves out '{lost[0]}', and rows of one key must not be learnt from and judged by at once.",
+            next_step="Select it too (a key is no feature), or name the columns to split by in data.holdout.key.",
+            column=lost[0],
         )
 
 

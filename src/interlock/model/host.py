@@ -169,10 +169,10 @@ class Child:
             if "failure" not in reply:
                 value = reply["value"]
                 return Outcome(value=value, seconds=seconds, peak_memory_bytes=peak, output_tail=self.output.text())
-            failure, trace = str(reply["failure"]), str(reply.get("traceback", ""))
+            failure, trace = _plain(reply["failure"]), _plain(reply.get("traceback", ""))
             if failure == "told":
                 raise self._told(reply, trace, seconds, peak)
-            said = str(reply["summary"])
+            said = _plain(reply["summary"])
         except (KeyError, TypeError, ValueError):
             self.end()
             raise self.nonsense("the reply has the wrong shape") from None
@@ -187,7 +187,7 @@ class Child:
         facts: dict[str, Any] = {"output_tail": self.output.text(), "seconds": seconds, "peak_memory_bytes": peak}
         if issubclass(kind, UserCodeFailed):
             facts |= {"cause": "nonsense", "traceback": trace}
-        error: InterlockError = kind(str(reply["message"]), next_step=str(reply["next_step"]), **facts)
+        error: InterlockError = kind(_plain(reply["message"]), next_step=_plain(reply["next_step"]), **facts)
         return error
 
     def _failed(self, message: str, next_step: str, cause: str, *, seconds: float, **more: Any) -> UserCodeFailed:
@@ -252,6 +252,11 @@ _AFTER_SIGNAL: Final = {
     "SIGKILL": "Use fewer rows or a smaller model, or give the machine more memory.",
     "SIGSEGV": "The end of its output shows where it was; check the versions of the library named there.",
 }
+
+
+def _plain(value: Any) -> str:
+    """Text that can be written down: user code may raise with half of a surrogate pair in its words."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _signal_name(number: int) -> str:

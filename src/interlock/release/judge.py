@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from interlock.data.snapshot import key_names, snapshot_frame
-from interlock.errors import BundleCorrupt, DataRefused, SettingsError, UserCodeFailed
+from interlock.errors import BundleCorrupt, DataRefused, NotFound, SettingsError, UserCodeFailed
 from interlock.model.bundle import open_bundle
 from interlock.model.predictor import Predictor, open_predictor
 from interlock.model.runner import Runner
@@ -213,15 +213,15 @@ def _hear(parts: Parts, who: str, bundle: Bundle, holdout: pl.DataFrame, runner:
     if missing and who == "champion":
         reason = f"it takes {', '.join(map(repr, missing[:5]))}, which the data no longer has."
         return _Heard(witness, failure=Failure(kind="inputs-gone", reason=reason))
-    opened = open_bundle(parts, bundle.digest)
-    output = opened.bundle.signature.output
+    output = bundle.signature.output
     witness = Witness(who=who, classes=output.classes if output else None)
     rows = holdout.select(bundle.signature.names)
     try:
+        opened = open_bundle(parts, bundle.digest)
         with contextlib.closing(open_predictor(opened, runner, parts.settings)) as predictor:
             answers = _answers(who, predictor, rows, parts.settings)
             latency = _latency_ms(parts, predictor, rows) if who == "candidate" else None
-    except (UserCodeFailed, DataRefused) as problem:
+    except (UserCodeFailed, DataRefused, BundleCorrupt, NotFound) as problem:
         if who != "champion":
             raise
         return _Heard(witness, failure=Failure(kind="failed", reason=problem.message))
