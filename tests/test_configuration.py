@@ -94,6 +94,10 @@ def test_a_holdout_is_replaced_whole(project: Path) -> None:
         ("[model]\nname=1 2\n", "not valid TOML", "line"),
         ("[gate]\n", "no [model]", "[model]"),
         (BASE + "[store]\nstate = 'postgresql://user:secret@host/db'\n", "'postgresql' is not supported", "sqlite"),
+        (BASE + '[batch]\ninbox = "./data"\n', "the same place", "own"),
+        (BASE + '[batch]\ninbox = "x"\noutput = "x"\n', "batch.output and batch.inbox", "own"),
+        (BASE + 'holdout = { inbox = "data" }\n', "data.holdout.inbox and the inbox", "own"),
+        (BASE + 'new_columns = "add"\n', "needs a key", "key"),
         (BASE.replace('inbox = "data"', '[data.sources."a b"]\ninbox = "x"'), "'a b' cannot be", "letters"),
     ],
 )

@@ -283,7 +283,13 @@ def _incoherent(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "There are several sources and no data.query.", "Join them in SQL, by their names."
     for name, source in settings.sources.items():
         yield from _incoherent_source(name, source, bool(data.sources))
+        if source.new_columns == "add" and not source.key and data.holdout.fraction and not data.holdout.key:
+            yield (
+                "new_columns = 'add' needs a key: without one the split depends on the whole row, and would move.",
+                "Set key of the source, or data.holdout.key.",
+            )
     yield from _incoherent_holdout(data.holdout)
+    yield from _incoherent_folders(settings)
     yield from _incoherent_store(settings)
 
 
@@ -305,6 +311,21 @@ def _incoherent_holdout(holdout: HoldoutSpec) -> Iterator[tuple[str, str]]:
         )
     if (holdout.last is None) != (holdout.time is None):
         yield "data.holdout needs last and time together.", 'Write { last = "28d", time = "date" }.'
+
+
+def _incoherent_folders(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What lands in one place must mean one thing."""
+    places = {f"the inbox of source '{name}'": source.inbox for name, source in settings.sources.items()}
+    places |= {"data.holdout.inbox": settings.data.holdout.inbox or "", "batch.inbox": settings.batch.inbox}
+    if settings.batch.inbox:
+        places["batch.output"] = settings.batch.output
+    seen: dict[str, str] = {}
+    for name, place in places.items():
+        if place:
+            where = place if "://" in place else str(settings.path(place))
+            if where in seen:
+                yield f"{name} and {seen[where]} are the same place, {place}.", "Give each a folder of its own."
+            seen[where] = name
 
 
 def _incoherent_store(settings: Settings) -> Iterator[tuple[str, str]]:

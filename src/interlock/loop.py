@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ import msgspec
 
 from interlock.data.ingest import ingest
 from interlock.data.snapshot import make_snapshot, require_intact
-from interlock.errors import InterlockError, LeaseLost
+from interlock.errors import Fault, InterlockError, LeaseLost, bounded
 from interlock.model.contract import Contract, read_contract
 from interlock.model.runner import Runner
 from interlock.model.train import train, training_digest
@@ -198,6 +199,19 @@ class _Pass:
                     exit_code=problem.exit_code,
                     traceback=getattr(problem, "traceback", ""),
                     output_tail=str(problem.facts.get("output_tail") or ""),
+                )
+            )
+        except Exception as problem:  # noqa: BLE001 - a fault of ours in one step must not keep the others from working
+            failed = True
+            note = f"{type(problem).__name__} inside Interlock: {bounded(str(problem), 200)}"
+            self.problems.append(
+                Problem(
+                    step=name,
+                    code="Fault",
+                    message=note,
+                    next_step="Please report it with the traceback.",
+                    exit_code=Fault.exit_code,
+                    traceback="".join(traceback.format_exception(problem)),
                 )
             )
         elapsed = self.parts.clock.monotonic() - started

@@ -233,3 +233,27 @@ def test_guessing_by_class_shares_is_not_released_though_it_beats_the_constant_a
     assert checks["baseline"]["passed"], "the constant answer alone would have let it through"
     assert not checks["shuffled"]["passed"]
     assert "guessing" in refused["sentence"]
+
+
+def test_a_fault_of_ours_in_one_step_does_not_keep_the_champion_from_scoring(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interlock import loop
+    from interlock.app import open_parts
+    from interlock.cli.progress import Silent
+    from interlock.configuration import load_settings
+
+    interlock(project, "run")
+    write_rows(project / "to_score" / "later.csv", 30_000, 20, labelled=False)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(loop, "make_snapshot", broken)
+    with open_parts(load_settings(project)) as parts:
+        result = loop.run_turn(parts, Silent())
+        ended = parts.ledger.events(kinds=["turn.ended"], newest_first=True, limit=1)
+    assert (result.outcome, result.exit_code) == ("failed", 3)
+    assert "ZeroDivisionError inside Interlock" in result.sentence
+    assert [batch.status for batch in result.batches] == ["published"]
+    assert ended[0].facts["outcome"] == "failed"

@@ -205,8 +205,8 @@ def test_a_champion_that_cannot_answer():
         scores=scores, comparisons=only, failures={"champion": Failure(kind="inputs-gone", reason="it takes 'bmi'.")}
     )
     decision = decide(gone, POLICY)
-    assert decision.verdict == "promote"
-    assert decision.reason == "The champion cannot answer today's rows and counts as beaten: it takes 'bmi'."
+    assert decision.verdict == "hold"
+    assert decision.reason == "The champion cannot answer today's rows, so nothing was compared: it takes 'bmi'."
     broken = evaluation(
         scores=scores, comparisons=only, failures={"champion": Failure(kind="failed", reason="it hung.")}
     )

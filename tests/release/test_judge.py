@@ -258,13 +258,13 @@ def test_asks_count_what_todays_rows_have_seen(court):
     assert lost.asks == 3.0  # what they saw is not known any more: all of it
 
 
-def test_a_champion_whose_columns_are_gone_is_explained_not_asked(court):
+def test_a_champion_whose_columns_are_gone_is_a_matter_for_a_person(court):
     champion = court.bundle("a", None, inputs=("x", "bmi"))
     found = court.judge(court.bundle("c", sign), champion, court.bundle("b", always_no), court.snapshot(people()))
     assert found.failures["champion"].kind == "inputs-gone"
     assert "'bmi'" in found.failures["champion"].reason
     assert "champion" not in found.scores
-    assert decide(found, policy_of(court.settings)).verdict == "promote"
+    assert decide(found, policy_of(court.settings)).verdict == "hold"
     assert canonical(room.reassess(court.parts, court.receipt(found))) == canonical(found)
 
 

@@ -146,8 +146,8 @@ def _beats_champion(evaluation: Evaluation, policy: Policy) -> Check:
     if failure is None:
         return _beats(evaluation, _comparison(evaluation, "champion"), policy.min_gain, "champion")
     if failure.kind == "inputs-gone":
-        reason = f"The champion cannot answer today's rows and counts as beaten: {failure.reason}"
-        return Check(name="champion", passed=True, on_fail="hold", reason=reason)
+        reason = f"The champion cannot answer today's rows, so nothing was compared: {failure.reason}"
+        return Check(name="champion", passed=False, on_fail="hold", reason=reason)
     reason = f"The champion failed on the held-out rows, so nothing was compared: {failure.reason}"
     return Check(name="champion", passed=False, on_fail="hold", reason=reason)
 
