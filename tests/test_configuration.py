@@ -98,6 +98,7 @@ def test_a_holdout_is_replaced_whole(project: Path) -> None:
         (BASE + '[batch]\ninbox = "x"\noutput = "x"\n', "batch.output and batch.inbox", "own"),
         (BASE + 'holdout = { inbox = "data" }\n', "data.holdout.inbox and the inbox", "own"),
         (BASE + 'new_columns = "add"\n', "needs a key", "key"),
+        (BASE + "[params]\nrate = nan\n", "not finite", "default"),
         (BASE.replace('inbox = "data"', '[data.sources."a b"]\ninbox = "x"'), "'a b' cannot be", "letters"),
     ],
 )

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from interlock.errors import NotFound, SettingsError
+from interlock.errors import NotFound, SettingsError, StoreFault
+from interlock.records import canonical
 from interlock.settings import DURATION_PATTERN, FILE_NAME, NAME_PATTERN, HoldoutSpec, Settings, Source
 
 _FORMS = {
@@ -291,6 +292,10 @@ def _incoherent(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _incoherent_holdout(data.holdout)
     yield from _incoherent_folders(settings)
     yield from _incoherent_store(settings)
+    try:
+        canonical(settings.params)
+    except StoreFault:
+        yield "[params] holds a number that is not finite.", "Leave it out, and let the code have its own default."
 
 
 def _incoherent_source(name: str, source: Source, named: bool) -> Iterator[tuple[str, str]]:
