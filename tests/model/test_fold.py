@@ -33,6 +33,7 @@ from sklearn.preprocessing import (
 )
 from sklearn.svm import LinearSVC
 
+from interlock.model.columns import spelled
 from interlock.model.compile import difference
 from interlock.model.fold import Unfoldable, fold
 from interlock.model.native import as_trained, shape_answers
@@ -90,7 +91,7 @@ def agree(model, names, target, rows=FRAME):
                 pl.Series(f"probability_{index}", values[:, index]) for index in range(values.shape[1])
             )
     [form, *_] = fold(model, what)
-    gap, reason = difference(expected, form.answer(rows))
+    gap, reason = difference(expected, spelled(form.answer(rows)))
     assert not reason
     assert gap <= 1.0
     return form
