@@ -87,6 +87,10 @@ def key_types(schema: Mapping[str, pl.DataType], key: Sequence[str]) -> dict[str
 
 def mark(types: Mapping[str, ColumnType]) -> pl.Expr:
     """First 60 bits of the MD5 of the canonical text, as Int64 from 0."""
+    import numpy as np
+
+    # Polars finds NumPy at its first use, and not safely when that happens in several of its threads at once.
+    pl.Series(np.zeros(0, dtype=np.int64))
     return key_text(types).map_batches(_hashed, return_dtype=pl.Int64, is_elementwise=True).alias(MARK)
 
 
