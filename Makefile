@@ -59,7 +59,7 @@ docs: $(VENV)/dev.stamp ## generate the reference pages from the code
 
 lock: $(BIN)/uv ## lock the newest allowed versions, with hashes
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --extra s3 --extra examples pyproject.toml -o requirements.lock
-	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --extra s3 --extra examples --extra dev pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate $(foreach extra,examples lineage mlflow notebook postgres s3 tune dev,--extra $(extra)) pyproject.toml -o requirements-dev.lock
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
 
 clean: ## remove what was set up here
