@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from interlock.errors import Conflict, LeaseHeld, LeaseLost, StoreFault
 from interlock.records import Fence
-from interlock.store import schema
+from interlock.store import dialect
 from interlock.store.holder import this_process
 from interlock.store.ledger import SqlLedger
 from interlock.store.schema import open_database
@@ -133,7 +133,7 @@ def test_a_lease_names_its_process(ledger, tmp_path):
 
 
 def test_a_locked_database_is_told(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(dialect, "BUSY_TIMEOUT_S", 0.0)
     ledger = SqlLedger(open_database(tmp_path / "state.db"), clock)
     other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -149,7 +149,7 @@ def test_a_locked_database_is_told(tmp_path, clock, monkeypatch):
 
 
 def test_a_reader_in_the_way_of_a_commit_leaves_nothing_behind(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(dialect, "BUSY_TIMEOUT_S", 0.0)
     ledger = SqlLedger(open_database(tmp_path / "state.db"), clock)
     reader = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     reader.execute("BEGIN")

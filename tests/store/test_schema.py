@@ -13,7 +13,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from interlock.errors import StoreFault
-from interlock.store import schema
+from interlock.store import dialect, schema
+from interlock.store.address import file_address
 
 
 def shape(path: Path) -> list[tuple[object, ...]]:
@@ -40,11 +41,11 @@ def shape(path: Path) -> list[tuple[object, ...]]:
 def test_direct_creation_and_migration_give_the_same_schema(tmp_path: Path) -> None:
     direct, migrated = tmp_path / "direct.db", tmp_path / "migrated.db"
     schema.open_database(direct).dispose()
-    engine = schema._engine(migrated)
-    with engine.connect() as connection, connection.begin():
+    database = schema.connect(file_address(migrated))
+    with database.engine.connect() as connection, connection.begin():
         schema.migrate(connection)
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
-    engine.dispose()
+    database.dispose()
     assert shape(direct) == shape(migrated)
     assert len(shape(direct)) > 20
 
@@ -59,10 +60,10 @@ def test_the_revision_in_the_program_is_the_head_of_the_migrations() -> None:
 
 def test_an_older_database_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.db"
-    engine = schema._engine(path)
+    engine = schema.connect(file_address(path)).engine
     with engine.connect() as connection, connection.begin():
-        schema.revisions.create(connection)
-        connection.execute(schema.revisions.insert().values(version_num="0000"))
+        schema.create_directly(connection)
+        connection.execute(schema.revisions.update().values(version_num="0000"))
     engine.dispose()
     monkeypatch.setattr(schema, "KNOWN_REVISIONS", ("0000", "0001"))
     moved: list[sa.Connection] = []
@@ -72,7 +73,7 @@ def test_an_older_database_is_migrated(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    engine = schema._engine(tmp_path / "state.db")
+    engine = schema.connect(file_address(tmp_path / "state.db")).engine
     with contextlib.suppress(ZeroDivisionError), engine.connect() as connection, connection.begin():
         schema.migrate(connection)
         assert "events" in sa.inspect(connection).get_table_names()
@@ -83,20 +84,21 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_the_file_survives_power_loss_by_its_settings(tmp_path: Path) -> None:
-    engine = schema.open_database(tmp_path / "deep" / "er" / "state.db")
+    engine = schema.open_database(tmp_path / "deep" / "er" / "state.db").engine
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == schema.BUSY_TIMEOUT_S * 1000
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == dialect.BUSY_TIMEOUT_S * 1000
     engine.dispose()
 
 
 def test_writers_take_the_lock_when_they_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 0.0)
-    engine = schema.open_database(tmp_path / "state.db")
-    writer = engine.execution_options(**{schema.WRITES: True})
+    monkeypatch.setattr(dialect, "BUSY_TIMEOUT_S", 0.0)
+    database = schema.open_database(tmp_path / "state.db")
+    engine = database.engine
+    writer = engine.execution_options(**{dialect.WRITES: True})
     with writer.connect() as first, first.begin():
-        with pytest.raises(StoreFault, match="locked"), schema.database_faults("x"), writer.connect() as second:
+        with pytest.raises(StoreFault, match="locked"), database.faults(), writer.connect() as second:
             second.begin()
         with engine.connect() as reader:
             assert reader.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar() == 0
@@ -125,7 +127,7 @@ def refused(path: Path) -> StoreFault:
 
 def test_a_newer_database(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    engine = schema.open_database(path)
+    engine = schema.open_database(path).engine
     with engine.connect() as connection, connection.begin():
         connection.execute(schema.revisions.update().values(version_num="9999"))
     engine.dispose()
@@ -171,55 +173,12 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 
 def test_a_locked_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.db"
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(dialect, "BUSY_TIMEOUT_S", 0.0)
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
     assert "locked" in refused(path).message
     connection.execute("ROLLBACK")
     connection.close()
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("SQLITE_BUSY", "is locked"),
-        ("SQLITE_LOCKED", "is locked"),
-        ("SQLITE_READONLY", "cannot be written"),
-        ("SQLITE_READONLY_DBMOVED", "cannot be written"),
-        ("SQLITE_PERM", "may not be opened"),
-        ("SQLITE_AUTH", "may not be opened"),
-        ("SQLITE_CANTOPEN", "cannot be opened"),
-        ("SQLITE_NOTADB", "is not a SQLite database"),
-        ("SQLITE_CORRUPT", "is corrupt"),
-        ("SQLITE_FULL", "disk is full"),
-        ("SQLITE_IOERR_FSYNC", "disk reported an error"),
-        ("SQLITE_MISUSE", "failed: text of sqlite"),
-    ],
-)
-def test_every_cause_is_told_in_words(name: str, words: str) -> None:
-    original = sqlite3.OperationalError("text of sqlite")
-    original.sqlite_errorname = name
-    original.sqlite_errorcode = getattr(sqlite3, name)
-    for error in (original, sa.exc.OperationalError("SELECT secret", {"secret": 1}, original)):
-        with pytest.raises(StoreFault, match=words) as caught, schema.database_faults(Path("/x/state.db")):
-            raise error
-        assert caught.value.facts["cause"] == name
-        assert caught.value.next_step
-        assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        sa.exc.ResourceClosedError("This Connection is closed"),
-        sa.exc.TimeoutError("QueuePool limit"),
-        sa.exc.InvalidRequestError("no"),
-        sqlite3.InterfaceError("bad"),
-    ],
-)
-def test_foreign_errors_without_a_code_are_mapped_too(error: Exception) -> None:
-    with pytest.raises(StoreFault), schema.database_faults("x"):
-        raise error
 
 
 def test_many_may_create_it_at_once(tmp_path: Path) -> None:
