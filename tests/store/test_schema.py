@@ -12,9 +12,11 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from infra.postgres import TestDatabase
 from interlock.errors import StoreFault
 from interlock.store import dialect, schema
-from interlock.store.address import file_address
+from interlock.store.address import Address, file_address, server_address
+from interlock.store.dialect import Database
 
 
 def shape(path: Path) -> list[tuple[object, ...]]:
@@ -199,3 +201,122 @@ def test_many_may_create_it_at_once(tmp_path: Path) -> None:
         thread.join()
     assert failures == []
     schema.open_database(tmp_path / "new" / "state.db").dispose()
+
+
+# ---- on a server -------------------------------------------------------------------------------------------------
+
+CATALOGUE = (
+    (
+        "SELECT table_name, column_name, ordinal_position, data_type, collation_name, is_nullable, column_default, "
+        "character_maximum_length FROM information_schema.columns WHERE table_schema = 'interlock' ORDER BY 1, 2"
+    ),
+    "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'interlock' ORDER BY 1, 2",
+    (
+        "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+        "WHERE connamespace = 'interlock'::regnamespace ORDER BY 1, 2"
+    ),
+    "SELECT version_num FROM alembic_version",
+)
+
+
+def server_shape(pg: TestDatabase) -> list[object]:
+    """Columns, indexes, constraints and the stamp as the server sees them."""
+    return [pg.execute(query) for query in CATALOGUE]
+
+
+def address_of(pg: TestDatabase) -> Address:
+    return server_address(pg.url, "interlock")
+
+
+def migrated(database: Database, revision: str) -> None:
+    writer = database.engine.execution_options(**{dialect.WRITES: True})
+    with writer.connect() as connection, connection.begin():
+        database.dialect.prepare(connection, database.address)
+        schema.migrate(connection, revision)
+
+
+@pytest.mark.parametrize("revision", schema.KNOWN_REVISIONS)
+def test_every_earlier_revision_is_brought_to_the_same_schema_on_both(
+    pg: TestDatabase, empty_pg: TestDatabase, tmp_path: Path, revision: str
+) -> None:
+    old = schema.connect(address_of(empty_pg))
+    migrated(old, revision)
+    old.dispose()
+    opened = schema.open_database(address_of(empty_pg))
+    with opened.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+    opened.dispose()
+    assert server_shape(empty_pg) == server_shape(pg)
+    assert {row[4] for row in server_shape(pg)[0] if row[3] == "text"} == {"C"}  # type: ignore[index, attr-defined]
+
+    direct, older = tmp_path / "direct.db", tmp_path / "older.db"
+    schema.open_database(direct).dispose()
+    old = schema.connect(file_address(older))
+    migrated(old, revision)
+    old.dispose()
+    schema.open_database(older).dispose()
+    assert shape(direct) == shape(older)
+
+
+def test_a_migration_that_dies_leaves_the_old_schema_on_a_server(empty_pg: TestDatabase) -> None:
+    database = schema.connect(address_of(empty_pg))
+    writer = database.engine.execution_options(**{dialect.WRITES: True})
+    with contextlib.suppress(StoreFault), database.faults(), writer.connect() as connection, connection.begin():
+        database.dialect.prepare(connection, database.address)
+        schema.migrate(connection)
+        assert "events" in database.dialect.inspect(connection, database.address)
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")  # the session dies in the middle
+    assert empty_pg.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'interlock'") == [(0,)]
+    database.dispose()
+    schema.open_database(address_of(empty_pg)).dispose()
+    assert empty_pg.execute("SELECT version_num FROM alembic_version") == [(schema.REVISION,)]
+
+
+def test_a_newer_database_on_a_server(pg: TestDatabase) -> None:
+    pg.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreFault, match="schema revision 9999") as caught:
+        schema.open_database(address_of(pg))
+    assert "newer" in caught.value.next_step
+    assert caught.value.facts["path"] == address_of(pg).name
+
+
+@pytest.mark.parametrize("table", ["theirs (x int)", "alembic_version (version_num text)", "events (x int)"])
+def test_somebody_elses_schema_is_left_alone(empty_pg: TestDatabase, table: str) -> None:
+    empty_pg.execute("CREATE SCHEMA interlock")
+    empty_pg.execute(f"CREATE TABLE {table}")
+    with pytest.raises(StoreFault, match="not one of Interlock's") as caught:
+        schema.open_database(address_of(empty_pg))
+    assert "store.schema" in caught.value.next_step
+    assert len(empty_pg.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'interlock'")) == 1
+
+
+def test_other_tables_of_the_database_do_not_matter(empty_pg: TestDatabase) -> None:
+    empty_pg.execute("CREATE TABLE public.alembic_version (version_num text)")
+    empty_pg.execute("CREATE TABLE public.events (x int)")
+    schema.open_database(address_of(empty_pg)).dispose()
+    assert empty_pg.execute("SELECT count(*) FROM public.alembic_version") == [(0,)]
+    assert empty_pg.execute("SELECT version_num FROM alembic_version") == [(schema.REVISION,)]
+
+
+def test_two_programs_may_start_at_once_on_an_empty_server(empty_pg: TestDatabase) -> None:
+    code = (
+        "import sys; from interlock.store.address import server_address\n"
+        "from interlock.store.schema import open_database\n"
+        "address = server_address(sys.argv[1], 'interlock'); print('ready', flush=True); sys.stdin.readline()\n"
+        "open_database(address).dispose(); print('done')"
+    )
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, empty_pg.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    for program in programs:
+        assert program.stdout is not None
+        program.stdout.readline()
+    for program in programs:
+        assert program.stdin is not None
+        program.stdin.write("go\n")
+        program.stdin.flush()
+    assert [program.communicate(timeout=60)[0] for program in programs] == ["done\n"] * 3
+    assert empty_pg.execute("SELECT version_num FROM alembic_version") == [(schema.REVISION,)]

@@ -151,8 +151,8 @@ class SqlLedger:
     def verify(self) -> Verification:
         """Recompute every hash, in bounded memory, over one consistent view."""
         query = sa.select(schema.events).order_by(_events.sequence).execution_options(yield_per=_BATCH_ROWS)
-        with self._reading() as connection:
-            return check_chain(tuple(row) for row in connection.execute(query))
+        with self._reading() as connection, connection.execute(query) as rows:
+            return check_chain(tuple(row) for row in rows)
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -240,7 +240,7 @@ class SqlTransaction:
 
     def insert(self, collection: str, key: str, value: object) -> None:
         """Write a document that must not exist yet; raises :class:`~interlock.errors.Conflict` when it does."""
-        statement = self._upsert(schema.documents).on_conflict_do_nothing()
+        statement = self._upsert(schema.documents).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         if self._connection.execute(statement, self._values(collection, key, value)).rowcount == 0:
             raise document_exists(collection, key)
 
