@@ -70,14 +70,14 @@ class Cluster:
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=100)
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
 
-    def start(self) -> None:
-        """Start the server and wait until it says that it is ready."""
+    def start(self, *, durable: bool = False) -> None:
+        """Start the server and wait until it says that it is ready; ``durable`` with fsync, as a real one."""
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": str(self.folder),
-            "fsync": "off",
-            "full_page_writes": "off",
+            "fsync": "on" if durable else "off",
+            "full_page_writes": "on" if durable else "off",
             "max_connections": "40",
             "shared_buffers": "16MB",
             "autovacuum": "off",
