@@ -25,7 +25,8 @@ from interlock.errors import BundleCorrupt, NotFound, SettingsError, StoreFault,
 from interlock.model import loader
 from interlock.model.calls import FrameKind, frame_kind
 from interlock.model.compile import COMPILE_MODEL, Compiled
-from interlock.model.contract import Contract, Entry, search_folders
+from interlock.model.contract import Contract, search_folders
+from interlock.model.entry import Entry
 from interlock.model.fit import MODEL_FILE
 from interlock.model.forms import Constant, Form
 from interlock.model.manifest import (

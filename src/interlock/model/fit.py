@@ -16,7 +16,7 @@ import polars as pl
 
 from interlock.errors import ContractError, UserCodeFailed, bounded
 from interlock.model.calls import FrameKind, as_column, as_frame, bind, load_function, parameters_of
-from interlock.model.contract import Entry
+from interlock.model.entry import Entry
 
 MODEL_FILE = "model.pkl"
 VALID_SHARE = 0.2
@@ -52,7 +52,7 @@ def run_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     task = msgspec.convert(arguments["task"], Task)
     function = load_function(Path(task.code), task.entry)
-    rows = _Rows(task, splits=bool({"X_valid", "y_valid"} & set(parameters_of(function))))
+    rows = Rows(task, splits=bool({"X_valid", "y_valid"} & set(parameters_of(function))))
     positional, named = bind(function, task.entry, rows.offers(), task.params)
     random.seed(task.seed)
     numpy = importlib.import_module("numpy")
@@ -60,12 +60,12 @@ def run_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     answer = function(*positional, **named)
     elapsed = time.perf_counter() - started
-    model, metrics = _apart(answer)
-    _save(model, task)
+    model, metrics = apart(answer)
+    save_model(model, task)
     return {"rows": rows.count, "metrics": metrics, "function_seconds": elapsed}
 
 
-class _Rows:
+class Rows:
     """The training rows, in whatever shape is asked for; read once, when something is."""
 
     def __init__(self, task: Task, *, splits: bool) -> None:
@@ -145,7 +145,7 @@ class _Rows:
         return str(folder)
 
 
-def _apart(answer: Any) -> tuple[Any, dict[str, float]]:
+def apart(answer: Any) -> tuple[Any, dict[str, float]]:
     """Split ``(model, metrics)``; anything else is the model. Metrics that are not finite are left out, and said."""
     if not (isinstance(answer, tuple) and len(answer) == 2 and _are_metrics(answer[1])):
         return answer, {}
@@ -164,7 +164,11 @@ def _are_metrics(value: object) -> bool:
     )
 
 
-def _save(model: Any, task: Task) -> None:
+def save_model(model: Any, task: Task) -> None:
+    """Save what training gave, unless it saved itself into ``model_dir``.
+
+    Raises :class:`ContractError` when it cannot answer, :class:`UserCodeFailed` when it cannot be saved.
+    """
     where = f"{task.entry.function} in {task.entry.path}"
     folder = Path(task.model_dir)
     if model is None:

@@ -19,6 +19,8 @@ from interlock.ports import Parts, Turn
 from interlock.records import Record, Snapshot, Training, digest, facts_of, short, timestamp
 from interlock.settings import Settings, seconds
 
+RUNS = {"function": "interlock.model.fit:run_training"}
+"""What runs in the worker process, by the kind of the training entry. All take a ``Task`` and give the same facts."""
 _ERROR_CHARS = 8_000
 
 
@@ -66,7 +68,7 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
     }
     try:
         outcome = runner.call(
-            "interlock.model.fit:run_training", arguments, deadline_s=seconds(settings.model.deadline), say=turn.say
+            RUNS[contract.train.kind], arguments, deadline_s=seconds(settings.model.deadline), say=turn.say
         )
     except (UserCodeFailed, ContractError) as error:
         _record(parts, turn, "training.failed", _failed(parts, contract, snapshot, name, error))
