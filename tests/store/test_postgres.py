@@ -136,7 +136,7 @@ def test_a_statement_that_takes_too_long_is_ended(database, monkeypatch):
 
 
 def test_a_writer_that_stops_inside_its_transaction_does_not_lock_out_the_rest(pg, ledger, monkeypatch):
-    monkeypatch.setattr(postgres, "STATEMENT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(postgres, "IDLE_TIMEOUT_S", 0.1)
     other = SqlLedger(open_database(server_address(pg.url, "interlock")), ManualClock())
     fault = failed(
         ledger,

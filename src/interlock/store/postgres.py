@@ -22,7 +22,8 @@ from interlock.store.dialect import WRITES, Cause
 OLDEST_SERVER = (13, 0)
 CONNECT_TIMEOUT_S = 10
 STATEMENT_TIMEOUT_S = 60
-"""One statement, and one pause inside a transaction, may last so long: a stopped writer must not lock out the rest."""
+IDLE_TIMEOUT_S = 60
+"""A pause inside a transaction may last so long: a writer that was stopped must not lock out the rest."""
 _LOCK = 0x494C_434B
 _CONNECTION = {
     "connect_timeout": CONNECT_TIMEOUT_S,
@@ -157,21 +158,24 @@ class Postgres:
 def _begin(schema: str, *, writes: bool) -> str:
     """Statements that open a transaction. ``schema`` is a checked name, and quoted all the same."""
     quoted = '"' + schema.replace('"', '""') + '"'
-    limit_ms = STATEMENT_TIMEOUT_S * 1000
     statements = [
         f"BEGIN ISOLATION LEVEL READ COMMITTED{'' if writes else ' READ ONLY'}",
         f"SET LOCAL search_path = {quoted}",
-        f"SET LOCAL statement_timeout = {limit_ms}",
-        f"SET LOCAL idle_in_transaction_session_timeout = {limit_ms}",
+        f"SET LOCAL statement_timeout = {_milliseconds(STATEMENT_TIMEOUT_S)}",
+        f"SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(IDLE_TIMEOUT_S)}",
     ]
     if writes:
         statements += [
-            f"SET LOCAL lock_timeout = {max(1, round(dialect.BUSY_TIMEOUT_S * 1000))}",
+            f"SET LOCAL lock_timeout = {_milliseconds(dialect.BUSY_TIMEOUT_S)}",
             # what was acknowledged survives a crash of the server, whatever the role's default is
             "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'",
             f"SELECT pg_advisory_xact_lock({_LOCK}, {lock_key(schema)})",
         ]
     return "; ".join(statements)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))  # 0 would mean no limit
 
 
 def lock_key(schema: str) -> int:
