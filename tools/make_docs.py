@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from interlock.cli.main import app
 from interlock.configuration import json_schema
-from interlock.release.score import METRICS
+from interlock.release.metrics import METRICS
 from interlock.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
