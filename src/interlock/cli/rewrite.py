@@ -1,0 +1,181 @@
+"""The preparation of a notebook, rewritten so that new rows get what the training rows taught: nothing is learned twice."""
+
+import ast
+import copy
+from collections.abc import Sequence
+
+from interlock.cli.slicing import Statement
+from interlock.cli.understand import NotUnderstood, Understood, column_of
+
+_STATISTICS = frozenset(
+    {"mean", "median", "mode", "std", "var", "min", "max", "quantile", "sum", "count", "nunique", "unique"}
+    | {"value_counts", "idxmax", "skew", "corr", "to_dict"}
+)
+"""Methods that sum up the rows they see: on new rows the answer of the training rows is used."""
+_WHOLE_BATCH = frozenset(
+    {"factorize", "transform", "rank", "cumsum", "cumcount", "shift", "rolling", "ewm", "expanding", "diff", "cat"}
+    | {"pct_change", "qcut", "interpolate", "ffill", "bfill", "merge", "join", "concat", "resample", "pivot_table"}
+)
+"""What depends on which other rows are there, so that one row alone would get another answer."""
+_FILTERS = frozenset({"dropna", "drop_duplicates", "query", "sample", "head", "tail", "nlargest", "nsmallest"})
+_BESIDE_FILTERS = frozenset({"reset_index", "copy"})
+
+
+def rewritten(found: Understood) -> list[ast.stmt]:
+    """The body of ``prepare(rows, learned, training)``; raises :class:`NotUnderstood` with the cell."""
+    body: list[ast.stmt] = []
+    only_y = _only_for_target(found)
+    for item in found.prepare:
+        node = copy.deepcopy(item.node)
+        if item is found.rows.at:
+            node = _without_read(node, found)
+            if node is None:
+                continue
+        _refuse(item, node, found)
+        if item in only_y or _filters(item, node):
+            body.append(_if_training(node))
+        else:
+            body.append(_Learned(found, item).visit(node))
+    return [ast.fix_missing_locations(node) for node in body]
+
+
+def _without_read(node: ast.stmt, found: Understood) -> ast.stmt | None:
+    """The statement with the rows in place of the call that reads them; None when nothing is left of it."""
+    original = ast.dump(found.rows.call)
+
+    class Replace(ast.NodeTransformer):
+        def visit_Call(self, call: ast.Call) -> ast.AST:  # noqa: N802 - the visitor's naming
+            if ast.dump(call) == original:
+                return ast.Name(id=found.rows.variable, ctx=ast.Load())
+            return self.generic_visit(call)
+
+    node = Replace().visit(node)
+    assert isinstance(node, ast.Assign)
+    return None if isinstance(node.value, ast.Name) else node
+
+
+def _only_for_target(found: Understood) -> list[Statement]:
+    """Statements that make the target and nothing else: they run in training only."""
+    kept: list[Statement] = []
+    for item in found.prepare:
+        node = item.node
+        value = node.value if isinstance(node, ast.Assign) else None
+        target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
+        if isinstance(target, ast.Name) and target.id == found.y and value is not None:
+            kept.append(item)
+    return kept
+
+
+def _refuse(item: Statement, node: ast.stmt, found: Understood) -> None:
+    for part in ast.walk(node):
+        name = part.attr if isinstance(part, ast.Attribute) else part.id if isinstance(part, ast.Name) else ""
+        if name in _WHOLE_BATCH and not _is_text_join(part):
+            raise NotUnderstood(f"'{name}' looks at other rows, so one row alone could not be answered the same", item.cell)
+        if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Store):
+            if column_of(ast.Subscript(value=part.value, slice=part.slice, ctx=ast.Load()), found.rows.variable) == found.target:
+                raise NotUnderstood(f"the target '{found.target}' is changed in its place", item.cell)
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "dropna":
+            if any(word.arg in ("axis", "thresh") for word in part.keywords) or part.args:
+                raise NotUnderstood("dropna by columns depends on which rows are there", item.cell)
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "fit":
+            raise NotUnderstood("fit and transform are understood as fit_transform here", item.cell)
+
+
+def _is_text_join(part: ast.AST) -> bool:
+    return isinstance(part, ast.Attribute) and part.attr == "join" and isinstance(part.value, ast.Constant)
+
+
+def _filters(item: Statement, node: ast.stmt) -> bool:
+    """Whether a statement takes rows out; raises when it does more than that."""
+    calls = [c for c in ast.walk(node) if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute)]
+    methods = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)}
+    if methods & _FILTERS:
+        if methods - _FILTERS - _BESIDE_FILTERS:
+            raise NotUnderstood("it takes rows out and does more in one statement", item.cell)
+        return True
+    value = node.value if isinstance(node, ast.Assign | ast.Expr) else None
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "drop":
+        columns = any(word.arg in ("columns", "axis") for word in value.keywords) or len(value.args) > 1
+        return not columns
+    if isinstance(value, ast.Subscript):
+        inner = value.slice
+        return isinstance(inner, ast.Compare | ast.BoolOp | ast.BinOp | ast.UnaryOp) or (
+            isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in ("isin", "notna", "between")
+        )
+    return False
+
+
+def _if_training(node: ast.stmt) -> ast.stmt:
+    return ast.If(test=ast.Name(id="training", ctx=ast.Load()), body=[node], orelse=[])
+
+
+class _Learned(ast.NodeTransformer):
+    """Wraps what is learned from the rows, so that it is learned in training and looked up afterwards."""
+
+    def __init__(self, found: Understood, item: Statement) -> None:
+        self.found = found
+        self.item = item
+        self.count = 0
+        self.loops: list[str] = []
+        self.functions = 0
+
+    def _key(self) -> str:
+        self.count += 1
+        line = getattr(self.item.node, "lineno", 0)
+        parts = [str(self.item.cell), str(line), str(self.count)]
+        return f"({', '.join([*parts, *self.loops])},)"
+
+    def visit_For(self, node: ast.For) -> ast.AST:  # noqa: N802 - the visitor's naming
+        names = [part.id for part in ast.walk(node.target) if isinstance(part, ast.Name)]
+        self.loops += names
+        self.generic_visit(node)
+        del self.loops[len(self.loops) - len(names) :]
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802
+        self._refuse_learning_inside(node)
+        return node
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:  # noqa: N802
+        return node
+
+    def _refuse_learning_inside(self, node: ast.FunctionDef) -> None:
+        for part in ast.walk(node):
+            if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):
+                if part.func.attr in _STATISTICS | {"fit_transform", "get_dummies"}:
+                    raise NotUnderstood(f"{node.name}() learns from the rows ('{part.func.attr}')", self.item.cell)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if method == "fit_transform" and isinstance(node.func, ast.Attribute) and node.args:
+            call = ast.parse(f"fitted(learned, {self._key()}, None, None)", mode="eval").body
+            assert isinstance(call, ast.Call)
+            call.args[2:] = [node.func.value, node.args[0]]
+            return call
+        if method in _STATISTICS and not any(word.arg == "axis" for word in node.keywords) and not node.args:
+            return self._remembered(node)
+        if method == "get_dummies" or (isinstance(node.func, ast.Name) and node.func.id == "get_dummies"):
+            for word in node.keywords:
+                if word.arg == "drop_first" and isinstance(word.value, ast.Constant) and word.value.value is True:
+                    word.value = ast.Name(id="training", ctx=ast.Load())
+        if method == "drop":
+            self._without_target(node)
+        return self.generic_visit(node)
+
+    def _remembered(self, node: ast.expr) -> ast.expr:
+        call = ast.parse(f"remembered(learned, {self._key()}, lambda: None)", mode="eval").body
+        assert isinstance(call, ast.Call)
+        last = call.args[2]
+        assert isinstance(last, ast.Lambda)
+        last.body = node
+        return call
+
+    def _without_target(self, node: ast.Call) -> None:
+        """Rows to be answered have no target to drop."""
+        if f"'{self.found.target}'" in ast.unparse(node) and all(word.arg != "errors" for word in node.keywords):
+            node.keywords.append(ast.keyword(arg="errors", value=ast.Constant(value="ignore")))
+
+
+def uses_dummies(body: Sequence[ast.stmt]) -> bool:
+    """Whether the columns depend on which values the rows have."""
+    return any("get_dummies" in ast.unparse(node) for node in body)
