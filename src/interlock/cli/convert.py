@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from interlock.cli.rewrite import rewritten, uses_dummies
+from interlock.cli.rewrite import needed_values, rewritten, uses_dummies
 from interlock.cli.slicing import Statement, statements_of
 from interlock.cli.understand import READERS, NotUnderstood, Understood, understand
 from interlock.errors import Misuse, NotFound
@@ -80,6 +80,7 @@ class Converted(Record, frozen=True, kw_only=True):
     params: dict[str, object]
     seed: int | None
     reads: str
+    query: str = ""
     notes: tuple[str, ...]
 
 
@@ -108,6 +109,7 @@ def convert(path: Path, target: str) -> Converted:
 
 def _taken_apart(notebook: Notebook, name: str, found: Understood) -> Converted:
     body = rewritten(found)
+    query = _query(needed_values(found))
     if uses_dummies(body):
         x = found.x
         line = f"{x} = {x}.reindex(columns=remembered(learned, 'columns', lambda: list({x}.columns)), fill_value=0)"
@@ -145,6 +147,8 @@ def _taken_apart(notebook: Notebook, name: str, found: Understood) -> Converted:
     notes = [f"{name} was taken apart: {found.model} learns '{found.target}'."]
     if left:
         notes.append(f"Left out, as the model does not rest on them: code cells {left}.")
+    if query:
+        notes.append("Rows without a value that the model needs are left out by data.query; it cannot answer them.")
     return Converted(
         files=files,
         train="train.py",
@@ -153,6 +157,7 @@ def _taken_apart(notebook: Notebook, name: str, found: Understood) -> Converted:
         params=params,
         seed=seed,
         reads=found.rows.file,
+        query=query,
         notes=tuple(notes),
     )
 
@@ -187,6 +192,13 @@ def _literal(node: ast.expr) -> object:
         isinstance(value, list) and all(isinstance(item, str | int | float | bool) for item in value)
     )
     return value if plain else None
+
+
+def _query(columns: list[str] | None) -> str:
+    if columns is None:
+        return "select * from data where columns(*) is not null"
+    quoted = ['"' + name.replace('"', '""') + '"' for name in dict.fromkeys(columns)]
+    return f"select * from data where {' and '.join(f'{name} is not null' for name in quoted)}" if quoted else ""
 
 
 def _answer(found: Understood) -> str:

@@ -17,7 +17,7 @@ train   = {train}
 {seed}
 {params}[data]
 inbox   = "data/inbox"               # drop CSV, Parquet or JSON lines files here
-# key   = ["id"]                     # columns that name a row, if it has any; they are no features then
+{query}# key   = ["id"]                     # columns that name a row, if it has any; they are no features then
 holdout = {{ fraction = 0.2 }}         # rows kept for judging, chosen by a hash
 
 [gate]
@@ -69,6 +69,7 @@ def _settings(made: Converted, name: str, task: str) -> str:
         train=quoted(made.train),
         predict=f"predict = {quoted(made.predict)}\n" if made.predict else "",
         target=quoted(made.target),
+        query=f"query   = {quoted(made.query)}\n" if made.query else "",
         seed=f"seed    = {made.seed}\n" if made.seed is not None else "",
         params=f"[params]\n{params}\n" if params else "",
     )

@@ -18,6 +18,7 @@ _WHOLE_BATCH = frozenset(
 )
 """What depends on which other rows are there, so that one row alone would get another answer."""
 _FILTERS = frozenset({"dropna", "drop_duplicates", "query", "sample", "head", "tail", "nlargest", "nsmallest"})
+_MASKS = frozenset({"isin", "notna", "notnull", "between"})
 _BESIDE_FILTERS = frozenset({"reset_index", "copy"})
 
 
@@ -98,11 +99,45 @@ def _filters(item: Statement, node: ast.stmt) -> bool:
         columns = any(word.arg in ("columns", "axis") for word in value.keywords) or len(value.args) > 1
         return not columns
     if isinstance(value, ast.Subscript):
-        inner = value.slice
-        return isinstance(inner, ast.Compare | ast.BoolOp | ast.BinOp | ast.UnaryOp) or (
-            isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in ("isin", "notna", "between")
-        )
+        return _is_mask(value.slice)
     return False
+
+
+def needed_values(found: Understood) -> list[str] | None:
+    """Columns without which the notebook leaves a row out; None for all of them. Raises :class:`NotUnderstood`.
+
+    Such a row cannot be answered later either, so it must not be among the rows that judge the model.
+    """
+    columns: list[str] | None = []
+    for item in found.prepare:
+        drops = [c for c in ast.walk(item.node) if isinstance(c, ast.Call) and _method(c) == "dropna"]
+        earlier = found.prepare[: found.prepare.index(item)]
+        if drops and any(part is not found.rows.at and not _filters(part, part.node) for part in earlier):
+            raise NotUnderstood("dropna comes after columns were changed; move it behind the reading", item.cell)
+        for call in drops:
+            subset = next((word.value for word in call.keywords if word.arg == "subset"), None)
+            if subset is None:
+                columns = None
+                continue
+            names = [subset] if isinstance(subset, ast.Constant) else getattr(subset, "elts", [])
+            if not names or not all(isinstance(name, ast.Constant) and isinstance(name.value, str) for name in names):
+                raise NotUnderstood("dropna does not write its columns out", item.cell)
+            columns = None if columns is None else [*columns, *(str(name.value) for name in names)]
+    return columns
+
+
+def _method(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ""
+
+
+def _is_mask(node: ast.expr) -> bool:
+    """Whether what stands in the brackets is true or false for each row."""
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.BitAnd | ast.BitOr)
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.Invert)
+    called = node.func if isinstance(node, ast.Call) else None
+    return isinstance(node, ast.Compare) or (isinstance(called, ast.Attribute) and called.attr in _MASKS)
 
 
 def _if_training(node: ast.stmt) -> ast.stmt:
