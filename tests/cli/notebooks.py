@@ -55,7 +55,8 @@ def houses(path: Path, rows: int = 400, *, seed: int = 2) -> Path:
 
 TITANIC = notebook(
     ("markdown", "# Who survives?"),
-    "import numpy as np\nimport pandas as pd\nimport matplotlib.pyplot as plt\nimport seaborn as sns\n%matplotlib inline",
+    "import numpy as np\nimport pandas as pd\nimport matplotlib.pyplot as plt\n"
+    "import seaborn as sns\n%matplotlib inline",
     "train_df = pd.read_csv('passengers.csv')\ntest_df = pd.read_csv('test.csv')\ntrain_df.head()",
     "train_df.info()\ntrain_df.describe()",
     "sns.countplot(x='Survived', data=train_df)\nplt.show()",
@@ -106,7 +107,8 @@ LIGHTGBM = notebook(
 MESSY = notebook(
     "!pip install -q scikit-learn",
     "results.append(score)  # from an earlier attempt",
-    "%load_ext autoreload\n%autoreload 2\nimport pandas as pd, numpy as np\nfrom sklearn.preprocessing import StandardScaler",
+    "%load_ext autoreload\n%autoreload 2\nimport pandas as pd, numpy as np\n"
+    "from sklearn.preprocessing import StandardScaler",
     "df = pd.read_csv('passengers.csv')\ndf?",
     "df = df.dropna(subset=['Age'])\ndf",
     "plt.hist(df['Age'])",

@@ -88,3 +88,19 @@ def test_hotel_is_released_with_a_signal_and_refused_without(copied: Path) -> No
     refused = turn(copied, code=1)
     assert refused["outcome"] == "kept"
     assert "baseline" in refused["sentence"]
+
+
+@pytest.mark.parametrize("copied", ["notebook"], indirect=True)
+def test_notebook_is_released_shown_and_not_trained_again_by_opening_it(copied: Path) -> None:
+    call(copied, "prepare.py")
+    result = turn(copied)
+    assert result["outcome"] == "released", result["sentence"]
+    call(copied, "-m", "interlock", "report")
+    page = (copied / "reports" / "release-0001.html").read_text()
+    assert "cv_accuracy" in page
+    assert 'src="data:image/png;base64,' in page
+    notebook = json.loads((copied / "model.ipynb").read_text())
+    assert not any(cell.get("outputs") for cell in notebook["cells"]), "the example is kept without outputs"
+    notebook["cells"][1]["execution_count"] = 1
+    (copied / "model.ipynb").write_text(json.dumps(notebook))
+    assert turn(copied)["outcome"] == "unchanged"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from interlock.cli.rewrite import needed_values, rewritten, uses_dummies
-from interlock.cli.slicing import Statement, statements_of
+from interlock.cli.slicing import Statement, method_of, statements_of
 from interlock.cli.understand import READERS, NotUnderstood, Understood, understand
 from interlock.errors import Misuse, NotFound
 from interlock.model.cells import PARAMETERS, Notebook, read_notebook, stripped
@@ -18,7 +18,7 @@ from interlock.model.contract import TRAINING_NAMES
 from interlock.model.names import Reading
 from interlock.records import Record
 
-_FEATURES = '''"""Made from {notebook} by 'interlock init --from-notebook'. Read it: from now on this is the code that counts."""
+_FEATURES = '''"""Made from {notebook} by 'interlock init --from-notebook'. From now on this is the code that counts."""
 
 {imports}
 
@@ -56,7 +56,7 @@ def train(data{arguments}):
 {body}
     return {{"model": {model}, "learned": learned, "scalers": [{scalers}]}}
 '''
-_PREDICT = '''"""Made from {notebook} by 'interlock init --from-notebook': new rows take the way of the training rows."""
+_PREDICT = '''"""Made from {notebook} by 'interlock init --from-notebook': new rows go the way of the training rows."""
 
 from features import prepare
 
@@ -71,7 +71,7 @@ def predict(model, data):
 
 
 class Converted(Record, frozen=True, kw_only=True):
-    """Files to write by name, settings to make, and what is to be told. ``reads`` is the file that the notebook reads."""
+    """Files to write by name, settings to make, and what is to be told; ``reads`` is the notebook's file."""
 
     files: dict[str, str]
     train: str
@@ -87,8 +87,8 @@ class Converted(Record, frozen=True, kw_only=True):
 def convert(path: Path, target: str) -> Converted:
     """Read a notebook and write what it becomes; runs nothing of it.
 
-    Raises :class:`NotFound` when there is no such file, :class:`~interlock.errors.ContractError` when it cannot be read, and
-    :class:`Misuse` when not even the rows that it learns from can be told.
+    Raises :class:`NotFound` when there is no such file, :class:`~interlock.errors.ContractError` when it cannot be
+    read, and :class:`Misuse` when not even the rows that it learns from can be told.
     """
     if not path.is_file():
         raise NotFound(f"There is no notebook {path}.", next_step="Name an .ipynb file.")
@@ -97,8 +97,7 @@ def convert(path: Path, target: str) -> Converted:
     statements = statements_of(notebook, path.name)
     try:
         found = understand(statements)
-        if target and target != found.target:
-            raise NotUnderstood(f"the notebook predicts '{found.target}', not '{target}'")
+        found.check(target)
         return _taken_apart(notebook, path.name, found)
     except NotUnderstood as error:
         return _kept(content, notebook, path.name, target, error)
@@ -113,6 +112,8 @@ def _taken_apart(notebook: Notebook, name: str, found: Understood) -> Converted:
     if uses_dummies(body):
         x = found.x
         line = f"{x} = {x}.reindex(columns=remembered(learned, 'columns', lambda: list({x}.columns)), fill_value=0)"
+        if any("fitted(" in ast.unparse(node) for node in body):
+            raise NotUnderstood("get_dummies and fit_transform follow each other; use one ColumnTransformer")
         body += ast.parse(line).body
     first = f"{found.rows.variable} = {found.rows.variable}.copy()"
     if found.rows.index:
@@ -198,7 +199,8 @@ def _query(columns: list[str] | None) -> str:
     if columns is None:
         return "select * from data where columns(*) is not null"
     quoted = ['"' + name.replace('"', '""') + '"' for name in dict.fromkeys(columns)]
-    return f"select * from data where {' and '.join(f'{name} is not null' for name in quoted)}" if quoted else ""
+    conditions = " and ".join(f"{name} is not null" for name in quoted)
+    return f"select * from data where {conditions}" if quoted else ""  # noqa: S608 - into the user's own settings
 
 
 def _answer(found: Understood) -> str:
@@ -208,12 +210,11 @@ def _answer(found: Understood) -> str:
         node = item.node
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == found.y:
             for part in ast.walk(node.value):
-                if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "map":
-                    table = ast.literal_eval(part.args[0])
-                    return f"[{ {value: key for key, value in table.items()}!r}[answer] for answer in {call}]"
-                if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):
-                    if part.func.attr == "fit_transform":
-                        raise NotUnderstood("the target is encoded; leave it as it is (scikit-learn takes text)", item.cell)
+                if method_of(part) == "fit_transform":
+                    raise NotUnderstood("the target is encoded; leave it as it is (scikit-learn takes text)", item.cell)
+                if method_of(part) == "map" and isinstance(part, ast.Call):
+                    table = {value: key for key, value in ast.literal_eval(part.args[0]).items()}
+                    return f"[{table!r}[answer] for answer in {call}]"
     return call
 
 
@@ -230,7 +231,11 @@ def _imports(imports: Sequence[Statement], body: Sequence[ast.stmt], more: Seque
         assert isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names:
             if (alias.asname or alias.name).partition(".")[0] in wanted or alias.name == "*":
-                one = ast.Import([alias]) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, [alias], node.level)
+                one = (
+                    ast.Import([alias])
+                    if isinstance(node, ast.Import)
+                    else ast.ImportFrom(node.module, [alias], node.level)
+                )
                 lines.append(ast.unparse(one))
     return "\n".join(dict.fromkeys(lines))
 
@@ -304,5 +309,7 @@ def _replaced(source: str, constant: ast.Constant) -> str:
     lines = source.split("\n")
     line = lines[constant.lineno - 1].encode()
     assert constant.end_col_offset is not None
-    lines[constant.lineno - 1] = (line[: constant.col_offset] + b"train_path" + line[constant.end_col_offset :]).decode()
+    lines[constant.lineno - 1] = (
+        line[: constant.col_offset] + b"train_path" + line[constant.end_col_offset :]
+    ).decode()
     return "\n".join(lines)

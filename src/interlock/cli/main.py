@@ -82,7 +82,9 @@ def init(
     target: Annotated[str, typer.Option("--target", help="Column of the data file to predict.")] = "",
     from_notebook: Annotated[
         Path | None,
-        typer.Option("--from-notebook", help="A notebook to turn into a training and an inference file. It is not run."),
+        typer.Option(
+            "--from-notebook", help="A notebook to turn into a training and an inference file. It is not run."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -1,17 +1,20 @@
-"""The preparation of a notebook, rewritten so that new rows get what the training rows taught: nothing is learned twice."""
+"""The preparation of a notebook, rewritten so that new rows get what the training rows taught."""
 
 import ast
 import copy
 from collections.abc import Sequence
 
-from interlock.cli.slicing import Statement
+from interlock.cli.slicing import Statement, method_of, root_of
 from interlock.cli.understand import NotUnderstood, Understood, column_of
 
 _STATISTICS = frozenset(
     {"mean", "median", "mode", "std", "var", "min", "max", "quantile", "sum", "count", "nunique", "unique"}
-    | {"value_counts", "idxmax", "skew", "corr", "to_dict"}
+    | {"value_counts", "idxmax", "idxmin", "skew", "kurt", "sem", "prod", "corr", "to_dict", "describe", "agg", "mad"}
+    | {"average", "percentile", "nanmean", "nanmedian", "nanstd", "nanvar", "nanmin", "nanmax", "nansum"}
+    | {"nanquantile", "nanpercentile", "ptp", "first", "last", "nth"}
 )
-"""Methods that sum up the rows they see: on new rows the answer of the training rows is used."""
+_BUILTIN_STATISTICS = frozenset({"max", "min", "sum", "len", "set", "sorted"})
+"""Methods and functions that sum up the rows they see: on new rows the answer of the training rows is used."""
 _WHOLE_BATCH = frozenset(
     {"factorize", "transform", "rank", "cumsum", "cumcount", "shift", "rolling", "ewm", "expanding", "diff", "cat"}
     | {"pct_change", "qcut", "interpolate", "ffill", "bfill", "merge", "join", "concat", "resample", "pivot_table"}
@@ -29,9 +32,10 @@ def rewritten(found: Understood) -> list[ast.stmt]:
     for item in found.prepare:
         node = copy.deepcopy(item.node)
         if item is found.rows.at:
-            node = _without_read(node, found)
-            if node is None:
+            rest = _without_read(node, found)
+            if rest is None:
                 continue
+            node = rest
         _refuse(item, node, found)
         if item in only_y or _filters(item, node):
             body.append(_if_training(node))
@@ -45,14 +49,14 @@ def _without_read(node: ast.stmt, found: Understood) -> ast.stmt | None:
     original = ast.dump(found.rows.call)
 
     class Replace(ast.NodeTransformer):
-        def visit_Call(self, call: ast.Call) -> ast.AST:  # noqa: N802 - the visitor's naming
+        def visit_Call(self, call: ast.Call) -> ast.AST:
             if ast.dump(call) == original:
                 return ast.Name(id=found.rows.variable, ctx=ast.Load())
             return self.generic_visit(call)
 
-    node = Replace().visit(node)
-    assert isinstance(node, ast.Assign)
-    return None if isinstance(node.value, ast.Name) else node
+    replaced = Replace().visit(node)
+    assert isinstance(replaced, ast.Assign)
+    return None if isinstance(replaced.value, ast.Name) else replaced
 
 
 def _only_for_target(found: Understood) -> list[Statement]:
@@ -71,15 +75,21 @@ def _refuse(item: Statement, node: ast.stmt, found: Understood) -> None:
     for part in ast.walk(node):
         name = part.attr if isinstance(part, ast.Attribute) else part.id if isinstance(part, ast.Name) else ""
         if name in _WHOLE_BATCH and not _is_text_join(part):
-            raise NotUnderstood(f"'{name}' looks at other rows, so one row alone could not be answered the same", item.cell)
-        if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Store):
-            if column_of(ast.Subscript(value=part.value, slice=part.slice, ctx=ast.Load()), found.rows.variable) == found.target:
-                raise NotUnderstood(f"the target '{found.target}' is changed in its place", item.cell)
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "dropna":
-            if any(word.arg in ("axis", "thresh") for word in part.keywords) or part.args:
+            raise NotUnderstood(
+                f"'{name}' looks at other rows, so one row alone could not be answered the same", item.cell
+            )
+        if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Store) and _is_target(part, found):
+            raise NotUnderstood(f"the target '{found.target}' is changed in its place", item.cell)
+        if method_of(part) == "dropna" and isinstance(part, ast.Call):
+            if part.args or any(word.arg in ("axis", "thresh") for word in part.keywords):
                 raise NotUnderstood("dropna by columns depends on which rows are there", item.cell)
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "fit":
+        elif method_of(part) == "fit":
             raise NotUnderstood("fit and transform are understood as fit_transform here", item.cell)
+
+
+def _is_target(part: ast.Subscript, found: Understood) -> bool:
+    read = ast.Subscript(value=part.value, slice=part.slice, ctx=ast.Load())
+    return column_of(read, found.rows.variable) == found.target
 
 
 def _is_text_join(part: ast.AST) -> bool:
@@ -110,7 +120,7 @@ def needed_values(found: Understood) -> list[str] | None:
     """
     columns: list[str] | None = []
     for item in found.prepare:
-        drops = [c for c in ast.walk(item.node) if isinstance(c, ast.Call) and _method(c) == "dropna"]
+        drops = [c for c in ast.walk(item.node) if isinstance(c, ast.Call) and method_of(c) == "dropna"]
         earlier = found.prepare[: found.prepare.index(item)]
         if drops and any(part is not found.rows.at and not _filters(part, part.node) for part in earlier):
             raise NotUnderstood("dropna comes after columns were changed; move it behind the reading", item.cell)
@@ -124,10 +134,6 @@ def needed_values(found: Understood) -> list[str] | None:
                 raise NotUnderstood("dropna does not write its columns out", item.cell)
             columns = None if columns is None else [*columns, *(str(name.value) for name in names)]
     return columns
-
-
-def _method(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else ""
 
 
 def _is_mask(node: ast.expr) -> bool:
@@ -160,34 +166,53 @@ class _Learned(ast.NodeTransformer):
         parts = [str(self.item.cell), str(line), str(self.count)]
         return f"({', '.join([*parts, *self.loops])},)"
 
-    def visit_For(self, node: ast.For) -> ast.AST:  # noqa: N802 - the visitor's naming
+    def visit_For(self, node: ast.For) -> ast.AST:
         names = [part.id for part in ast.walk(node.target) if isinstance(part, ast.Name)]
         self.loops += names
         self.generic_visit(node)
         del self.loops[len(self.loops) - len(names) :]
         return node
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self._refuse_learning_inside(node)
         return node
 
-    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:  # noqa: N802
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        """A written-out list of columns with the target in it: new rows have no target."""
+        chosen = node.slice
+        names = (
+            [item.value for item in chosen.elts if isinstance(item, ast.Constant)]
+            if isinstance(chosen, ast.List)
+            else []
+        )
+        if self.found.target in names and isinstance(chosen, ast.List) and len(names) == len(chosen.elts):
+            others = ast.List(
+                elts=[ast.Constant(value=name) for name in names if name != self.found.target], ctx=ast.Load()
+            )
+            node.slice = ast.IfExp(test=ast.Name(id="training", ctx=ast.Load()), body=chosen, orelse=others)
+        return self.generic_visit(node)
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        """What is summed up inside a lambda must be its own argument, a row or a value."""
+        own = {argument.arg for argument in node.args.args}
+        for part in ast.walk(node.body):
+            if method_of(part) in _STATISTICS and not own & set(root_of(part.func.value)):  # type: ignore[attr-defined]
+                raise NotUnderstood(f"'{method_of(part)}' of all rows is asked for row by row", self.item.cell)
         return node
 
     def _refuse_learning_inside(self, node: ast.FunctionDef) -> None:
         for part in ast.walk(node):
-            if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):
-                if part.func.attr in _STATISTICS | {"fit_transform", "get_dummies"}:
-                    raise NotUnderstood(f"{node.name}() learns from the rows ('{part.func.attr}')", self.item.cell)
+            if method_of(part) in _STATISTICS | {"fit_transform", "get_dummies"}:
+                raise NotUnderstood(f"{node.name}() learns from the rows ('{method_of(part)}')", self.item.cell)
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         if method == "fit_transform" and isinstance(node.func, ast.Attribute) and node.args:
             call = ast.parse(f"fitted(learned, {self._key()}, None, None)", mode="eval").body
             assert isinstance(call, ast.Call)
             call.args[2:] = [node.func.value, node.args[0]]
             return call
-        if method in _STATISTICS and not any(word.arg == "axis" for word in node.keywords) and not node.args:
+        if self._sums_up(node):
             return self._remembered(node)
         if method == "get_dummies" or (isinstance(node.func, ast.Name) and node.func.id == "get_dummies"):
             for word in node.keywords:
@@ -196,6 +221,15 @@ class _Learned(ast.NodeTransformer):
         if method == "drop":
             self._without_target(node)
         return self.generic_visit(node)
+
+    def _sums_up(self, node: ast.Call) -> bool:
+        """Whether a call makes one value of many rows: not along a row, and not of one cell's text."""
+        if isinstance(node.func, ast.Name):
+            return node.func.id in _BUILTIN_STATISTICS
+        along_rows = any(word.arg == "axis" and ast.unparse(word.value) in ("1", "'columns'") for word in node.keywords)
+        receiver = node.func.value if isinstance(node.func, ast.Attribute) else None
+        of_text = isinstance(receiver, ast.Attribute) and receiver.attr in ("str", "dt", "list")
+        return method_of(node) in _STATISTICS and not along_rows and not of_text
 
     def _remembered(self, node: ast.expr) -> ast.expr:
         call = ast.parse(f"remembered(learned, {self._key()}, lambda: None)", mode="eval").body

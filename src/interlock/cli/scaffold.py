@@ -85,7 +85,10 @@ def scaffold(folder: Path, *, data: Path | None, target: str) -> Scaffold:
         write(
             folder / FILE_NAME,
             _TOML.format(
-                name=project_name(folder), task=task, target=quoted(target or "passed"), key=_KEY if data is None else _HINT
+                name=project_name(folder),
+                task=task,
+                target=quoted(target or "passed"),
+                key=_KEY if data is None else _HINT,
             ),
         ),
         write(folder / "train.py", _TRAIN.format(estimator=estimator)),

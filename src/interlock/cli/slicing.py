@@ -59,13 +59,16 @@ def _changed(node: ast.stmt) -> list[str]:
             found += root_of(item)
         elif isinstance(item, ast.Call) and isinstance(item.func, ast.Attribute):
             in_place = any(word.arg == "inplace" and _is_true(word.value) for word in item.keywords)
-            method = item.func.attr
-            if in_place or method == "pop" or method in {"fit", "fit_transform"}:
+            if in_place or item.func.attr in {"pop", "fit", "fit_transform"}:
                 found += root_of(item.func.value)
-        if isinstance(item, ast.Expr) and isinstance(item.value, ast.Call) and isinstance(item.value.func, ast.Attribute):
-            if item.value.func.attr in _CHANGING:
-                found += root_of(item.value.func.value)
+        elif isinstance(item, ast.Expr) and method_of(item.value) in _CHANGING:
+            found += root_of(item.value.func.value)  # type: ignore[attr-defined]  # method_of found a method
     return found
+
+
+def method_of(node: ast.AST | None) -> str:
+    """Name of the method that a call calls; empty when it is no such call."""
+    return node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
 
 
 def _is_true(node: ast.expr) -> bool:

@@ -1,10 +1,10 @@
-"""What a notebook does, as far as it can be told from its code: the rows, the target, the model, and what leads there."""
+"""What a notebook does, as far as its code tells: the rows, the target, the model, and what leads from one to it."""
 
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from interlock.cli.slicing import Statement, needed_for, root_of
+from interlock.cli.slicing import Statement, method_of, needed_for, root_of
 from interlock.errors import InterlockError
 from interlock.model.names import Reading
 
@@ -50,6 +50,11 @@ class Understood:
     fit: list[Statement]
     scalers: list[str] = field(default_factory=list)
     left_out: list[int] = field(default_factory=list)
+
+    def check(self, target: str) -> None:
+        """Raise :class:`NotUnderstood` when the notebook predicts another column than the owner names."""
+        if target and target != self.target:
+            raise NotUnderstood(f"the notebook predicts '{self.target}', not '{target}'")
 
 
 def understand(statements: Sequence[Statement]) -> Understood:
@@ -113,7 +118,10 @@ def _last_fit(statements: Sequence[Statement]) -> Statement:
         name.id
         for item in statements
         for call in ast.walk(item.node)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in _SAVERS and call.args
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in _SAVERS
+        and call.args
         for name in [call.args[0]]
         if isinstance(name, ast.Name)
     }
@@ -148,7 +156,7 @@ def _rows_of(body: Sequence[Statement]) -> RowsRead:
     if len(reads) != 1:
         cells = ", ".join(str(item.cell) for item, _ in reads) or "none"
         raise NotUnderstood(
-            f"the model rests on {len(reads)} files that are read (code cells: {cells}); exactly one can become the rows"
+            f"the model rests on {len(reads)} files that are read (code cells: {cells}); only one can become the rows"
         )
     item, call = reads[0]
     node = item.node
@@ -225,20 +233,20 @@ def _target(y: ast.expr, prepare: Sequence[Statement], rows: str) -> str:
             node = _value_of(node.id, prepare)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "fit_transform":
             node = node.args[0]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr == "map" and is_table(node):
-                node = node.func.value
-            elif node.func.attr in _PLAIN_TARGET:
-                node = node.func.value
-            elif node.func.attr == "astype" and ast.unparse(node.args[0]) in ("int", "float", "str"):
-                node = node.func.value
-            else:
-                break
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _keeps_values(node):
+            node = node.func.value
         elif isinstance(node, ast.Attribute) and node.attr == "values":
             node = node.value
         else:
             break
     raise NotUnderstood(f"the column of the target cannot be told from '{ast.unparse(node)}'")
+
+
+def _keeps_values(node: ast.Call) -> bool:
+    """Whether a method gives the target's values as they are, or in a way that can be undone."""
+    method = method_of(node)
+    casts = method == "astype" and ast.unparse(node.args[0]) in ("int", "float", "str")
+    return casts or method in _PLAIN_TARGET or (method == "map" and is_table(node))
 
 
 def is_table(node: ast.Call) -> bool:
@@ -267,9 +275,8 @@ def column_of(node: ast.expr, rows: str) -> str:
 def _value_of(name: str, statements: Sequence[Statement]) -> ast.expr:
     for item in reversed(statements):
         node = item.node
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            if node.targets[0].id == name:
-                return node.value
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
+            return node.value
     raise NotUnderstood(f"the target '{name}' is not assigned by one statement")
 
 
@@ -301,4 +308,6 @@ def _scalers(rest: Sequence[Statement], fit: Statement, split: Statement, x: str
         wanted = value.args[0]
     if isinstance(wanted, ast.Name) and wanted.id == x:
         return found[::-1]
-    raise NotUnderstood(f"what happens to '{ast.unparse(wanted)}' between the split and the fit is not certain", fit.cell)
+    raise NotUnderstood(
+        f"what happens to '{ast.unparse(wanted)}' between the split and the fit is not certain", fit.cell
+    )

@@ -30,8 +30,8 @@ ROW_NAMES = frozenset({"data", "df", "X", "X_train", "data_dir", "train_path"})
 class Contract(Record, frozen=True, kw_only=True):
     """What the loop calls, and the files that belong to it (relative to the project, sorted).
 
-    ``code`` is the digest of ``[[path, sha256], …]`` (of a notebook, of what runs) and the entry names; ``preload`` names the third-party modules
-    that the files import at top level.
+    ``code`` is the digest of ``[[path, sha256], …]`` and the entry names; of a notebook only what runs counts.
+    ``preload`` names the third-party modules that the files import at top level.
     """
 
     train: Entry
@@ -66,10 +66,12 @@ def read_contract(settings: Settings) -> Contract:
 
 def _training_entry(project: Project, settings: Settings) -> Entry:
     text = settings.model.train
+    names: tuple[str, ...] = TRAINING_NAMES
     if text.partition(":")[0].endswith(SUFFIX):
-        entry, names = notebook_entry(project, text, TRAINING_NAMES, settings.params), (*TRAINING_NAMES, *NOTEBOOK_NAMES)
+        names = (*TRAINING_NAMES, *NOTEBOOK_NAMES)
+        entry = notebook_entry(project, text, names, settings.params)
     else:
-        entry, names = function_entry(project, text, "train"), TRAINING_NAMES
+        entry = function_entry(project, text, "train")
     _check_offer(entry, names, settings)
     return entry
 

@@ -24,7 +24,7 @@ import msgspec
 import nbformat
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
@@ -169,7 +169,7 @@ class _Provisioner(LocalProvisioner):
         return status
 
 
-class _Client(NotebookClient):  # type: ignore[misc]  # nbclient's base classes are untyped
+class _Client(NotebookClient):
     """Executes the cells, repeats what they print, and keeps the file up to date as it goes."""
 
     def __init__(self, document: Any, manager: Any, executed: Path) -> None:
@@ -274,7 +274,11 @@ def _told(result: Path) -> dict[str, Any]:
 
 def _cell_failed(document: Any, index: int, start: Start, name: str, value: str) -> UserCodeFailed:
     trace = next(
-        ("\n".join(output["traceback"]) for output in document.cells[index].outputs if output["output_type"] == "error"),
+        (
+            "\n".join(output["traceback"])
+            for output in document.cells[index].outputs
+            if output["output_type"] == "error"
+        ),
         "",
     )
     said = bounded(_ANSI.sub("", f"{name}: {value}" if value else name).split("\n")[0], 400)
@@ -304,7 +308,9 @@ def _place(document: Any, index: int) -> str:
     """Words for a cell: its number among the user's code cells, and how it begins."""
     if INJECTED in document.cells[index].metadata.get("tags", ()):
         return "the cell that Interlock put in"
-    own = [c for c in document.cells[: index + 1] if c.cell_type == "code" and INJECTED not in c.metadata.get("tags", ())]
+    own = [
+        c for c in document.cells[: index + 1] if c.cell_type == "code" and INJECTED not in c.metadata.get("tags", ())
+    ]
     first = next((line.strip() for line in document.cells[index].source.splitlines() if line.strip()), "")
     return f"code cell {len(own)} ({bounded(first, 60)})"
 

@@ -21,7 +21,7 @@ BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "import interlock.model.kernel as kernel; kernel.main(sys.argv[2], sys.argv[3])"
 )
-"""What ``python -P -c`` runs: arguments are the module search path as JSON, a :class:`Start` file, the connection file."""
+"""What ``python -P -c`` runs; its arguments are the module search path, a :class:`Start` file, the connection file."""
 FINISH = "__import__('interlock.model.kernel', fromlist=['finish']).finish(get_ipython().user_ns, {path!r})"
 """The last thing that the kernel runs."""
 METRICS_VARIABLE = "metrics"

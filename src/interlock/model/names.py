@@ -32,47 +32,56 @@ class Reading(ast.NodeVisitor):
             self.visit(node)
         return self
 
-    def visit_Name(self, node: ast.Name) -> None:  # noqa: N802 - the visitor's naming
+    def visit_Name(self, node: ast.Name) -> None:
+        """Bind or read a name."""
         if isinstance(node.ctx, ast.Store):
             self.bound[node.id] = None
         elif node.id not in self.bound and node.id not in _GIVEN:
             self._read[node.id] = None
 
-    def visit_Assign(self, node: ast.Assign) -> None:  # noqa: N802
+    def visit_Assign(self, node: ast.Assign) -> None:
+        """Read the value, then bind."""
         self.visit(node.value)
         for target in node.targets:
             self.visit(target)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:  # noqa: N802
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        """Read the value, then bind; a bare annotation does neither."""
         if node.value is not None:
             self.visit(node.value)
             self.visit(node.target)
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> None:  # noqa: N802
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        """Read and bind."""
         if isinstance(node.target, ast.Name):
             self.visit_Name(ast.Name(id=node.target.id, ctx=ast.Load()))
         self.visit(node.value)
         self.visit(node.target)
 
-    def visit_For(self, node: ast.For) -> None:  # noqa: N802
+    def visit_For(self, node: ast.For) -> None:
+        """Read what is looped over, bind the variable, follow the body."""
         self.visit(node.iter)
         self.visit(node.target)
         self.read([*node.body, *node.orelse])
 
-    def visit_Import(self, node: ast.Import) -> None:  # noqa: N802
+    def visit_Import(self, node: ast.Import) -> None:
+        """Bind what is imported."""
         for alias in node.names:
             self.bound[(alias.asname or alias.name).partition(".")[0]] = None
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:  # noqa: N802
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        """Bind what is imported."""
         for alias in node.names:
             self.bound[alias.asname or alias.name] = None
 
-    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:  # noqa: N802
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        """Bind the exception."""
         if node.name:
             self.bound[node.name] = None
         self.generic_visit(node)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        """Read decorators and defaults now, the body later."""
         for item in (*node.decorator_list, *node.args.defaults, *(v for v in node.args.kw_defaults if v is not None)):
             self.visit(item)
         self.bound[node.name] = None
@@ -80,10 +89,12 @@ class Reading(ast.NodeVisitor):
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
 
-    def visit_Lambda(self, node: ast.Lambda) -> None:  # noqa: N802
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        """Read the body later."""
         self._later(node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        """Read decorators and bases now, the body later."""
         for item in (*node.decorator_list, *node.bases, *(keyword.value for keyword in node.keywords)):
             self.visit(item)
         self.bound[node.name] = None

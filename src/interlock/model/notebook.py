@@ -39,7 +39,7 @@ def notebook_entry(project: Project, text: str, standard: Sequence[str], params:
     notebook = read_notebook(project.read(path), path)
     _refuse_overwritten(notebook, path, params)
     module, search = project.module_of(path)
-    names = (*standard, *NOTEBOOK_NAMES, *params)
+    names = (*standard, *params)
     asked = tuple(name for name in asked_names(notebook, path) if name in names)
     return Entry(
         kind="notebook",
@@ -73,7 +73,8 @@ def _refuse_overwritten(notebook: Notebook, path: str, params: Mapping[str, Any]
             if name in reading.bound and name not in reading.free:
                 raise ContractError(
                     f"{path}, code cell {cell.number} assigns '{name}', so that params.{name} would have no effect.",
-                    next_step=f"Tag the cell that sets the defaults with '{PARAMETERS}', or take {name} out of [params].",
+                    next_step=f"Tag the cell that sets the defaults with '{PARAMETERS}', or take {name} out of "
+                    "[params].",
                     path=path,
                     cell=cell.number,
                 )

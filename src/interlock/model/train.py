@@ -117,7 +117,8 @@ def _tell_where(parts: Parts, error: UserCodeFailed | ContractError, notebook: s
 def freeze(root: Path, contract: Contract, to: Path) -> None:
     """Copy the contract's files into ``to``, so that an edit during the turn changes neither training nor bundle.
 
-    A notebook is copied without its outputs. Raises :class:`Conflict` when they are no longer those that the contract was read from.
+    A notebook is copied without its outputs. Raises :class:`Conflict` when they are no longer those that the contract
+    was read from.
     """
     try:
         for path in contract.files:

@@ -100,7 +100,11 @@ def compose(story: Story) -> Page:
         ),
         footer=f"Drawn from the ledger up to entry {story.head.sequence} ({story.head.hash}). "
         "The same records give the same page. "
-        + ("Rows are shown as aggregates, and as the notebook printed them." if story.notebook else "Rows are shown as aggregates only."),
+        + (
+            "Rows are shown as aggregates, and as the notebook printed them."
+            if story.notebook
+            else "Rows are shown as aggregates only."
+        ),
     )
 
 

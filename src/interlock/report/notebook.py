@@ -90,13 +90,12 @@ def _picture(media: str, content: str, room: list[int]) -> Shown:
     if len(content) > min(_PICTURE_CHARS, room[0]):
         return Shown(kind="text", text=f"(a picture of {len(content)} characters, left out)")
     try:
-        if media == "image/svg+xml":
-            encoded = base64.b64encode(content.encode()).decode()
-        else:
-            encoded = "".join(content.split())
-            if not base64.b64decode(encoded, validate=True).startswith(_PICTURES[media]):
-                raise ValueError(media)
+        drawn = media == "image/svg+xml"
+        encoded = base64.b64encode(content.strip().encode()).decode() if drawn else "".join(content.split())
+        begins = base64.b64decode(encoded, validate=True)[:16]
     except (binascii.Error, ValueError):
+        begins, encoded = b"", ""
+    if not begins.startswith(_PICTURES.get(media, b"<")):
         return Shown(kind="text", text="(a picture that cannot be read)")
     room[0] -= len(encoded)
     return Shown(kind="picture", text="A picture that the notebook made.", address=f"data:{media};base64,{encoded}")
