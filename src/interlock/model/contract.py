@@ -67,13 +67,26 @@ def read_contract(settings: Settings) -> Contract:
 def _training_entry(project: Project, settings: Settings) -> Entry:
     text = settings.model.train
     names: tuple[str, ...] = TRAINING_NAMES
+    references = _references(settings)
     if text.partition(":")[0].endswith(SUFFIX):
         names = (*TRAINING_NAMES, *NOTEBOOK_NAMES)
-        entry = notebook_entry(project, text, names, settings.params)
+        entry = notebook_entry(project, text, (*names, *references), settings.params)
     else:
         entry = function_entry(project, text, "train")
-    _check_offer(entry, names, settings)
+    _check_offer(entry, names, settings, references)
     return entry
+
+
+def _references(settings: Settings) -> tuple[str, ...]:
+    """Names of the sources for reference; raises :class:`ContractError` where one means something else already."""
+    names = tuple(name for name, source in settings.sources.items() if source.reference)
+    for name in names:
+        if name in TRAINING_NAMES or name in settings.params:
+            taken = "a key of [params]" if name in settings.params else "a name that Interlock gives"
+            raise ContractError(
+                f"The source for reference '{name}' is also {taken}.", next_step="Rename the source.", source=name
+            )
+    return names
 
 
 def code_digest(folder: Path, contract: Contract) -> str:
@@ -99,10 +112,10 @@ def _code(sources: Mapping[str, bytes], train: Entry, predict: Entry | None) -> 
 # ---- arguments ---------------------------------------------------------------------------------------------------
 
 
-def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings) -> None:
+def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings, references: Sequence[str] = ()) -> None:
     if not entry.known:
         return
-    offer = offered(standard, settings.params)
+    offer = offered((*standard, *references), settings.params)
     for name in entry.parameters:
         _refuse_ambiguous(entry, name, standard, settings.params)
         if name in TARGET_NAMES and name in standard and not settings.model.target:
@@ -114,7 +127,7 @@ def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings) -> N
     for name in entry.required:
         if name not in offer:
             raise misfit(entry.path, entry.signature, name, offer)
-    if not ROW_NAMES & set(entry.parameters) & set(standard):
+    if not ROW_NAMES & set(entry.parameters) & set(standard) and not set(references) & set(entry.parameters):
         if entry.kind == "notebook":
             raise unseen_rows(entry)
         raise ContractError(

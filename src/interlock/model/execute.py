@@ -83,13 +83,14 @@ def _injected(task: Task, rows: Rows, notebook: Notebook, scratch: Path) -> str:
     """Source of the cell that sets the parameters, and what else the notebook asks for."""
     lines = [f"{name} = {value!r}" for name, value in task.params.items() if name.isidentifier()]
     asked = [name for name in task.entry.parameters if name not in task.params]
-    if set(asked) & set(_FRAMES):
+    frames = {*_FRAMES, *task.references}
+    if frames & set(asked):
         lines.insert(0, "import pandas as pd")
     offers = rows.offers()
     for name in asked:
         if name == "train_path":
             lines.append(f"train_path = {_shown(_one_file(rows, _suffix(notebook, task.entry.path), scratch))!r}")
-        elif name in _FRAMES:
+        elif name in frames:
             file = scratch / f"{name}.pkl"
             file.write_bytes(pickle.dumps(offers[name]("pandas"), protocol=5))
             lines.append(f"{name} = pd.read_pickle({_shown(file)!r})")
