@@ -64,8 +64,8 @@ FIT = (
         "df = df.fillna({'a': np.nanmean(df['a'])})\ndf['b'] = df['b'].map({'k': 0, 'l': 1, 'm': 2})",
         "for c in ['a', 'n']:\n    df[c] = df[c].fillna(df[c].mean()) / df[c].max()\ndf = df.drop('b', axis=1)",
         (
-            "def clean(rows):\n    rows = rows.copy()\n    rows['b'] = rows['b'].str.upper().map(ord)\n    return rows\n"
-            "df = clean(df).fillna(-1)"
+            "def clean(rows):\n    rows = rows.copy()\n    rows['b'] = rows['b'].str.upper().map(ord)\n"
+            "    return rows\ndf = clean(df).fillna(-1)"
         ),
         (
             "from sklearn.preprocessing import OrdinalEncoder\nenc = OrdinalEncoder()\n"
