@@ -210,6 +210,13 @@ class Store(_Section, frozen=True, kw_only=True):
             "postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
         ),
     ] = "sqlite"
+    network_disk: Annotated[
+        Literal["refuse", "allow"],
+        Meta(
+            description="What to do when the SQLite file is on a network file system (NFS, SMB, sshfs, …), where its "
+            "locks do not hold: refuse, or allow because only one host ever opens it."
+        ),
+    ] = "refuse"
     schema: Annotated[
         str,
         Meta(

@@ -127,9 +127,7 @@ def under(fault: Fault | None, work: Callable[[], Any]) -> Ended:
     return Ended(status, json.loads(text) if status == 0 else None)
 
 
-def _in_child(
-    fault: Fault | None, work: Callable[[], Any], reader: int, writer: int, door: socket.socket
-) -> None:
+def _in_child(fault: Fault | None, work: Callable[[], Any], reader: int, writer: int, door: socket.socket) -> None:
     status = 1
     try:
         os.close(reader)

@@ -66,8 +66,8 @@ def test_everything_is_durable_before_put_returns(store, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", sync)
     store.put("a/b", b"x")
     root = tmp_path / "blobs"
-    assert synced[:2] == [tmp_path, root]  # the names of the new folders
-    assert synced[2].name.startswith(TEMPORARY)  # the content, before it has its name
+    assert synced[:3] == [tmp_path.parent, tmp_path, root]  # the names of the new folders
+    assert synced[3].name.startswith(TEMPORARY)  # the content, before it has its name
     assert synced[-1] == root / "a"  # the name
     synced.clear()
     assert not store.put("a/b", b"y")  # whoever put it may have died before it was durable

@@ -89,7 +89,7 @@ def test_the_file_survives_power_loss_by_its_settings(tmp_path: Path) -> None:
     engine = schema.open_database(tmp_path / "deep" / "er" / "state.db").engine
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 3
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == dialect.BUSY_TIMEOUT_S * 1000
     engine.dispose()
 

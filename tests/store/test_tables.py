@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 
 from interlock.errors import StoreFault
 from interlock.store import tables as module
-from interlock.store.disk import TEMPORARY
+from interlock.store.disk import TEMPORARY, make_folder
 from interlock.store.tables import DeltaTables
 from interlock.testing.clock import ManualClock
 from interlock.testing.conformance import TablesConformance
@@ -49,6 +49,7 @@ def test_rows_are_durable_before_the_log_names_them_and_the_log_before_append_re
         steps.append((path.relative_to(tmp_path).as_posix(), module._newest(tmp_path / "t")))
         real_sync(descriptor)
 
+    make_folder(tmp_path)
     monkeypatch.setattr(os, "fsync", sync)
     tables.append("t", ROWS, commit_key="1", facts={})
     tables.append("t", ROWS, commit_key="2", facts={})
@@ -63,13 +64,16 @@ def test_rows_are_durable_before_the_log_names_them_and_the_log_before_append_re
         ("t", 0),
         (f"t/{second}", 0),
         ("t", 0),
+        (entry.format(0), 1),  # another writer's, perhaps
         (entry.format(1), 1),
         ("t/_delta_log", 1),
         ("t", 1),
     ]
     steps.clear()
     tables.append("t", ROWS, commit_key="2", facts={})  # a retry: whoever wrote it may have died before it was durable
-    assert [name for name, _ in steps] == [entry.format(1), "t/_delta_log", "t"]
+    _, copy, *rest = [name for name, _ in steps]
+    assert TEMPORARY in copy  # after an fsync that failed, another one of the same file proves nothing
+    assert rest == ["t/_delta_log", entry.format(0), entry.format(1), "t/_delta_log", "t"]
 
 
 # ---- others read it ----------------------------------------------------------------------------------------------
@@ -230,8 +234,9 @@ def test_leftovers_of_a_killed_writer_are_swept_and_nothing_else(tmp_path):
 # ---- faults ------------------------------------------------------------------------------------------------------
 
 
-def test_a_torn_log_entry_is_a_fault_that_names_the_table(tables, tmp_path):
+def test_a_torn_log_entry_under_a_whole_one_is_a_fault_that_names_the_table(tables, tmp_path):
     tables.append("t", ROWS, commit_key="1", facts={})
+    (log(tmp_path / "t") / f"{2:020d}.json").write_text('{"commitInfo":{"operation":"WRITE"}}')
     (log(tmp_path / "t") / f"{1:020d}.json").write_text('{"commitInfo":{"time')
     with pytest.raises(StoreFault) as caught:
         DeltaTables(tmp_path).append("t", ROWS, commit_key="2", facts={})

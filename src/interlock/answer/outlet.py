@@ -140,4 +140,5 @@ def set_aside(staged: Path, folder: Path, name: str) -> Path:
     with disk_faults(target):
         make_folder(folder)
         shutil.move(staged, target)
+        sync_folder(folder)
     return target

@@ -85,7 +85,9 @@ def _python() -> Finding:
 
 def _sqlite() -> Finding:
     return Finding(
-        name="sqlite", state="good", fact=f"{sqlite3.sqlite_version}, used with a rollback journal and full sync"
+        name="sqlite",
+        state="good",
+        fact=f"{sqlite3.sqlite_version}, used with a rollback journal and synchronous=EXTRA",
     )
 
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from interlock.errors import SettingsError
 from interlock.settings import Settings
+from interlock.store.mounts import require_local
 
 POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 _PORT = re.compile(r"^[0-9]{1,5}$")
@@ -35,8 +36,13 @@ class Address:
 
 
 def state_address(settings: Settings) -> Address:
-    """Where a project keeps its state; raises :class:`~interlock.errors.SettingsError` when the URL cannot be read."""
+    """Where a project keeps its state.
+
+    Raises :class:`~interlock.errors.SettingsError` when the URL cannot be read, and for a file on a network share.
+    """
     path = settings.state_path
+    if path is not None:
+        require_local(path, allowed=settings.store.network_disk == "allow")
     return server_address(settings.store.state, settings.store.schema) if path is None else file_address(path)
 
 

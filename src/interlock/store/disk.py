@@ -32,16 +32,29 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+_made: set[Path] = set()
+"""Folders whose names this process has made durable."""
+
+
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it, durably; harmless when it is there."""
+    """Create a folder and those above it, durably; harmless when it is there.
+
+    One that is there may have been made by a process that died before it came to the fsync, so its name is made durable
+    once by each process.
+    """
     missing = []
     folder = path
     while not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
+    if folder not in _made and folder != folder.parent:
+        with contextlib.suppress(PermissionError):  # who may not read the folder above did not make this one
+            sync_folder(folder.parent)
+            _made.add(folder)
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
+        _made.add(folder)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -1,6 +1,7 @@
-"""The state in a SQLite file: rollback journal and ``synchronous=FULL``.
+"""The state in a SQLite file: rollback journal and ``synchronous=EXTRA``.
 
-Before 3.51.3 a WAL database can be corrupted by concurrent checkpoints. The write lock is SQLite's own, taken by
+A commit is the deletion of the journal; ``EXTRA`` makes that durable too. With ``FULL`` a power cut may bring the journal
+back, and with it the state before a transaction that was acknowledged. Before 3.51.3 a WAL database can be corrupted by concurrent checkpoints. The write lock is SQLite's own, taken by
 ``BEGIN IMMEDIATE``.
 """
 
@@ -56,7 +57,7 @@ class Sqlite:
             connection.isolation_level = None  # the driver begins nothing by itself
             cursor = connection.cursor()
             cursor.execute("PRAGMA journal_mode=DELETE")
-            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.execute("PRAGMA synchronous=EXTRA")
             cursor.close()
 
         @sa.event.listens_for(engine, "begin")

@@ -22,15 +22,14 @@ from interlock.ports import Clock, Commit
 from interlock.records import canonical
 from interlock.store.blobs import disk_faults
 from interlock.store.clock import SystemClock
-from interlock.store.disk import TEMPORARY, make_folder, sync_file, sync_folder
+from interlock.store.disk import durable_write, make_folder, sync_file, sync_folder
+from interlock.store.leftovers import ENTRY, set_aside_torn, sweep
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, PostCommitHookProperties, Schema
     from deltalake.transaction import AddAction
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}){0,3}$")
-_ENTRY = re.compile(r"^(\d{20})\.json$")
-_LEFTOVER = re.compile(rf"^{re.escape(TEMPORARY)}|\.tmp$|#\d+$")
 _FACTS = "interlock"
 _ATTEMPTS = 12
 _CHECKPOINT_COMMITS = 50
@@ -58,6 +57,7 @@ class DeltaTables:
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._known: dict[Path, DeltaTable] = {}
+        self._looked: set[Path] = set()
         if "%" in str(self._root):
             raise StoreFault(
                 f"Tables cannot live under {self._root}: Delta reads the '%' in it as an escape.",
@@ -90,7 +90,7 @@ class DeltaTables:
                 current = self._opened(folder)
                 found = _find(folder, current, key)
                 if found is not None:
-                    _sync_commit(folder, found.version)  # its writer may have died before it came to that
+                    _write_again(folder, found.version)  # its writer may have died before it came to that
                     return found
                 columns = _target(current, rows, table, replace=replace)
                 if written is None or written.columns != columns:
@@ -185,10 +185,16 @@ class DeltaTables:
                 current = _compact(folder, current)
             if current.version() - _checkpointed(folder) >= _CHECKPOINT_COMMITS:
                 _checkpoint(folder, current)
-            _sweep(folder, self._clock.now().timestamp() - _STALE_S)
+            sweep(folder, self._clock.now().timestamp() - _STALE_S)
 
     def _folder(self, table: str) -> Path:
-        return self._root / check_table(table)
+        """Where the table is; its log is looked at once by each process, for a power cut ends them all."""
+        folder = self._root / check_table(table)
+        if folder not in self._looked:
+            with disk_faults(folder):
+                set_aside_torn(folder, _FACTS)
+            self._looked.add(folder)
+        return folder
 
 
 def check_table(table: str) -> str:
@@ -297,7 +303,7 @@ def _write(folder: Path, rows: pl.LazyFrame, columns: Mapping[str, pl.DataType])
     )
 
 
-def _prepared(current: "DeltaTable", columns: Mapping[str, pl.DataType], *, replace: bool) -> bool:
+def _prepared(folder: Path, current: "DeltaTable", columns: Mapping[str, pl.DataType], *, replace: bool) -> bool:
     """Add what a commit cannot carry itself (table features, columns); False when something had to be added."""
     from deltalake import TableFeatures
     from deltalake.exceptions import CommitFailedError
@@ -308,11 +314,13 @@ def _prepared(current: "DeltaTable", columns: Mapping[str, pl.DataType], *, repl
         if zoneless and "timestampNtz" not in (current.protocol().reader_features or ()):
             feature = TableFeatures.TimestampWithoutTimezone
             current.alter.add_feature(feature, allow_protocol_versions_increase=True)
+            sync_file(_entry(folder, current.version()))
             done = False
         added = {} if replace else {name: columns[name] for name in columns.keys() - _columns(current).keys()}
         if added:
             ordered = {name: dtype for name, dtype in columns.items() if name in added}
             current.alter.add_columns(list(_delta_schema(ordered).fields))
+            sync_file(_entry(folder, current.version()))
             done = False
     except CommitFailedError:
         return False  # somebody else was faster: look again
@@ -341,7 +349,7 @@ def _try_commit(
     try:
         if current is None:
             create_table_with_add_actions(str(folder), schema, actions, configuration=_CONFIGURATION, **how)
-        elif _prepared(current, written.columns, replace=replace):
+        elif _prepared(folder, current, written.columns, replace=replace):
             current.create_write_transaction(actions, "overwrite" if replace else "append", schema, **how)
         else:
             return None
@@ -362,10 +370,22 @@ def _hooks() -> "PostCommitHookProperties":
 
 
 def _sync_commit(folder: Path, version: int) -> None:
-    """Make a log entry and all names on the way to it durable."""
-    sync_file(_entry(folder, version))
+    """Make a log entry, the one before it (another writer's, who may have died) and all names on the way durable."""
+    for each in range(max(0, version - 1), version + 1):
+        sync_file(_entry(folder, each))
     sync_folder(folder / "_delta_log")
     sync_folder(folder)
+
+
+def _write_again(folder: Path, version: int) -> None:
+    """Make an entry of an earlier attempt durable by a new copy.
+
+    After an fsync that failed, Linux calls the bytes in memory clean, and another fsync succeeds without writing them
+    (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+    """
+    entry = _entry(folder, version)
+    durable_write(entry, entry.read_bytes())
+    _sync_commit(folder, version)
 
 
 # ---- the log -----------------------------------------------------------------------------------------------------
@@ -380,7 +400,7 @@ def _newest(folder: Path) -> int | None:
         names = [path.name for path in (folder / "_delta_log").iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return max((int(match[1]) for name in names if (match := _ENTRY.match(name))), default=None)
+    return max((int(match[1]) for name in names if (match := ENTRY.match(name))), default=None)
 
 
 def _open(folder: Path, version: int | None = None) -> "DeltaTable | None":
@@ -438,34 +458,6 @@ def _compact(folder: Path, current: "DeltaTable") -> "DeltaTable":
         sync_file(Path(path))
     _sync_commit(folder, after.version())
     return after
-
-
-def _sweep(folder: Path, before: float) -> None:
-    """Remove temporary files, and Parquet files that no version ever named, last changed before ``before`` (epoch)."""
-    stale = [
-        path
-        for place in (folder, folder / "_delta_log")
-        for path in place.iterdir()
-        if path.is_file() and path.stat().st_mtime < before
-    ]
-    rows = {path for path in stale if path.parent == folder and path.suffix == ".parquet"}
-    named = _ever_named(folder) if rows else set()
-    for path in stale:
-        orphan = path in rows and path.name not in named
-        if orphan or _LEFTOVER.search(path.name):
-            path.unlink(missing_ok=True)
-
-
-def _ever_named(folder: Path) -> set[str]:
-    """Names of all files that any version of the table has or had."""
-    names = set()
-    for entry in (folder / "_delta_log").iterdir():
-        if _ENTRY.match(entry.name):
-            for line in entry.read_text().splitlines():
-                add = json.loads(line).get("add")
-                if add is not None:
-                    names.add(add["path"])
-    return names
 
 
 # ---- foreign errors ----------------------------------------------------------------------------------------------

@@ -1,0 +1,111 @@
+"""kill -9, a failing disk and a full one at system calls of a turn; and a power cut: the next turn ends as it should.
+
+Here a part of the cases runs, another one with each value of ``CRASH_SEED``; ``make crash`` runs them all.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra import forgetful, syscalls
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+SEED = int(os.environ.get("CRASH_SEED", "0"))
+ALL = os.environ.get("CRASH_ALL") == "1"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if ALL else 300)]
+
+
+def drive(program: str, folder: Path, *options: str, every: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The undisturbed turn and the cases."""
+    every = 1 if ALL else every
+    chosen = ["--every", str(every), "--offset", str(SEED % every)]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(HERE / program), str(folder), *options, *chosen],
+        env=os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{ROOT / 'src'}"},
+        capture_output=True,
+        text=True,
+        timeout=7000 if ALL else 280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, *cases = [json.loads(line) for line in done.stdout.splitlines()]
+    assert first["told"]["outcome"] == "released", first["told"]
+    assert not first["expected"]["problems"]
+    assert first["expected"]["scratch"] == []
+    assert cases
+    sys.stdout.write(f"{program} {' '.join(options)}: {len(cases)} cases\n")
+    return first, cases
+
+
+def wrong(cases: list[dict[str, Any]], expected: dict[str, Any]) -> list[Any]:
+    """Cases whose next turn had a problem, or did not end as the undisturbed one."""
+    found = []
+    for case in cases:
+        end, after = case["found"] or {}, case["next"] or {"error": "it died"}
+        differs = {name: (end.get(name), expected[name]) for name in expected if end.get(name) != expected[name]}
+        if differs or after.get("problems") or after.get("error"):
+            found.append((case["at"], case.get("name", case.get("kind")), differs, after))
+    return found
+
+
+needs_seccomp = pytest.mark.skipif(not syscalls.available(), reason="needs Linux on x86-64 with seccomp notifications")
+needs_fuse = pytest.mark.skipif(not forgetful.available(), reason="needs /dev/fuse and fusermount3 (apt: fuse3)")
+
+
+@needs_seccomp
+def test_after_kill_9_at_a_system_call(tmp_path: Path) -> None:
+    first, cases = drive("syscall_driver.py", tmp_path, "kill", every=120)
+    assert {call[0] for call in first["calls"]} >= {"write", "pwrite64", "fsync", "fdatasync", "link", "unlink", "mkdir"}
+    assert all(case["killed"] for case in cases)
+    assert wrong(cases, first["expected"]) == []
+
+
+def same_but_for_the_release(end: dict[str, Any]) -> dict[str, Any]:
+    """A step that failed before the release leaves today's batch to the champion of before: that is as it should be."""
+    kept = {name: value for name, value in end.items() if name != "answers"}
+    return kept | {"published": [name.rpartition("-r")[0] for name in end["published"]]}
+
+
+@needs_seccomp
+@pytest.mark.parametrize(
+    ("fault", "every", "words", "step"),
+    [
+        ("eio", 30, ("reported an error", "Input/output error"), "Check the disk"),
+        ("full", 150, ("disk is full", "No space left"), "Free some space"),
+    ],
+)
+def test_a_disk_that_fails_is_told_and_the_next_turn_converges(
+    tmp_path: Path, fault: str, every: int, words: tuple[str, ...], step: str
+) -> None:
+    first, cases = drive("syscall_driver.py", tmp_path, fault, every=every)
+    untold = []
+    for case in cases:
+        told = case["told"] or {}
+        text = " ".join([told.get("message", ""), told.get("next_step", ""), *told.get("problems", ())])
+        # the last calls of a turn give its lease back: it runs out by itself, and the turn was recorded before
+        last = case["at"] > len(first["calls"]) - LEASE_CALLS[fault]
+        if not ((any(word in text for word in words) and step in text) or (last and told.get("outcome"))):
+            untold.append((case["at"], case["name"], case["path"], told))
+        if case["found"]:
+            case["found"] = same_but_for_the_release(case["found"])
+    assert untold == []
+    assert wrong(cases, same_but_for_the_release(first["expected"])) == []
+
+
+LEASE_CALLS = {"eio": 4, "full": 12, "enospc": 12}
+
+
+@needs_fuse
+def test_after_a_power_cut(tmp_path: Path) -> None:
+    first, cases = drive("power_driver.py", tmp_path, every=40)
+    assert wrong(cases, first["expected"]) == []
+    kept = {name: value for name, value in first["kept"].items() if name not in ("published", "answers")}
+    expected = {name: value for name, value in first["expected"].items() if name not in ("published", "answers")}
+    assert kept == expected  # what the turn said it did is there without another one
+    assert set(first["kept"]["published"]) >= set(first["expected"]["published"])
