@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE # a turn starts several processes; compiling ea
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run test lint type bench docs lock format clean
+.PHONY: help run test crash lint type bench docs lock format clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ run: $(VENV)/run.stamp ## the loop on real input: examples/quality, slot after s
 
 test: $(VENV)/dev.stamp ## all tests, with coverage
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
+
+crash: $(VENV)/dev.stamp ## kill -9, failing disk and power cut at every system call of a turn (an hour)
+	CRASH_ALL=1 $(BIN)/python -m pytest -q -s tests/e2e/test_syscalls.py
 
 lint: $(VENV)/dev.stamp ## style, types, layers, generated files
 	$(BIN)/ruff check .

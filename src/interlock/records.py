@@ -439,12 +439,17 @@ class Fence(Record, frozen=True, kw_only=True):
 
 
 class Verification(Record, frozen=True, kw_only=True):
-    """Outcome of checking the chain: events read, the head's hash, and the first break if there is one."""
+    """Outcome of checking the chain: events read, the head's hash, and the first break if there is one.
+
+    ``clock_back``: the first entries that are dated before the one they follow, for the host's clock was set back. The
+    order of entries is that of their sequence, whatever the clocks said.
+    """
 
     events: int
     head: str
     broken_at: int | None = None
     reason: str = ""
+    clock_back: tuple[int, ...] = ()
 
 
 def facts_of(record: msgspec.Struct | Mapping[str, object]) -> dict[str, Any]:

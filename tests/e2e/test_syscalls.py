@@ -61,7 +61,15 @@ needs_fuse = pytest.mark.skipif(not forgetful.available(), reason="needs /dev/fu
 @needs_seccomp
 def test_after_kill_9_at_a_system_call(tmp_path: Path) -> None:
     first, cases = drive("syscall_driver.py", tmp_path, "kill", every=120)
-    assert {call[0] for call in first["calls"]} >= {"write", "pwrite64", "fsync", "fdatasync", "link", "unlink", "mkdir"}
+    assert {call[0] for call in first["calls"]} >= {
+        "write",
+        "pwrite64",
+        "fsync",
+        "fdatasync",
+        "link",
+        "unlink",
+        "mkdir",
+    }
     assert all(case["killed"] for case in cases)
     assert wrong(cases, first["expected"]) == []
 

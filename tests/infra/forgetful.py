@@ -377,7 +377,7 @@ def _serve(tree: Tree, folder: Path, told: Path, ready: int) -> None:
         mfusepy.FUSE(served, str(folder), foreground=True, nothreads=True, use_ino=True)
         told.write_bytes(pickle.dumps(served.log))
         status = 0
-    except BaseException as error:  # noqa: BLE001 - a forked child must not return into the test
+    except BaseException as error:
         sys.stderr.write(f"{error!r}\n")
     finally:
         os._exit(status)

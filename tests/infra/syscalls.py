@@ -102,7 +102,7 @@ class Ended(NamedTuple):
 
 def available() -> bool:
     """Whether this machine can do it."""
-    return platform.machine() == "x86_64" and os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
+    return platform.machine() == "x86_64" and Path("/proc/sys/kernel/seccomp/actions_avail").exists()
 
 
 def under(fault: Fault | None, work: Callable[[], Any]) -> Ended:
@@ -221,19 +221,19 @@ def _process_of(thread: int) -> int:
 def _path(thread: int, how: str, arguments: list[int], argument: int) -> str:
     try:
         if how == _FD:
-            return os.readlink(f"/proc/{thread}/fd/{arguments[argument] & 0xFFFFFFFF}")
+            return str(Path(f"/proc/{thread}/fd/{arguments[argument] & 0xFFFFFFFF}").readlink())
         name = _text(thread, arguments[argument + (how == _AT)])
         if name.startswith("/"):
             return name
         folder = ctypes.c_int(arguments[argument] & 0xFFFFFFFF).value if how == _AT else -100
         base = f"/proc/{thread}/cwd" if folder == -100 else f"/proc/{thread}/fd/{folder}"
-        return f"{os.readlink(base)}/{name}"
+        return f"{Path(base).readlink()}/{name}"
     except OSError:
         return ""
 
 
 def _text(thread: int, address: int) -> str:
-    with open(f"/proc/{thread}/mem", "rb", buffering=0) as memory:
+    with Path(f"/proc/{thread}/mem").open("rb", buffering=0) as memory:
         memory.seek(address)
         try:
             raw = memory.read(4096)

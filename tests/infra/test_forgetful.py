@@ -1,6 +1,5 @@
 """First test the disk that forgets, then trust a test built on it."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ def test_what_was_not_fsynced_is_forgotten(tmp_path: Path) -> None:
         (place / "old").write_bytes(b"newer")
         (place / "old").rename(place / "renamed")
         assert (place / "renamed").read_bytes() == b"newer"
-        assert sorted(os.listdir(place)) == ["content", "folder", "renamed", "unsynced"]
+        assert sorted(path.name for path in place.iterdir()) == ["content", "folder", "renamed", "unsynced"]
     assert after(start, log) == {"old": b"old", "folder": None, "folder/name": b"", "folder/both": b"kept"}
     live = after(start, log, "names")
     assert live["content"] == b"synced"

@@ -165,6 +165,29 @@ def test_a_process_of_another_host_keeps_it_until_its_time_is_up(ledger, tmp_pat
     assert ledger.acquire("turn", ttl_s=60).number == 2
 
 
+def test_a_lease_from_a_day_that_has_not_come_does_not_block_until_then(ledger, tmp_path, clock):
+    clock.jump(365 * 86_400)
+    ledger.acquire("turn", ttl_s=60)
+    clock.jump(-365 * 86_400)
+    with pytest.raises(LeaseHeld):  # this process lives, whatever the clock says
+        ledger.acquire("turn", ttl_s=60)
+    tamper(tmp_path, "UPDATE leases SET host = 'elsewhere/pid:[1]/b', pid = 4194303, holder = 'b:4194303'")
+    assert ledger.acquire("turn", ttl_s=60).number == 2
+
+
+def test_where_the_clock_was_set_back_is_told(ledger, clock):
+    with ledger.transaction() as transaction:
+        transaction.append("kind", "one", {})
+    clock.jump(-86_400)
+    with ledger.transaction() as transaction:
+        transaction.append("kind", "two", {})
+        transaction.append("kind", "three", {})
+    assert [event.subject for event in ledger.events()] == ["one", "two", "three"]
+    verified = ledger.verify()
+    assert verified.broken_at is None
+    assert verified.clock_back == (2,)
+
+
 def test_a_lease_names_its_process(ledger, tmp_path):
     ledger.acquire("turn", ttl_s=60)
     with sqlite3.connect(tmp_path / "state.db") as connection:

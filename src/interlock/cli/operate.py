@@ -201,6 +201,7 @@ class Verified(Record, frozen=True, kw_only=True):
     head: str
     bundles: int
     problems: tuple[str, ...]
+    clock_back: tuple[int, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -211,8 +212,15 @@ class Verified(Record, frozen=True, kw_only=True):
         """The outcome for people."""
         if self.sound:
             chain = f"The chain of {self.events:,} entries holds (head {short(self.head)})"
-            return [f"{chain}, and {self.bundles} released bundles have the bytes that were judged."]
+            return [f"{chain}, and {self.bundles} released bundles have the bytes that were judged.", *self._jumps()]
         return [f"{len(self.problems)} problems in {self.events:,} entries:", *(f"  {text}" for text in self.problems)]
+
+    def _jumps(self) -> list[str]:
+        """What to know when times are read: where the clock was set back."""
+        if not self.clock_back:
+            return []
+        entries = ", ".join(f"{sequence:,}" for sequence in self.clock_back)
+        return [f"The clock was set back before entry {entries}: the order is that of the entries, not of their times."]
 
 
 def verify_project(parts: Parts) -> Verified:
@@ -235,7 +243,13 @@ def verify_project(parts: Parts) -> Verified:
         except InterlockError as problem:
             problems.append(f"bundle {short(digest)}: {problem.message}")
     problems += [*_altered_snapshots(parts, listed), *_missing_tables(parts)]
-    return Verified(events=chain.events, head=chain.head, bundles=len(digests), problems=tuple(problems))
+    return Verified(
+        events=chain.events,
+        head=chain.head,
+        bundles=len(digests),
+        problems=tuple(problems),
+        clock_back=chain.clock_back,
+    )
 
 
 def _altered_evidence(parts: Parts) -> Iterator[str]:

@@ -86,12 +86,16 @@ def event_of(row: Row | tuple[Any, ...]) -> Event:
     )
 
 
+_TOLD_JUMPS = 20
+
+
 def check_chain(rows: Iterable[Row | tuple[Any, ...]]) -> Verification:
     """Recompute every hash of ``rows`` (in order of sequence) and name the first that does not hold.
 
     An end that was cut off cannot be seen from the chain alone: compare ``head`` with one noted elsewhere.
     """
-    head = Head()
+    back: list[int] = []
+    head, before = Head(), ""
     for raw in rows:
         row = Row(*raw)
         reason = _broken(head, row)
@@ -100,7 +104,10 @@ def check_chain(rows: Iterable[Row | tuple[Any, ...]]) -> Verification:
                 events=head.sequence, head=head.hash, broken_at=head.sequence + 1, reason=bounded(reason, 300)
             )
         head = Head(row.sequence, row.hash)
-    return Verification(events=head.sequence, head=head.hash)
+        if row.at < before and len(back) < _TOLD_JUMPS:
+            back.append(row.sequence)
+        before = row.at
+    return Verification(events=head.sequence, head=head.hash, clock_back=tuple(back))
 
 
 def _broken(head: Head, row: Row) -> str:

@@ -167,13 +167,14 @@ class SqlLedger:
     def acquire(self, name: str, *, ttl_s: float) -> Fence:
         """Take a lease; raises :class:`~interlock.errors.LeaseHeld` while another lives.
 
-        A holder on this host that is dead loses it at once, any other when its time is up.
+        A holder on this host that is dead loses it at once, any other when its time is up; or when it was taken
+        later than now by more than its time, for then a clock was wrong, and nobody should wait until that day.
         """
         check_text(name)
         with self._writing() as connection:
             now = self._now(connection)
             row = connection.execute(sa.select(schema.leases).where(_leases.name == name)).one_or_none()
-            if row is not None and row.holder and now < moment(row.expires_at) and not surely_dead(_holder(row)):
+            if row is not None and row.holder and _in_force(row, now, ttl_s) and not surely_dead(_holder(row)):
                 raise lease_held(name, row.holder, row.taken_at, row.expires_at)
             me = this_process()
             fence = Fence(name=name, number=1 if row is None else row.number + 1, holder=me.label)
@@ -329,6 +330,12 @@ def _check_fence(connection: sa.Connection, fence: Fence) -> None:
 
 def _holder(row: sa.Row[Any]) -> Holder:
     return Holder(row.host, row.pid, row.started)
+
+
+def _in_force(row: sa.Row[Any], now: datetime, ttl_s: float) -> bool:
+    """Whether the time of a lease runs. On this host the process itself is looked at, so a wrong clock does no harm."""
+    misdated = moment(row.taken_at) > now + timedelta(seconds=ttl_s) and row.host != this_process().host
+    return now < moment(row.expires_at) and not misdated
 
 
 def _head(connection: sa.Connection) -> Head:

@@ -1,7 +1,7 @@
 """What a power cut or a killed writer left in a table, taken out of its way.
 
-``deltalake`` links an entry of the log before anybody fsyncs it, so a disk may keep its name and lose its bytes. Such an
-entry was never acknowledged: who commits fsyncs the entry before saying so. It would keep every reader out of the
+``deltalake`` links an entry of the log before anybody fsyncs it, so a disk may keep its name and lose its bytes. Such
+an entry was never acknowledged: who commits fsyncs the entry before saying so. It would keep every reader out of the
 table, so it is renamed (and kept for study), and whoever wrote it commits again. A checkpoint only saves reading: one
 without its content goes the same way.
 
@@ -81,7 +81,7 @@ def _ever_named(folder: Path) -> set[str]:
 def _torn(log: Path, ours: str) -> list[str]:
     """Names of what is torn now: the newest entry, checkpoints, and the file that points to a checkpoint."""
     try:
-        names = sorted(os.listdir(log))
+        names = sorted(path.name for path in log.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     entries = [name for name in names if ENTRY.match(name)]

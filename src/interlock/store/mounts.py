@@ -11,15 +11,30 @@ from interlock.errors import SettingsError
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _NETWORK = frozenset(
-    "nfs nfs4 cifs smb3 smbfs ncpfs afs ceph glusterfs lustre beegfs gpfs orangefs pvfs2 "
-    "fuse.sshfs fuse.s3fs fuse.s3backer fuse.gcsfuse fuse.rclone fuse.blobfuse fuse.blobfuse2 fuse.mount-s3 fuse.goofys "
-    "fuse.glusterfs fuse.ceph fuse.ceph-fuse fuse.curlftpfs fuse.davfs2 fuse.smbnetfs fuse.juicefs".split()
+    (
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "ncpfs",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "beegfs",
+        "gpfs",
+        "orangefs",
+    )
+)
+_NETWORK_FUSE = frozenset(
+    ("sshfs", "s3fs", "s3backer", "gcsfuse", "rclone", "blobfuse", "blobfuse2", "mount-s3", "goofys", "juicefs", "ceph")
 )
 """Types in Linux's mount table behind which another host can be."""
 
 
 def file_system(path: Path) -> str:
-    """Type of the file system that holds ``path`` or will hold it, as Linux names it; empty where that cannot be known."""
+    """Type of the file system that holds ``path``, or will hold it, as Linux names it; empty where nobody knows."""
     real = os.path.realpath(path)
     try:
         lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()
@@ -36,9 +51,9 @@ def file_system(path: Path) -> str:
 
 
 def require_local(path: Path, *, allowed: bool) -> None:
-    """Raise :class:`~interlock.errors.SettingsError` when the state would lie on a network share, unless ``allowed``."""
+    """Raise :class:`~interlock.errors.SettingsError` when the state lies on a network share, unless ``allowed``."""
     kind = "" if allowed else file_system(path)
-    if kind in _NETWORK:
+    if kind in _NETWORK or (kind.startswith("fuse.") and kind.removeprefix("fuse.") in _NETWORK_FUSE):
         raise SettingsError(
             f"The state database {path} is on a network file system ({kind}): its locks do not hold there, and two "
             "hosts can destroy it. Nothing was touched.",

@@ -1,7 +1,9 @@
 """The state in a SQLite file: rollback journal and ``synchronous=EXTRA``.
 
-A commit is the deletion of the journal; ``EXTRA`` makes that durable too. With ``FULL`` a power cut may bring the journal
-back, and with it the state before a transaction that was acknowledged. Before 3.51.3 a WAL database can be corrupted by concurrent checkpoints. The write lock is SQLite's own, taken by
+A commit is the deletion of the journal; ``EXTRA`` makes that durable too. With ``FULL`` a power cut may bring the
+journal back, and with it the state before a transaction that was acknowledged.
+
+Before 3.51.3 a WAL database can be corrupted by concurrent checkpoints. The write lock is SQLite's own, taken by
 ``BEGIN IMMEDIATE``.
 """
 

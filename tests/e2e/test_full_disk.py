@@ -1,0 +1,123 @@
+"""A disk that fills up in a turn, or may not be written: told in words, nothing half-written, nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.small_project import make_project, write_rows
+from e2e.syscall_driver import turn
+from infra.syscalls import under
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk, and runs as somebody else")
+pytestmark = [needs_root, pytest.mark.slow, pytest.mark.timeout(120)]
+KIB = 1024
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def interlock(project: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    """The program's exit code and what it told."""
+    done = subprocess.run(
+        [sys.executable, "-m", "interlock", "--project", str(project), *words, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, told
+
+
+def fill(disk: Path, free_kib: int) -> Path:
+    """Leave so much space."""
+    filler = disk / "filler"
+    status = os.statvfs(disk)
+    filler.write_bytes(bytes(max(0, status.f_bavail * status.f_frsize - free_kib * KIB)))
+    return filler
+
+
+@pytest.mark.parametrize("free_kib", [0, 40, 160])
+def test_a_disk_that_fills_up_is_told_and_freed_space_is_enough(disk: Path, free_kib: int) -> None:
+    project = make_project(disk / "project")
+    filler = fill(disk, free_kib)
+    code, told = interlock(project, "run")
+    text = json.dumps(told)
+    assert code == 3, told
+    assert "No space left on device" in text or "the disk is full" in text, told
+    assert "Free some space" in text, told
+    filler.unlink()
+    code, told = interlock(project, "run")
+    assert (code, told["outcome"], told["problems"]) == (0, "released", []), told
+    assert interlock(project, "verify")[0] == 0
+    assert len(list((project / "predictions").iterdir())) == 1
+
+
+def test_a_full_disk_in_a_later_turn_leaves_the_champion(disk: Path) -> None:
+    project = make_project(disk / "project")
+    assert interlock(project, "run")[0] == 0
+    write_rows(project / "inbox" / "b.csv", 400, 300)
+    filler = fill(disk, 24)
+    code, told = interlock(project, "run")
+    assert code == 3, told
+    filler.unlink()
+    code, told = interlock(project, "run")
+    assert (code, told["outcome"], told["problems"]) == (1, "kept", []), told  # 1: the gate held
+    assert interlock(project, "verify")[0] == 0
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Names and contents."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("ran_before", [False, True])
+def test_a_read_only_disk_is_told_and_nothing_changes(disk: Path, ran_before: bool) -> None:
+    project = make_project(disk / "project")
+    if ran_before:
+        assert interlock(project, "run")[0] == 0
+        write_rows(project / "inbox" / "b.csv", 400, 300)
+    before = tree(disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    code, told = interlock(project, "run")
+    assert code == 3, told
+    assert "error" in told, told
+    assert "Read-only file system" in told["error"]["message"] or "cannot be written" in told["error"]["message"], told
+    assert "written" in told["error"]["next_step"] or "write" in told["error"]["next_step"], told
+    assert tree(disk) == before
+
+
+@pytest.mark.parametrize("ran_before", [False, True])
+def test_a_folder_of_somebody_else_is_told_and_nothing_changes(ran_before: bool) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:  # every folder above it may be entered
+        Path(place).chmod(0o755)
+        project = make_project(Path(place) / "project")
+        if ran_before:
+            assert interlock(project, "run")[0] == 0
+        before = tree(project)
+
+        def as_nobody() -> dict[str, Any]:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            return turn(project)
+
+        told = under(None, as_nobody).result
+        assert told["exit"] == 3, told
+        assert "who may" in told["next_step"], told
+        assert tree(project) == before
