@@ -88,10 +88,15 @@ def _fits(values: pl.Series) -> ColumnType:
 
 
 def _float_or_text(values: pl.Series) -> ColumnType:
-    if values.str.contains(_NAME_LIKE).any():
+    if like_names(values):
         return "str"
     numbers = values.cast(pl.Float64, strict=False)
     return "float" if numbers.null_count() == 0 and numbers.is_finite().any() else "str"
+
+
+def like_names(values: pl.Series) -> bool:
+    """Does any of these texts look like a name made of digits: with a leading zero, or of nineteen digits and more?"""
+    return bool(values.str.contains(_NAME_LIKE).any())
 
 
 def convert(series: pl.Series, to: ColumnType) -> tuple[pl.Series, pl.Series | None]:

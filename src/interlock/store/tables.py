@@ -67,8 +67,10 @@ class DeltaTables:
 
     # ---- writing
 
-    def append(self, table: str, rows: pl.DataFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
-        """Add rows in one atomic, durable commit, creating or widening the table as needed.
+    def append(
+        self, table: str, rows: pl.DataFrame | pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]
+    ) -> Commit:
+        """Add rows in one atomic, durable commit, creating or widening the table as needed; lazy ones are streamed.
 
         New columns are added, empty in older rows; missing ones are empty in the new rows. A column of another type is
         refused with StoreFault unless it widens without loss (a smaller int, float32); ``replace`` changes types.
