@@ -108,32 +108,43 @@ def dedupe_large(
 
     newest = on_duplicate == "keep-last" and bool(key)
     hashed = entries(key, values)
-    entered = np.concatenate([as_array(frame.select(hashed)) for frame in rows.frames()])
-    keep = _first_of_each(rows, entered[:, 0], list(key or values), last=newest)
+    entered = as_array(frame.select(hashed) for frame in rows.frames())
+    order = np.argsort(entered[0])
+    keep = _first_of_each(rows, entered[0], order, list(key or values), last=newest)
     updated = 0
     if stored is not None and keep.any():
         places = np.flatnonzero(keep)
-        found = index.find(stored, entered[places])
+        if places.size < keep.size:
+            entered, order = entered[:, places], (np.cumsum(keep) - 1)[order[keep[order]]]
+        found = index.find(stored, entered, order)
         if newest or not key:
             keep[places[found.same]] = False
             updated = int((found.there & ~found.same).sum()) if newest else 0
         elif found.there.any():
             likely = places[found.there]
             keep[likely[_stored_keys(rows.gather(likely, key), stored, key)]] = False
+        entered = entered[:, keep[places]]
+    elif not keep.all():
+        entered = entered[:, keep]
     duplicates = int(keep.size - keep.sum())
     if duplicates:
         rows.keep(keep)
-    return DedupedLarge(duplicates, updated, entered[keep])
+    return DedupedLarge(duplicates, updated, entered)
 
 
 def _first_of_each(
-    rows: Spool, hashes: "np.ndarray[Any, Any]", subset: Sequence[str], *, last: bool
+    rows: Spool,
+    hashes: "np.ndarray[Any, Any]",
+    order: "np.ndarray[Any, Any]",
+    subset: Sequence[str],
+    *,
+    last: bool,
 ) -> "np.ndarray[Any, Any]":
     """Mask of the first (or last) row of each key of the file; only rows of equal hashes are compared."""
     import numpy as np
 
     keep = np.ones(len(hashes), dtype=bool)
-    ordered = np.sort(hashes)
+    ordered = hashes[order]
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not twice.size:
         return keep

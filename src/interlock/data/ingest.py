@@ -325,7 +325,7 @@ def _refuse_bad(work: _Work, sifted: Sifted) -> None:
     if rows_bad <= allowed * rows:
         return
     worst = [
-        f"{fault.count:,} x {_cell(fault.column)} {fault.reason} (first in row {fault.row:,})"
+        f"{fault.times:,} x {_cell(fault.column)} {fault.reason} (first in row {fault.row:,})"
         for fault in sifted.faults()[:3]
     ]
     raise DataRefused(

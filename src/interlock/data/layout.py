@@ -136,7 +136,7 @@ def _retyped(column: Column, frame: pl.DataFrame, reading: Reading, source: Sour
 
 
 def _valued(reading: Reading, name: str) -> bool:
-    """Does the column hold a value, here or anywhere in the file?"""
+    """Say whether the column holds a value, here or anywhere in the file."""
     if reading.valued is not None:
         return name in reading.valued
     return name in reading.frame.columns and reading.frame[name].null_count() < reading.frame.height

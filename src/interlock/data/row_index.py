@@ -1,22 +1,24 @@
 """Which rows a large table holds already, told by two hashes of each row instead of by the rows themselves.
 
 An entry is 16 bytes: a hash of the key and a hash of the other columns (without a key: two hashes of the whole row).
-Entries lie in files on this machine (pairs of native uint64), each for a run of consecutive accepted files of one source,
-and are a cache: what is missing is made again from the table, and a file whose name does not say exactly what is asked
-is not opened.
+Entries lie in files on this machine (native uint64), each for a run of consecutive accepted files of one source, and
+are a cache: what is missing or damaged is made again from the table, and a file whose name does not say exactly what
+is asked for is not opened.
 
-Two rows are taken for the same only when both hashes agree, 128 bits: among 10^7 new and 10^9 stored rows that happens by
-chance once in 10^22 times. The hashes are Polars'; its version is part of a file's name.
+Two rows are taken for the same only when both hashes agree, 128 bits: among 10^7 new and 10^9 stored rows that
+happens by chance once in 10^22 times. The hashes are Polars'; its version is part of a file's name.
 """
 
+import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
+from blake3 import blake3
 
 from interlock.records import FileResult, digest
 from interlock.store.disk import make_folder, sync_folder, temporary_beside
@@ -27,14 +29,14 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"^(\d{12})-(\d{12})-([0-9a-f]{24})\.u64$")
 _FORMAT = 1
 _MERGE_FILES = 24
-_BATCH_ROWS = 2**20
-_BUILD_ROWS = 2**21
+_BLOCK_ROWS = 2**20
+_BUILD_ROWS = 2**20
 _SEED = 0x1E7
 ENTRY = ("_key", "_rest")
 
 
 class Found(NamedTuple):
-    """For each row asked for: is its key there, and is the newest row of that key the same?"""
+    """For each row asked for, whether its key is there, and whether the newest row of that key is the same."""
 
     there: "np.ndarray[Any, Any]"
     same: "np.ndarray[Any, Any]"
@@ -62,31 +64,36 @@ class RowIndex:
     schema: Mapping[str, pl.DataType]
     files: tuple[FileResult, ...]
 
-    def find(self, stored: pl.LazyFrame, wanted: "np.ndarray[Any, Any]") -> Found:
-        """Look rows up by their ``wanted`` entries (rows x 2, uint64); what is not indexed yet is, from ``stored``.
+    def find(self, stored: pl.LazyFrame, wanted: "np.ndarray[Any, Any]", order: "np.ndarray[Any, Any]") -> Found:
+        """Look rows up by their ``wanted`` entries (2 x rows, uint64); what is not indexed yet is, from ``stored``.
 
-        ``stored`` has the columns of ``schema`` and the lineage. Raises ValueError when it does not hold the rows that
-        the ledger says were accepted.
+        ``order`` sorts the hashes of the keys. ``stored`` has the columns of ``schema`` and the lineage. Raises
+        ValueError when it does not hold the rows that the ledger says were accepted.
         """
         import numpy as np
 
-        order = np.argsort(wanted[:, 0])
-        keys, rest = wanted[order, 0], wanted[order, 1]
+        keys, rest = wanted[0][order], wanted[1][order]
         there, newest = np.zeros(len(keys), dtype=bool), np.zeros(len(keys), dtype=np.uint64)
         # a table of the leading bits leaves few of the stored entries to be searched for
         shift = np.uint64(64 - min(28, max(10, len(keys).bit_length() + 4)))
         maybe = np.zeros(2 ** (64 - int(shift)), dtype=bool)
         maybe[keys >> shift] = True
-        for stored_keys, stored_rest in self._all(stored):
-            likely = np.flatnonzero(maybe[stored_keys >> shift])
-            candidates = stored_keys[likely]
-            # equal keys among those wanted lie next to each other: a hit marks the first, and is spread below
-            places = np.minimum(np.searchsorted(keys, candidates), len(keys) - 1)
-            hit = keys[places] == candidates
-            there[places[hit]] = True
-            newest[places[hit]] = stored_rest[likely[hit]]  # in order: of several, the last one counts
-        first = np.searchsorted(keys, keys)
-        there, newest = there[first], newest[first]
+        try:
+            for block in self._all(stored):
+                likely = np.flatnonzero(maybe[block.keys >> shift])
+                candidates = block.keys[likely]
+                # equal keys among those wanted lie next to each other: a hit marks the first, and is spread below
+                places = np.minimum(np.searchsorted(keys, candidates), len(keys) - 1)
+                hit = keys[places] == candidates
+                if hit.any():
+                    there[places[hit]] = True
+                    newest[places[hit]] = block.rest()[likely[hit]]  # in order: of several, the last one counts
+        except ValueError:
+            self._sweep(set())  # so that it is made again
+            raise
+        if (keys[1:] == keys[:-1]).any():
+            first = np.searchsorted(keys, keys)
+            there, newest = there[first], newest[first]
         found = Found(np.empty_like(there), np.empty_like(there))
         found.there[order] = there
         found.same[order] = there & (newest == rest)
@@ -94,20 +101,14 @@ class RowIndex:
 
     def add(self, result: FileResult, rows: "np.ndarray[Any, Any]") -> None:
         """Keep the entries of rows that were just appended, in order; call it when the commit is known to be made."""
-        _write(self.folder / self._name([result]), [rows.tobytes()])
+        _write(self.folder / self._name([result]), _bytes(rows))
 
     # ---- files of entries
 
-    def _all(self, stored: pl.LazyFrame) -> Iterator[tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]:
-        import numpy as np
-
+    def _all(self, stored: pl.LazyFrame) -> Iterator["_Block"]:
+        """Blocks of entries, in the order of the rows. Raises ValueError for a damaged file."""
         for path, rows in self._complete(stored):
-            if path.stat().st_size != 16 * rows:
-                raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes for {rows:,} rows")
-            with path.open("rb") as file:
-                for _ in range(0, rows, _BATCH_ROWS):
-                    part = np.fromfile(file, dtype=np.uint64, count=2 * _BATCH_ROWS).reshape(-1, 2)
-                    yield part[:, 0], part[:, 1]
+            yield from _blocks_of(path, rows)
 
     def _complete(self, stored: pl.LazyFrame) -> list[tuple[Path, int]]:
         """Files that cover all accepted rows, in order, made where they are missing; and how many rows each has."""
@@ -127,10 +128,18 @@ class RowIndex:
             start = end
         if len(covered) > _MERGE_FILES:
             target = self.folder / self._name(self.files)
-            _write(target, (span for path, _ in covered for span in _spans(path)))
+            self._merge(target, covered)
             covered = [(target, sum(rows for _, rows in covered))]
         self._sweep({path.name for path, _ in covered})
         return covered
+
+    def _merge(self, target: Path, parts: Sequence[tuple[Path, int]]) -> None:
+        """One file for many; they are small, or there would not be as many."""
+        import numpy as np
+
+        blocks = [block for path, rows in parts for block in _blocks_of(path, rows)]
+        keys = np.concatenate([block.keys for block in blocks])
+        _write(target, _bytes(np.stack([keys, np.concatenate([block.rest() for block in blocks])])))
 
     def _rows(self, start: int, end: int) -> int:
         return sum(result.accepted for result in self.files[start:end])
@@ -156,7 +165,7 @@ class RowIndex:
         within = pl.col("_seq").is_between(part[0].sequence, part[-1].sequence)
         rows = stored.filter(within).select(*entries(self.key, list(self.schema)), "_seq", "_row")
         made = rows.collect(engine="streaming").sort("_seq", "_row").select(ENTRY)
-        _write(self.folder / self._name(part), [as_array(made).tobytes()])
+        _write(self.folder / self._name(part), _bytes(as_array([made])))
 
     def _name(self, files: Sequence[FileResult]) -> str:
         about = {
@@ -174,15 +183,50 @@ class RowIndex:
                 path.unlink(missing_ok=True)
 
 
-def as_array(entries_: pl.DataFrame) -> "np.ndarray[Any, Any]":
-    """Entries as an array (rows x 2, uint64)."""
-    return entries_.to_numpy(order="c")
+def as_array(frames: Iterable[pl.DataFrame]) -> "np.ndarray[Any, Any]":
+    """Entries as an array (2 x rows, uint64)."""
+    import numpy as np
+
+    parts = [[frame[name].to_numpy() for name in ENTRY] for frame in frames]
+    return np.stack([np.concatenate([part[place] for part in parts]) for place in range(2)])
 
 
-def _spans(path: Path) -> Iterator[bytes]:
+def _bytes(rows: "np.ndarray[Any, Any]") -> Iterator[bytes]:
+    """The content of a file of entries: for each block of rows the hashes of the keys, and the others; each checked."""
+    for start in range(0, rows.shape[1], _BLOCK_ROWS):
+        for part in rows[:, start : start + _BLOCK_ROWS]:
+            content = part.tobytes()
+            yield blake3(content).digest()
+            yield content
+
+
+class _Block(NamedTuple):
+    """Entries of consecutive rows; the hashes of all but the key are read when asked for."""
+
+    keys: "np.ndarray[Any, Any]"
+    rest: "Callable[[], np.ndarray[Any, Any]]"
+
+
+def _blocks_of(path: Path, rows: int) -> Iterator[_Block]:
+    """The blocks of a file with entries of so many rows. Raises ValueError when it has others, or is damaged."""
+    size = 16 * rows + 64 * -(-rows // _BLOCK_ROWS)
+    if path.stat().st_size != size:
+        raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes and not {size:,}")
+    for start in range(0, rows, _BLOCK_ROWS):
+        offset, count = 16 * start + 64 * (start // _BLOCK_ROWS), min(_BLOCK_ROWS, rows - start)
+        read = functools.partial(_checked, path, count=count)
+        yield _Block(read(offset), functools.partial(read, offset + 32 + 8 * count))
+
+
+def _checked(path: Path, offset: int, count: int) -> "np.ndarray[Any, Any]":
+    import numpy as np
+
     with path.open("rb") as file:
-        while span := file.read(2**24):
-            yield span
+        file.seek(offset)
+        content = file.read(32 + 8 * count)
+    if blake3(memoryview(content)[32:]).digest() != content[:32]:
+        raise ValueError(f"{path.name} is damaged near byte {offset:,}")
+    return np.frombuffer(content, dtype=np.uint64, offset=32)
 
 
 def _write(path: Path, spans: Iterable[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Sift a file, slice by slice: rows that fit the layout of their source, and cells that do not, each with its reason."""
+"""Sift a file, slice by slice: rows that fit the layout of their source, and cells that do not, with the reason."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,12 +23,14 @@ class Fault(NamedTuple):
 
     column: str
     reason: str
-    count: int
+    times: int
     row: int
 
 
 class Sifted:
-    """What a file holds. ``good``: rows as the table has them, with ``_row``; ``cells``: bad ones (row, column, reason, raw).
+    """What a file holds.
+
+    ``good``: rows as the table has them, with ``_row``. ``cells``: bad ones (row, column, reason, raw).
 
     ``expected``: the columns of the table as they shall be; ``evolved``: the stored rows must be rewritten first.
     """
@@ -46,12 +48,13 @@ class Sifted:
     def notes(self) -> tuple[str, ...]:
         """What is worth telling of the file, in words."""
         empty = [f"{self.empty:,} empty rows were skipped"] if self.empty else []
-        return (*empty, *self._notes, *_told(self._drifts.values()))
+        drifts = [self._drifts[column.name] for column in self.expected if column.name in self._drifts]
+        return (*empty, *self._notes, *_told(drifts))
 
     def faults(self) -> list[Fault]:
         """What is wrong with bad cells, the most frequent first."""
         found = [Fault(*about, *counted) for about, counted in self._faults.items()]
-        return sorted(found, key=lambda fault: -fault.count)
+        return sorted(found, key=lambda fault: -fault.times)
 
     def take(self, reading: Reading, settled: Settled, source: Source, layout: Layout) -> None:
         """Add the rows of one slice."""

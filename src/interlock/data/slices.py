@@ -155,22 +155,28 @@ def open_slices(
 
 def _csv_parts(path: Path, name: str, size: int) -> Iterator[bytes]:
     """Slices of whole records, the header before each. Raises :class:`Unreadable` for a record without end."""
-    header, data, first = b"", b"", True
+    header, wanted, first = b"", size, True
+    end = path.stat().st_size
     with path.open("rb") as file:
-        while True:
-            chunk = file.read(size)
-            data += chunk
+        while file.tell() < end or first:
+            start = file.tell()
+            data = file.read(wanted)
+            last = start + len(data) >= end
+            cut = len(data) if last else _last_end(data) if header else _first_end(data)
+            if not cut and not last:  # not one record ends in there
+                if wanted > max(MAX_RECORD_BYTES, size):
+                    raise malformed(name)
+                wanted *= 2
+                file.seek(start)
+                continue
+            wanted = size
             if not header:
-                header = data[: _first_end(data) if chunk else len(data)]
-                data = data[len(header) :]
-            cut = _last_end(data) if chunk else len(data)
-            if header and (cut or (not chunk and first)):
-                yield header + data[:cut]
-                first, data = False, data[cut:]
-            if not chunk:
-                return
-            if len(data) > max(MAX_RECORD_BYTES, size):
-                raise malformed(name)
+                header = data[: _first_end(data) or cut]
+                file.seek(start + len(header))
+                continue
+            file.seek(start + cut)
+            first = False
+            yield b"".join((header, memoryview(data)[:cut]))
 
 
 def _first_end(data: bytes) -> int:
@@ -201,19 +207,22 @@ def _last_end(data: bytes) -> int:
 def _typed(found: Slices) -> Slices:
     """The same file, with a type for each column that has none yet, inferred over all of its rows."""
     names = found.shape.names if found.shape else found.parquet.names if found.parquet else ()
-    unknown = [name for name in names if found.layout.type_of(name) is None]
-    if not unknown:
+    new = [name for name in names if name not in found.layout.known]
+    if not new:
         return replace(found, valued=frozenset())
     kinds: dict[str, set[str]] = {}
     valued: set[str] = set()
     for frame in found.text():
-        for name in unknown:
+        for name in new:
             if name in frame.columns:
                 values = frame[name].drop_nulls()
-                valued.update([name] if values.len() else [])
-                kinds.setdefault(name, set()).add(_kind(values))
+                valued.update([name] if (values != "").any() else [])
+                if found.layout.type_of(name) is None:
+                    kinds.setdefault(name, set()).add(_kind(values))
     if found.parquet is not None:
-        counts = found.parquet.rows.null_count().collect(engine="streaming")
+        taken = [name for name in found.parquet.rows.collect_schema().names() if name in new]
+        typed = found.parquet.rows.select(pl.col(taken).exclude(pl.String))
+        counts = typed.null_count().collect(engine="streaming")
         valued.update(name for name in counts.columns if counts[name].item() < found.parquet.height)
     inferred = {name: join_kinds(each) for name, each in kinds.items()}
     return replace(found, layout=found.layout._replace(inferred=inferred), valued=frozenset(valued))
@@ -239,7 +248,7 @@ def join_kinds(kinds: set[str]) -> ColumnType:
         (only,) = kinds
         if only in ("int", "float", "bool", "date", "datetime"):
             return only  # type: ignore[return-value]
-    if kinds == {"int", "long"} or kinds == {"long"}:
+    if kinds in ({"int", "long"}, {"long"}):
         return "int"
     # a whole number that is as long as a name makes the column one, as soon as it is not whole numbers throughout
     return "float" if kinds and kinds <= {"int", "float", "not finite"} and kinds != {"not finite"} else "str"

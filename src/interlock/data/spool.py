@@ -81,7 +81,7 @@ class Spool:
 
     @property
     def spilled(self) -> bool:
-        """Is part of it on disk?"""
+        """Say whether part of it is on disk."""
         return bool(self._parts)
 
     def clear(self) -> None:

@@ -285,7 +285,7 @@ def _write(folder: Path, rows: pl.LazyFrame, columns: Mapping[str, pl.DataType])
     number = 0 if newest is None else newest + 1  # so that names sort in the order of commits
     name = f"part-{number:020d}-{secrets.token_hex(8)}.parquet"
     path = folder / name
-    rows.select(complete).sink_parquet(path, compression="zstd")
+    rows.select(complete).sink_parquet(path, compression="zstd", compression_level=1)
     count = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     if count == 0:
         path.unlink()
