@@ -160,6 +160,8 @@ def run_pandas(project: Path) -> dict[str, Any]:
     parts = sorted((project / ".interlock/lake/tables/sources/data").glob("*.parquet"))
     ids = set(frame["id"])
     old = pd.concat([part[part["id"].isin(ids)] for part in (pd.read_parquet(path) for path in parts)])
+    for name in ("booked", "arrives"):
+        old[name] = pd.to_datetime(old[name])
     both = frame.merge(old[[*frame.columns]], how="left", indicator=True)
     both[both.pop("_merge") == "left_only"].to_parquet(project / "out.parquet")
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
