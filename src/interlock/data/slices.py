@@ -2,7 +2,7 @@
 
 Every decision that needs all rows (the type of a column seen for the first time, an int column that holds fractions) is
 made before the first slice is handed out or by beginning again, so that slices give the same rows and
-the same bad cells as one reading of the whole file. Memory is that of a few slices. JSON lines are read whole.
+the same bad cells as one reading of the whole file. Reading holds a few slices at once. JSON lines are read whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

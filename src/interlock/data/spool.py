@@ -1,6 +1,6 @@
 """Frames that come one after the other and are wanted again: in memory while they are few, then on disk.
 
-So that a file of any length is taken in with the same memory. The order of the rows is kept.
+So that the rows of a large file need not all be in memory at once. Their order is kept.
 """
 
 from collections.abc import Iterator, Sequence
