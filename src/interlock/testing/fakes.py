@@ -275,10 +275,13 @@ class MemoryTables:
         self._scratch = scratch
         self._tables: dict[str, list[_Version]] = {}
 
-    def append(self, table: str, rows: pl.DataFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
+    def append(
+        self, table: str, rows: pl.DataFrame | pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]
+    ) -> Commit:
         """Add rows, unless ``commit_key`` did so before."""
         versions = self._tables.get(table, [])
-        frames = (*versions[-1].frames, rows) if versions else (rows,)
+        added = rows.lazy().collect()
+        frames = (*versions[-1].frames, added) if versions else (added,)
         return self.committed(table, commit_key) or self._commit(table, frames, commit_key, facts)
 
     def replace(self, table: str, rows: pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
