@@ -65,7 +65,7 @@ $(VENV)/peers.stamp: $(VENV)/dev.stamp requirements-peers.lock
 peers: $(VENV)/peers.stamp ## side by side with joblib, Dask, Spark, Metaflow, Dagster and MLflow (half an hour)
 	$(BIN)/python bench/batch.py --model linear --peers whole,chunked,joblib,dask,spark
 	$(BIN)/python bench/batch.py --model trees --peers whole,chunked,joblib,dask,spark
-	$(BIN)/python bench/stages.py
+	$(BIN)/python bench/stages/run.py
 
 docs: $(VENV)/dev.stamp ## generate the reference pages from the code
 	$(BIN)/python tools/make_docs.py
