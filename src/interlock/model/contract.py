@@ -11,6 +11,7 @@ from typing import Any
 
 from interlock.errors import ContractError
 from interlock.model.entry import Entry, function_entry, misfit, offered
+from interlock.model.sagemaker import hooks_entry, is_script, script_entry
 from interlock.model.source import Project
 from interlock.records import Record, digest
 from interlock.settings import Settings
@@ -48,11 +49,8 @@ def read_contract(settings: Settings) -> Contract:
     """
     model = settings.model
     project = Project(settings.root)
-    train = function_entry(project, model.train, "train")
-    predict = function_entry(project, model.predict, "predict") if model.predict else None
-    _check_offer(train, TRAINING_NAMES, settings)
-    if predict is not None:
-        _check_offer(predict, INFERENCE_NAMES, settings)
+    train = _training(project, settings)
+    predict = _inference(project, settings, train)
     entries = [train, *([predict] if predict else [])]
     project.follow([entry.path for entry in entries] + project.included(model.include), search_folders(entries))
     return Contract(
@@ -62,6 +60,26 @@ def read_contract(settings: Settings) -> Contract:
         code=_code(project.sources, train, predict),
         preload=tuple(sorted(project.third_party | {"pandas"})),
     )
+
+
+def _training(project: Project, settings: Settings) -> Entry:
+    text = settings.model.train
+    if is_script(project, text, settings.script, ROW_NAMES):
+        return script_entry(project, text)
+    train = function_entry(project, text, "train")
+    _check_offer(train, TRAINING_NAMES, settings)
+    return train
+
+
+def _inference(project: Project, settings: Settings, train: Entry) -> Entry | None:
+    """The inference function, SageMaker's functions, or None when the model's own ``predict`` answers."""
+    text = settings.model.predict
+    hooks = hooks_entry(project, text, train)
+    if hooks is not None or not text:
+        return hooks
+    predict = function_entry(project, text, "predict")
+    _check_offer(predict, INFERENCE_NAMES, settings)
+    return predict
 
 
 def code_digest(folder: Path, contract: Contract) -> str:

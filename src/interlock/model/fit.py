@@ -17,6 +17,7 @@ import polars as pl
 from interlock.errors import ContractError, UserCodeFailed, bounded
 from interlock.model.calls import FrameKind, as_column, as_frame, bind, load_function, parameters_of
 from interlock.model.entry import Entry
+from interlock.settings import Script
 
 MODEL_FILE = "model.pkl"
 VALID_SHARE = 0.2
@@ -42,6 +43,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     model_dir: str
     data_dir: str
     needs_predict: bool
+    name: str = ""
+    script: Script = Script()
+    search: tuple[str, ...] = ()
 
 
 def run_training(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,10 @@ from interlock.ports import Parts, Turn
 from interlock.records import Record, Snapshot, Training, digest, facts_of, short, timestamp
 from interlock.settings import Settings, seconds
 
-RUNS = {"function": "interlock.model.fit:run_training"}
+RUNS = {
+    "function": "interlock.model.fit:run_training",
+    "script": "interlock.model.script:run_script",
+}
 """What runs in the worker process, by the kind of the training entry. All take a ``Task`` and give the same facts."""
 _ERROR_CHARS = 8_000
 
@@ -34,17 +37,18 @@ class Trained(Record, frozen=True, kw_only=True):
 
 def training_digest(settings: Settings, contract: Contract, snapshot: Snapshot) -> str:
     """Name of a training: the digest of everything that goes into it."""
-    return digest(
-        {
-            "snapshot": snapshot.digest,
-            "code": contract.code,
-            "params": settings.params,
-            "seed": settings.model.seed,
-            "task": settings.model.task,
-            "target": settings.model.target,
-            "features": feature_names(settings, snapshot.columns),
-        }
-    )
+    inputs = {
+        "snapshot": snapshot.digest,
+        "code": contract.code,
+        "params": settings.params,
+        "seed": settings.model.seed,
+        "task": settings.model.task,
+        "target": settings.model.target,
+        "features": feature_names(settings, snapshot.columns),
+    }
+    if contract.train.kind == "script" or (contract.predict is not None and contract.predict.kind == "hooks"):
+        inputs["script"] = msgspec.to_builtins(settings.script)
+    return digest(inputs)
 
 
 def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runner: Runner) -> Trained:
@@ -63,7 +67,7 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
     arguments = {
         "folders": import_folders(code, contract),
         "seed": settings.model.seed,
-        "label": f"{contract.train.function} in {contract.train.path}",
+        "label": contract.train.label,
         "task": msgspec.to_builtins(task),
     }
     try:
@@ -122,6 +126,9 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
         model_dir=str(model_dir),
         data_dir=str(scratch / "data"),
         needs_predict=contract.predict is None,
+        name=settings.model.name,
+        script=settings.script,
+        search=search_folders([contract.train]),
     )
 
 

@@ -346,7 +346,7 @@ def _answer(
         }
     except InterlockError as error:
         reply = {"failure": "told", "kind": error.code, "message": error.message, "next_step": error.next_step}
-        reply["traceback"] = getattr(error, "traceback", "")
+        reply |= {"traceback": getattr(error, "traceback", ""), "cause": error.facts.get("cause", "nonsense")}
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is told, not suffered
         said = summary(error) + place(error, folders)
         reply = {"failure": "raised", "summary": said, "traceback": user_traceback(error, folders)}
