@@ -99,7 +99,7 @@ class Hooks:
                 self._taken = kind
                 return data
         tried = self._taken or ", ".join(CONTENT_TYPES)
-        raise ValueError(f"the rows were taken in none of the content types {tried}") from refused
+        raise ValueError(f"the rows were taken in none of the content types {tried}{_words(refused)}") from refused
 
     def _ask(self, give: Callable[[str], Any], rows: int) -> Any:
         """Ask for the answers in the first type that is given, and in that one from then on."""
@@ -116,7 +116,7 @@ class Hooks:
                 self._given = kind
                 return decode(*_typed(body, kind), rows)
         tried = self._given or ", ".join(ACCEPTED)
-        raise ValueError(f"answers were given in none of the content types {tried}") from refused
+        raise ValueError(f"answers were given in none of the content types {tried}{_words(refused)}") from refused
 
     def _data(self, frame: Any) -> Any:
         """What the containers hand to ``predict_fn`` without an ``input_fn``: by the model, or by the annotation."""
@@ -223,14 +223,11 @@ def plain(answer: Any) -> Any:
             if name in answer:
                 return plain(answer[name])
         return plain(next(iter(answer.values()))) if len(answer) == 1 else answer
-    if (
-        isinstance(answer, list | tuple)
-        and answer
-        and all(isinstance(item, list) and len(item) == 1 for item in answer)
-    ):
-        return [item[0] for item in answer]
-    if isinstance(answer, list) and answer and all(isinstance(item, Mapping) for item in answer):
-        return importlib.import_module("pandas").DataFrame(answer)
+    if isinstance(answer, list | tuple) and answer:
+        if all(isinstance(item, list) and len(item) == 1 for item in answer):
+            return [item[0] for item in answer]
+        if all(isinstance(item, Mapping) for item in answer):
+            return importlib.import_module("pandas").DataFrame(answer)
     if isinstance(answer, np.ndarray) and answer.ndim == 0:
         return answer.reshape(1)
     return answer
@@ -272,6 +269,10 @@ def _call(function: Callable[..., Any], *given: Any) -> Any:
         if len([p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]) == len(given) + 1:
             given = (*given, None)
     return function(*given)
+
+
+def _words(error: Exception | None) -> str:
+    return f"; the first was refused with {type(error).__name__}: {str(error)[:200]}" if error is not None else ""
 
 
 def _first_annotation(function: Callable[..., Any] | None) -> str:

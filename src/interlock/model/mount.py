@@ -1,7 +1,8 @@
-"""Start a program that sees a folder of ours at ``/opt/ml``, and nobody else does: a mount namespace of its own (Linux).
+"""Start a program that sees a folder of ours at ``/opt/ml``, and nobody else does, by a mount namespace of its own.
 
-Run as ``python -I mount.py FOLDER WORKING_FOLDER PROGRAM ARGUMENT …``; it becomes the program. It imports nothing of ours. What is in
-``/opt`` already stays visible. Exit status 97 says that the system has no such namespaces for this user.
+Run as ``python -I mount.py FOLDER WORKING_FOLDER PROGRAM ARGUMENT …``; it becomes the program. It imports nothing of
+ours. What is in ``/opt`` already stays visible. Exit status 97 says that the system has no such namespaces for this
+user; only Linux has them.
 """
 
 import ctypes

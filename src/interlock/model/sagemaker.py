@@ -1,7 +1,7 @@
 """Files in the form that SageMaker's and Vertex' containers run: programs, and inference functions with fixed names.
 
-Read from the syntax tree alone. A training file is a program when its owner says so, or when it has a ``__main__`` guard
-and nothing that could be called with rows; see docs/decisions/0014.
+Read from the syntax tree alone. A training file is a program when its owner says so, or when it has a ``__main__``
+guard and nothing that could be called with rows; see docs/decisions/0014.
 """
 
 import ast
