@@ -74,11 +74,11 @@ def numbers(task: Task, frame: pl.DataFrame) -> NDArray[np.float64]:
 
 
 def _libsvm(task: Task, frame: pl.DataFrame) -> bytes:
-    """Lines ``target 1:value 2:value …``; what is missing is left out."""
+    """Lines ``target 0:value 1:value …``, counted from 0 as XGBoost reads them; what is missing is left out."""
     labels = numbers(task, frame.select(task.target)).reshape(-1) if task.target else np.zeros(frame.height)
     lines = [
         f"{label:.17g} "
-        + " ".join(f"{index}:{value:.17g}" for index, value in enumerate(row, start=1) if not np.isnan(value))
+        + " ".join(f"{index}:{value:.17g}" for index, value in enumerate(row) if not np.isnan(value))
         for label, row in zip(labels.tolist(), numbers(task, frame.select(task.features)), strict=True)
     ]
     return "".join(f"{line}\n" for line in lines).encode()

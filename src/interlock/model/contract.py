@@ -11,7 +11,7 @@ from typing import Any
 
 from interlock.errors import ContractError
 from interlock.model.entry import Entry, function_entry, misfit, offered
-from interlock.model.sagemaker import hooks_entry, is_script, script_entry
+from interlock.model.sagemaker import hooks_entry, is_script, of_container, script_entry
 from interlock.model.source import Project
 from interlock.records import Record, digest
 from interlock.settings import Settings
@@ -58,7 +58,7 @@ def read_contract(settings: Settings) -> Contract:
         predict=predict,
         files=tuple(sorted(project.sources)),
         code=_code(project.sources, train, predict),
-        preload=tuple(sorted(project.third_party | {"pandas"})),
+        preload=tuple(sorted(name for name in project.third_party | {"pandas"} if not of_container(name))),
     )
 
 

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Hooks:
         self._taken = str(spec["content_type"])
         self._given = str(spec["accept"])
         if spec["found"]:
-            with _model_folder(self.folder):
+            with _container(self.folder):
                 module = importlib.import_module(spec["module"])
             self.functions = {name: getattr(module, name) for name in spec["found"]}
         self.model = self._load(model)
@@ -46,7 +47,7 @@ class Hooks:
     def _load(self, returned: Any) -> Any:
         if "model_fn" in self.functions:
             module = sys.modules[self.spec["module"]]
-            with _model_folder(self.folder), _classes_of(module):
+            with _container(self.folder), _classes_of(module):
                 return _call(self.functions["model_fn"], self.folder)
         if returned is not None:
             return returned
@@ -192,7 +193,7 @@ def encode(frame: Any, kind: str, *, header: bool) -> str | bytes:
         return file.getvalue()
     if kind in (LIBSVM, "text/x-libsvm"):
         rows = numbers(frame).tolist()
-        return "".join(" ".join(f"{at}:{value:.17g}" for at, value in enumerate(row, 1)) + "\n" for row in rows)
+        return "".join(" ".join(f"{at}:{value:.17g}" for at, value in enumerate(row)) + "\n" for row in rows)
     raise ValueError(f"rows cannot be written as {kind}; set script.content_type to one of {', '.join(CONTENT_TYPES)}")
 
 
@@ -286,17 +287,23 @@ def _is(model: Any, package: str, name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _model_folder(folder: str) -> Iterator[None]:
-    """Name the model folder in the environment, as serving containers do, while the user's code is loaded."""
-    before = os.environ.get("SM_MODEL_DIR")
-    os.environ["SM_MODEL_DIR"] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["SM_MODEL_DIR"]
-        else:
-            os.environ["SM_MODEL_DIR"] = before
+def _container(folder: str) -> Iterator[None]:
+    """Name the folders in the environment, as serving containers do, while the user's code is loaded.
+
+    The base folder is one to throw away: AWS's own packages write into it as soon as they are imported.
+    """
+    with tempfile.TemporaryDirectory(prefix="interlock-") as scratch:
+        given = {"SM_MODEL_DIR": folder, "SAGEMAKER_BASE_DIR": scratch}
+        before = {name: os.environ.get(name) for name in given}
+        os.environ.update(given)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -74,6 +74,11 @@ def hooks_entry(project: Project, text: str, train: Entry) -> Entry | None:
     return Entry(path=path, function="", module=module, search=search, parameters=found, kind="hooks")
 
 
+def of_container(module: str) -> bool:
+    """Whether a module is of AWS's containers: those make folders and ask the network as soon as they are imported."""
+    return module.startswith(("sagemaker_training", "sagemaker_containers", "sagemaker_xgboost_container"))
+
+
 def channels(sources: Iterable[bytes]) -> tuple[str, ...]:
     """Channels whose SM_CHANNEL_NAME the sources read, in small letters, sorted."""
     return tuple(sorted({name.decode().lower() for source in sources for name in _CHANNEL.findall(source)}))
