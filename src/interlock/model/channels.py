@@ -77,8 +77,7 @@ def _libsvm(task: Task, frame: pl.DataFrame) -> bytes:
     """Lines ``target 0:value 1:value …``, counted from 0 as XGBoost reads them; what is missing is left out."""
     labels = numbers(task, frame.select(task.target)).reshape(-1) if task.target else np.zeros(frame.height)
     lines = [
-        f"{label:.17g} "
-        + " ".join(f"{index}:{value:.17g}" for index, value in enumerate(row) if not np.isnan(value))
+        f"{label:.17g} " + " ".join(f"{index}:{value:.17g}" for index, value in enumerate(row) if not np.isnan(value))
         for label, row in zip(labels.tolist(), numbers(task, frame.select(task.features)), strict=True)
     ]
     return "".join(f"{line}\n" for line in lines).encode()

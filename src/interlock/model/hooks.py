@@ -62,9 +62,8 @@ class Hooks:
             return self._answer(frame)
         found: list[Any] = []
         for start in range(0, len(frame), size):
-            part = self._answer(frame.iloc[start : start + size])
-            found += part.tolist() if hasattr(part, "tolist") else list(part)
-        return found
+            found += _listed(self._answer(frame.iloc[start : start + size]))
+        return plain(found)
 
     def _answer(self, frame: Any) -> Any:
         functions = self.functions
@@ -232,6 +231,14 @@ def plain(answer: Any) -> Any:
     if isinstance(answer, np.ndarray) and answer.ndim == 0:
         return answer.reshape(1)
     return answer
+
+
+def _listed(answer: Any) -> list[Any]:
+    """Answers as a list; one that is no list is the only one."""
+    if hasattr(answer, "columns"):
+        return list(answer.to_dict("records"))
+    values = answer.tolist() if hasattr(answer, "tolist") else answer
+    return list(values) if isinstance(values, list | tuple) else [values]
 
 
 def numbers(frame: Any) -> Any:
