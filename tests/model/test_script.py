@@ -119,15 +119,15 @@ if __name__ == "__main__":
     shutil.copytree(os.environ["SM_CHANNEL_TRAIN"], os.environ["SM_MODEL_DIR"] + "/rows")
 """
     wanted = rows(ROWS)
-    for place, format in (("one", "libsvm"), ("two", "npy"), ("three", "parquet")):
+    for place, kind in (("one", "libsvm"), ("two", "npy"), ("three", "parquet")):
         (tmp_path / place).mkdir()
-        bench = Workbench(tmp_path / place, {"train.py": source}, script=Script(format=format))
+        bench = Workbench(tmp_path / place, {"train.py": source}, script=Script(format=kind))
         folder = Path(bench.train(runner).folder) / "rows"
-        if format == "libsvm":
+        if kind == "libsvm":
             line = (folder / "train.libsvm").read_text().splitlines()[0].split()
             a, b, y = wanted.select("a", "b", "y").row(0)
             assert [float(line[0]), line[1], line[2]] == [y, f"0:{a:.17g}", f"1:{b:.17g}"]
-        elif format == "npy":
+        elif kind == "npy":
             assert np.load(folder / "x_train.npy").tolist() == wanted.select("a", "b").to_numpy().tolist()
             assert np.load(folder / "y_train.npy").tolist() == wanted["y"].to_list()
         else:
