@@ -2,8 +2,9 @@
 
     python prepare.py
 
-178 wines of three cultivars (Forina et al., PARVUS, 1988). Every tenth is to be scored. Running it again changes nothing.
-"""  # noqa: E501
+178 wines of three cultivars (Forina et al., PARVUS, 1988). Every tenth is to be scored. Running it again changes
+nothing.
+"""
 
 from pathlib import Path
 
@@ -14,7 +15,7 @@ FOLDER = Path(__file__).parent
 
 
 def table() -> pd.DataFrame:
-    """Give all 178 rows: ``bottle`` (a made-up name), 13 measurements, and ``cultivar`` (barolo, grignolino, barbera)."""
+    """Give all 178 rows: ``bottle`` (a made-up name), 13 measurements, ``cultivar`` (barolo, grignolino, barbera)."""
     bundled = load_wine(as_frame=True)
     rows = bundled.data.rename(columns={"od280/od315_of_diluted_wines": "od280_od315"})
     names = pd.Series(["barolo", "grignolino", "barbera"])
