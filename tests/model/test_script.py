@@ -16,6 +16,9 @@ import pytest
 
 from interlock.errors import ContractError, SettingsError, UserCodeFailed
 from interlock.model import mount
+from interlock.model.channels import write_channels
+from interlock.model.entry import Entry
+from interlock.model.fit import Task
 from interlock.model.runner import Runner
 from interlock.model.train import training_digest
 from interlock.settings import Script
@@ -136,6 +139,20 @@ if __name__ == "__main__":
     bench = Workbench(tmp_path / "four", {"train.py": source}, target="kind", script=Script(format="libsvm"))
     with pytest.raises(ContractError, match="'kind' is String; libsvm files hold numbers only"):
         bench.train(runner)
+
+
+def test_a_source_for_reference_is_a_channel_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "documents.parquet").parent.mkdir(exist_ok=True)
+    pl.DataFrame({"id": [1, 2], "text": ["a", "b"]}).write_parquet(tmp_path / "documents.parquet")
+    rows(ROWS).write_parquet(tmp_path / "rows.parquet")
+    task = Task(
+        code="", entry=Entry(path="t.py", function="__main__", module="t", search="."), rows=str(tmp_path / "rows.parquet"),
+        features=("a", "b"), target="y", order="", params={}, seed=0, model_dir="", data_dir="", needs_predict=False,
+        references={"documents": str(tmp_path / "documents.parquet")},
+    )  # fmt: skip
+    folders = write_channels(task, ["train", "documents"], tmp_path / "data", header=False)
+    assert (folders["documents"] / "documents.csv").read_text() == "id,text\n1,a\n2,b\n"
+    assert len((folders["train"] / "train.csv").read_text().splitlines()) == ROWS
 
 
 def test_a_program_for_vertex_gets_names_and_three_files(tmp_path: Path, runner: Runner) -> None:

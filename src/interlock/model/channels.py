@@ -25,7 +25,8 @@ def write_channels(task: Task, names: Sequence[str], base: Path, *, header: bool
     """Write the rows of every channel below ``base``; gives the folder of each.
 
     Channels for validation and for test get a fifth of the training rows; where both are asked for, half of it each.
-    Any other channel gets the rest. Raises :class:`ContractError` for values that the format has no place for.
+    A source for reference is the channel of its name, whole, as CSV with a header. Any other channel gets the rest.
+    Raises :class:`ContractError` for values that the format has no place for.
     """
     rows = Rows(task, splits=bool((VALIDATION | TEST) & set(names)))
     learn, aside = rows.parts
@@ -36,6 +37,9 @@ def write_channels(task: Task, names: Sequence[str], base: Path, *, header: bool
         folders[name] = base / name
         folders[name].mkdir(parents=True)
         if name == CODE:
+            continue
+        if name in task.references:
+            pl.read_parquet(task.references[name]).write_csv(folders[name] / f"{name}.csv")
             continue
         frame = learn
         if name in VALIDATION | TEST:

@@ -67,7 +67,7 @@ def _training(project: Project, settings: Settings) -> Entry:
     if is_script(project, text, settings.script, ROW_NAMES):
         return script_entry(project, text)
     train = function_entry(project, text, "train")
-    _check_offer(train, TRAINING_NAMES, settings)
+    _check_offer(train, TRAINING_NAMES, settings, _references(settings))
     return train
 
 
@@ -80,6 +80,18 @@ def _inference(project: Project, settings: Settings, train: Entry) -> Entry | No
     predict = function_entry(project, text, "predict")
     _check_offer(predict, INFERENCE_NAMES, settings)
     return predict
+
+
+def _references(settings: Settings) -> tuple[str, ...]:
+    """Names of the sources for reference; raises :class:`ContractError` where one means something else already."""
+    names = tuple(name for name, source in settings.sources.items() if source.reference)
+    for name in names:
+        if name in TRAINING_NAMES or name in settings.params:
+            taken = "a key of [params]" if name in settings.params else "a name that Interlock gives"
+            raise ContractError(
+                f"The source for reference '{name}' is also {taken}.", next_step="Rename the source.", source=name
+            )
+    return names
 
 
 def code_digest(folder: Path, contract: Contract) -> str:
@@ -105,10 +117,10 @@ def _code(sources: Mapping[str, bytes], train: Entry, predict: Entry | None) -> 
 # ---- arguments ---------------------------------------------------------------------------------------------------
 
 
-def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings) -> None:
+def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings, references: Sequence[str] = ()) -> None:
     if not entry.known:
         return
-    offer = offered(standard, settings.params)
+    offer = offered((*standard, *references), settings.params)
     for name in entry.parameters:
         _refuse_ambiguous(entry, name, standard, settings.params)
         if name in TARGET_NAMES and name in standard and not settings.model.target:
@@ -120,7 +132,7 @@ def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings) -> N
     for name in entry.required:
         if name not in offer:
             raise misfit(entry.path, entry.signature, name, offer)
-    if not ROW_NAMES & set(entry.parameters) & set(standard):
+    if not ROW_NAMES & set(entry.parameters) & set(standard) and not set(references) & set(entry.parameters):
         raise ContractError(
             f"{entry.signature} in {entry.path} never sees the rows.",
             next_step=f"Take one of {', '.join(name for name in standard if name in ROW_NAMES)}.",
