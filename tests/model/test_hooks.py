@@ -222,6 +222,7 @@ def test_without_model_fn_the_one_saved_file_is_opened(tmp_path: Path, name: str
     assert open_model(tmp_path).predict(FRAME) == pytest.approx(ANSWERS)
 
 
+@pytest.mark.filterwarnings("ignore")  # LightGBM's remarks on so small a table
 def test_xgboost_and_lightgbm_files_are_opened_by_their_ending(tmp_path: Path) -> None:
     xgboost, lightgbm = pytest.importorskip("xgboost"), pytest.importorskip("lightgbm")
     booster = xgboost.train({"max_depth": 1, "nthread": 1}, xgboost.DMatrix(FRAME.to_numpy(), ANSWERS), 2)

@@ -146,7 +146,8 @@ def test_a_source_for_reference_is_a_channel_of_its_name(tmp_path: Path) -> None
     pl.DataFrame({"id": [1, 2], "text": ["a", "b"]}).write_parquet(tmp_path / "documents.parquet")
     rows(ROWS).write_parquet(tmp_path / "rows.parquet")
     task = Task(
-        code="", entry=Entry(path="t.py", function="__main__", module="t", search="."), rows=str(tmp_path / "rows.parquet"),
+        code="", entry=Entry(path="t.py", function="__main__", module="t", search="."),
+        rows=str(tmp_path / "rows.parquet"),
         features=("a", "b"), target="y", order="", params={}, seed=0, model_dir="", data_dir="", needs_predict=False,
         references={"documents": str(tmp_path / "documents.parquet")},
     )  # fmt: skip
