@@ -75,6 +75,50 @@ class Model(_Section, frozen=True, kw_only=True):
     predict_deadline: Annotated[Duration, Meta(description="One call of inference is stopped after this long.")] = "5m"
 
 
+class Script(_Section, frozen=True, kw_only=True):
+    """[script]: how a training file that is a program is run, and what SageMaker's inference functions are given."""
+
+    when: Annotated[
+        Literal["auto", "always"],
+        Meta(description="Run the training file as a program: when it has a __main__ guard and no `train`, or always."),
+    ] = "auto"
+    channels: Annotated[
+        tuple[Name, ...],
+        Meta(description="Folders of rows it is given. Empty: those whose SM_CHANNEL_NAME its files read, else train."),
+    ] = ()
+    format: Annotated[
+        Literal["csv", "parquet", "libsvm", "npy"],
+        Meta(description="Format of the channels' files. npy: x_CHANNEL.npy and y_CHANNEL.npy."),
+    ] = "csv"
+    header: Annotated[
+        bool | None,
+        Meta(description="CSV has a line with the column names. Default: no, as SageMaker; yes for Vertex."),
+    ] = None
+    target_first: Annotated[bool, Meta(description="The target is the first column of a channel, else the last.")] = (
+        True
+    )
+    files: Annotated[
+        dict[str, Name], Meta(description="Name of a channel's file. Default: the channel's name and the format.")
+    ] = {}
+    layout: Annotated[
+        Literal["local", "opt-ml"],
+        Meta(description="Where its folders are: in the working folder, or mounted at /opt/ml for it alone (Linux)."),
+    ] = "local"
+    metric_definitions: Annotated[
+        dict[str, str],
+        Meta(description="Training metrics found in what it prints: name = regular expression with one group."),
+    ] = {}
+    content_type: Annotated[
+        str, Meta(description="What input_fn is given. Empty: the first that it takes of CSV, JSON, npy and libsvm.")
+    ] = ""
+    accept: Annotated[
+        str, Meta(description="What output_fn is asked for. Empty: the first that it gives of JSON, CSV and npy.")
+    ] = ""
+    rows_per_call: Annotated[
+        int, Meta(ge=0, description="Rows given to the inference functions at a time; 0 means all there are.")
+    ] = 0
+
+
 class HoldoutSpec(_Section, frozen=True, kw_only=True):
     """[data.holdout]: which rows are kept for judging."""
 
@@ -229,6 +273,7 @@ class Settings(_Section, frozen=True, kw_only=True):
 
     model: Model
     params: dict[str, Any] = {}
+    script: Script = Script()
     data: Data = Data()
     gate: Gate = Gate()
     batch: Batch = Batch()

@@ -22,7 +22,7 @@ from interlock.data.profile import Profile, profile
 from interlock.data.signature import infer
 from interlock.data.snapshot import feature_names, snapshot_frame
 from interlock.errors import BundleCorrupt, NotFound, SettingsError, StoreFault, UserCodeFailed
-from interlock.model import loader
+from interlock.model import hooks, loader
 from interlock.model.calls import FrameKind, frame_kind
 from interlock.model.compile import COMPILE_MODEL, Compiled
 from interlock.model.contract import Contract, search_folders
@@ -35,6 +35,7 @@ from interlock.model.manifest import (
     MANIFEST_BYTES,
     PROFILE,
     SIGNATURE,
+    HookFunctions,
     InputColumn,
     Manifest,
     NativeSpec,
@@ -46,7 +47,7 @@ from interlock.model.manifest import (
     read_signature,
     verify,
 )
-from interlock.model.mlmodel import LOADER, environment, installed, mlmodel
+from interlock.model.mlmodel import HOOKS, LOADER, environment, installed, mlmodel
 from interlock.model.runner import Runner
 from interlock.model.seasonal import fit_seasonal
 from interlock.model.train import Trained
@@ -105,7 +106,7 @@ def pack(
     _write_code(draft, Path(trained.code), contract)
     shutil.copytree(trained.folder, draft / "model")
     manifest = _manifest(settings, snapshot, signature, kind="model", code=contract.code)
-    manifest = msgspec.structs.replace(manifest, native=_native(trained, contract))
+    manifest = msgspec.structs.replace(manifest, native=_native(trained, contract, settings, signature))
     (draft / MANIFEST).write_bytes(canonical(manifest))  # for the loader; written again when all files are there
     compiled, answers = _compile(parts, turn, draft, signature, snapshot, runner)
     features = snapshot_frame(parts, snapshot.training_key).select(signature.names).collect()
@@ -174,19 +175,42 @@ def _write_code(draft: Path, code: Path, contract: Contract) -> None:
         to = draft / "code" / name
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(code / name, to)
-    own = draft / "code" / f"{LOADER}.py"
-    own.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(loader.__file__), own)
+    (draft / "code").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(loader.__file__), draft / "code" / f"{LOADER}.py")
+    if contract.predict is not None and contract.predict.kind == "hooks":
+        shutil.copyfile(Path(hooks.__file__), draft / "code" / f"{HOOKS}.py")
 
 
-def _native(trained: Trained, contract: Contract) -> NativeSpec:
+def _native(trained: Trained, contract: Contract, settings: Settings, signature: Signature) -> NativeSpec:
     entries = [contract.train, *([contract.predict] if contract.predict else [])]
     predict = contract.predict
+    by_name = predict if predict is not None and predict.kind == "function" else None
+    returned = contract.train.kind != "script" and (Path(trained.folder) / MODEL_FILE).is_file()
     return NativeSpec(
-        model=MODEL_FILE if (Path(trained.folder) / MODEL_FILE).is_file() else None,
+        model=MODEL_FILE if returned else None,
         folders=tuple(search_folders(entries)),
         frames=_frames(contract.train),
-        predict=PredictFunction(module=predict.module, function=predict.function) if predict else None,
+        predict=PredictFunction(module=by_name.module, function=by_name.function) if by_name else None,
+        hooks=_hooks(contract, settings, signature),
+    )
+
+
+def _hooks(contract: Contract, settings: Settings, signature: Signature) -> HookFunctions | None:
+    """SageMaker's functions; columns have no names where a program was trained on files without a header."""
+    entry, script = contract.predict, settings.script
+    if entry is None or entry.kind != "hooks":
+        return None
+    named = contract.train.kind != "script" or script.format == "parquet" or bool(script.header)
+    first = 1 if script.target_first and settings.model.target and script.format == "csv" else 0
+    names: tuple[str | int, ...] = tuple(signature.names)
+    return HookFunctions(
+        module=entry.module,
+        found=entry.parameters,
+        content_type=script.content_type,
+        accept=script.accept,
+        rows_per_call=script.rows_per_call,
+        header=bool(script.header),
+        names=names if named else tuple(range(first, first + len(names))),
     )
 
 
@@ -451,4 +475,6 @@ def session_arguments(folder: Path, seed: int) -> Mapping[str, Any]:
     folders = [str(folder / "code" / search) for search in manifest.native.folders]
     predict = manifest.native.predict
     label = f"{predict.function} in {predict.module}" if predict else "the model's predict"
+    if manifest.native.hooks is not None:
+        label = f"inference by {manifest.native.hooks.module}"
     return {"folders": folders, "seed": seed, "label": label}

@@ -12,6 +12,7 @@ from interlock.errors import ContractError
 from interlock.model.cells import SUFFIX, file_digest
 from interlock.model.entry import Entry, function_entry, misfit, offered
 from interlock.model.notebook import NOTEBOOK_NAMES, notebook_entry, unseen_rows
+from interlock.model.sagemaker import hooks_entry, is_script, of_container, script_entry
 from interlock.model.source import Project
 from interlock.records import Record, digest
 from interlock.settings import Settings
@@ -50,9 +51,7 @@ def read_contract(settings: Settings) -> Contract:
     model = settings.model
     project = Project(settings.root)
     train = _training_entry(project, settings)
-    predict = function_entry(project, model.predict, "predict") if model.predict else None
-    if predict is not None:
-        _check_offer(predict, INFERENCE_NAMES, settings)
+    predict = _inference(project, settings, train)
     entries = [train, *([predict] if predict else [])]
     project.follow([entry.path for entry in entries] + project.included(model.include), search_folders(entries))
     return Contract(
@@ -60,7 +59,7 @@ def read_contract(settings: Settings) -> Contract:
         predict=predict,
         files=tuple(sorted(project.sources)),
         code=_code(project.sources, train, predict),
-        preload=tuple(sorted(project.third_party | {"pandas"})),
+        preload=tuple(sorted(name for name in project.third_party | {"pandas"} if not of_container(name))),
     )
 
 
@@ -71,10 +70,23 @@ def _training_entry(project: Project, settings: Settings) -> Entry:
     if text.partition(":")[0].endswith(SUFFIX):
         names = (*TRAINING_NAMES, *NOTEBOOK_NAMES)
         entry = notebook_entry(project, text, (*names, *references), settings.params)
+    elif is_script(project, text, settings.script, ROW_NAMES):
+        return script_entry(project, text)
     else:
         entry = function_entry(project, text, "train")
     _check_offer(entry, names, settings, references)
     return entry
+
+
+def _inference(project: Project, settings: Settings, train: Entry) -> Entry | None:
+    """The inference function, SageMaker's functions, or None when the model's own ``predict`` answers."""
+    text = settings.model.predict
+    hooks = hooks_entry(project, text, train)
+    if hooks is not None or not text:
+        return hooks
+    predict = function_entry(project, text, "predict")
+    _check_offer(predict, INFERENCE_NAMES, settings)
+    return predict
 
 
 def _references(settings: Settings) -> tuple[str, ...]:

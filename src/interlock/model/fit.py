@@ -18,6 +18,7 @@ import polars as pl
 from interlock.errors import ContractError, UserCodeFailed, bounded
 from interlock.model.calls import FrameKind, as_column, as_frame, bind, load_function, parameters_of
 from interlock.model.entry import Entry
+from interlock.settings import Script
 
 MODEL_FILE = "model.pkl"
 VALID_SHARE = 0.2
@@ -44,6 +45,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     model_dir: str
     data_dir: str
     needs_predict: bool
+    name: str = ""
+    script: Script = Script()
+    search: tuple[str, ...] = ()
     references: dict[str, str] = {}
 
 

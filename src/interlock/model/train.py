@@ -14,7 +14,6 @@ from interlock.data.split import feature_names
 from interlock.errors import Conflict, ContractError, UserCodeFailed, bounded
 from interlock.model.cells import SUFFIX, stripped
 from interlock.model.contract import Contract, code_digest, search_folders
-from interlock.model.entry import Entry
 from interlock.model.fit import Task, executed_path
 from interlock.model.host import Outcome
 from interlock.model.runner import Runner
@@ -24,6 +23,7 @@ from interlock.settings import Settings, seconds
 
 RUNS = {
     "function": "interlock.model.fit:run_training",
+    "script": "interlock.model.script:run_script",
     "notebook": "interlock.model.execute:run_notebook",
 }
 """What runs in the worker process, by the kind of the training entry. All take a ``Task`` and give the same facts."""
@@ -40,17 +40,18 @@ class Trained(Record, frozen=True, kw_only=True):
 
 def training_digest(settings: Settings, contract: Contract, snapshot: Snapshot) -> str:
     """Name of a training: the digest of everything that goes into it."""
-    return digest(
-        {
-            "snapshot": snapshot.digest,
-            "code": contract.code,
-            "params": settings.params,
-            "seed": settings.model.seed,
-            "task": settings.model.task,
-            "target": settings.model.target,
-            "features": feature_names(settings, snapshot.columns),
-        }
-    )
+    inputs = {
+        "snapshot": snapshot.digest,
+        "code": contract.code,
+        "params": settings.params,
+        "seed": settings.model.seed,
+        "task": settings.model.task,
+        "target": settings.model.target,
+        "features": feature_names(settings, snapshot.columns),
+    }
+    if contract.train.kind == "script" or (contract.predict is not None and contract.predict.kind == "hooks"):
+        inputs["script"] = msgspec.to_builtins(settings.script)
+    return digest(inputs)
 
 
 def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runner: Runner) -> Trained:
@@ -69,7 +70,7 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
     arguments = {
         "folders": import_folders(code, contract),
         "seed": settings.model.seed,
-        "label": _label(contract.train),
+        "label": contract.train.label,
         "task": msgspec.to_builtins(task),
     }
     try:
@@ -86,10 +87,6 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
     training = msgspec.structs.replace(training, notebook=_keep_notebook(parts, task))
     _record(parts, turn, "training.done", training)
     return Trained(training=training, folder=task.model_dir, code=str(code))
-
-
-def _label(entry: Entry) -> str:
-    return entry.path if entry.kind == "notebook" else f"{entry.function} in {entry.path}"
 
 
 def notebook_key(notebook: str) -> str:
@@ -158,6 +155,9 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
         model_dir=str(model_dir),
         data_dir=str(scratch / "data"),
         needs_predict=contract.predict is None,
+        name=settings.model.name,
+        script=settings.script,
+        search=search_folders([contract.train]),
         references={each.source: _local(parts, each.key, scratch) for each in snapshot.references},
     )
 
