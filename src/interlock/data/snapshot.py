@@ -36,12 +36,13 @@ from interlock.data.split import (
     mark,
     window_start,
 )
-from interlock.errors import DataRefused, SettingsError, StoreFault
+from interlock.errors import DataRefused, NotFound, SettingsError, StoreFault
 from interlock.ports import Parts, Turn
 from interlock.records import FileResult, Snapshot, SourceVersion, digest, facts_of, timestamp
 from interlock.settings import Settings
+from interlock.store.places import cache_of
 
-__all__ = ["feature_names", "key_names", "make_snapshot", "require_intact", "snapshot_frame"]
+__all__ = ["feature_names", "key_names", "make_snapshot", "require_intact", "snapshot_frame", "snapshot_path"]
 
 _BATCH = 262_144
 _FORMAT = 1
@@ -90,20 +91,25 @@ def make_snapshot(parts: Parts, turn: Turn) -> Snapshot:
 
 def snapshot_frame(parts: Parts, key: str) -> pl.LazyFrame:
     """Rows of a snapshot's ``training_key`` or ``holdout_key``, lazily; fetched once when blobs are not local."""
+    return pl.scan_parquet(snapshot_path(parts, key), glob=False)
+
+
+def snapshot_path(parts: Parts, key: str) -> Path:
+    """The file of a snapshot's key on this machine: the blob itself, or its copy in the cache. Read only."""
     path = parts.blobs.local(key)
-    if path is None:
-        path = parts.settings.home / "cache" / key
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            parts.blobs.fetch(key, path)
-    return pl.scan_parquet(path, glob=False)
+    if path is not None:
+        return path
+    return cache_of(parts.settings).file(key, lambda to: parts.blobs.fetch(key, to))
 
 
-def require_intact(parts: Parts, snapshot: Snapshot, part: Literal["training", "holdout"]) -> None:
-    """Compare the rows that lie in the store with those that were pinned.
+def require_intact(
+    parts: Parts, snapshot: Snapshot, part: Literal["training", "holdout"], *, stored: bool = False
+) -> None:
+    """Compare the rows that will be read with those that were pinned; with ``stored``, those that lie in the lake.
 
-    Raises :class:`StoreFault` when the file cannot be read or holds other rows: user code or a person may have written
-    to it since.
+    A local copy of a lake that is elsewhere is thrown away when it differs, and fetched once more. Raises
+    :class:`StoreFault` when the file cannot be read or holds other rows: user code or a person may have written to it
+    since.
     """
     training = part == "training"
     key, pinned = (
@@ -111,16 +117,47 @@ def require_intact(parts: Parts, snapshot: Snapshot, part: Literal["training", "
         if training
         else (snapshot.holdout_key, snapshot.holdout_digest)
     )
-    try:
-        intact = content_digest(snapshot_frame(parts, key)) == pinned
-    except (pl.exceptions.PolarsError, OSError):
-        intact = False
+    if parts.blobs.local(key) is not None:
+        intact = _holds(snapshot_path(parts, key), pinned)
+    elif stored:
+        intact = _stored_holds(parts, key, pinned)
+    else:
+        intact = _copy_holds(parts, key, pinned)
     if not intact:
         raise StoreFault(
             f"The {part} rows in {key} are not those that were pinned.",
             next_step="Delete that file from the lake and run again: it is made again from the tables.",
             key=key,
         )
+
+
+def _holds(path: Path, pinned: str) -> bool:
+    try:
+        return content_digest(pl.scan_parquet(path, glob=False)) == pinned
+    except (pl.exceptions.PolarsError, OSError):
+        return False
+
+
+def _stored_holds(parts: Parts, key: str, pinned: str) -> bool:
+    """Look at the bytes in the lake, and leave the local copy alone."""
+    with tempfile.TemporaryDirectory(prefix="interlock-") as scratch:
+        path = Path(scratch) / "rows.parquet"
+        try:
+            parts.blobs.fetch(key, path)
+        except NotFound:
+            return False
+        return _holds(path, pinned)
+
+
+def _copy_holds(parts: Parts, key: str, pinned: str) -> bool:
+    """Look at the local copy; one that differs is thrown away and fetched once more."""
+    try:
+        if _holds(snapshot_path(parts, key), pinned):
+            return True
+        cache_of(parts.settings).drop(key)
+        return _holds(snapshot_path(parts, key), pinned)
+    except NotFound:
+        return False
 
 
 # ---- what it is made from --------------------------------------------------------------------------------------------

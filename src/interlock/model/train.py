@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from interlock.data.snapshot import snapshot_path
 from interlock.data.split import feature_names
 from interlock.errors import Conflict, ContractError, UserCodeFailed, bounded
 from interlock.model.contract import Contract, code_digest, search_folders
@@ -106,9 +107,9 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
     model_dir = scratch / "model"
     model_dir.mkdir(parents=True)
     rows = parts.blobs.local(snapshot.training_key)
-    if rows is None:
+    if rows is None:  # a copy that user code may not reach for the next time: the cache keeps its own
         rows = scratch / "training.parquet"
-        parts.blobs.fetch(snapshot.training_key, rows)
+        shutil.copyfile(snapshot_path(parts, snapshot.training_key), rows)
     time = settings.data.holdout.time or ""
     return Task(
         code=str(scratch / "code"),
