@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
-from infra.faulty_proxy import KINDS, FaultyProxy
 from moto.s3.models import s3_backends
 
-from interlock.errors import NotFound, SettingsError, StoreFault
+from infra.faulty_proxy import KINDS, FaultyProxy
+from interlock.errors import SettingsError, StoreFault
 from interlock.store import objects as module
 from interlock.store.disk import TEMPORARY
 from interlock.store.objects import ObjectBlobs
@@ -27,7 +27,6 @@ class TestObjectBlobs(BlobsConformance):
 class TestObjectBlobsAtTheRoot(TestObjectBlobs):
     def open(self, folder: Path) -> ObjectBlobs:
         return ObjectBlobs(f"s3://{self.bucket}")
-
 
 
 # ---- objects -----------------------------------------------------------------------------------------------------
@@ -93,8 +92,6 @@ def test_errors_of_obstore_are_mapped(name):
 def test_built_in_errors_of_obstore_are_mapped(error):
     with pytest.raises(StoreFault), module.object_faults("s3://b/k"):
         raise error
-
-
 
 
 # ---- faults ------------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-from infra.faulty_proxy import KINDS, FaultyProxy
 
+from infra.faulty_proxy import KINDS, FaultyProxy
 from interlock.errors import StoreFault
 from interlock.store import tables as module
 from interlock.store.cache import Cache

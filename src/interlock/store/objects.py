@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from interlock.errors import NotFound, SettingsError, StoreFault
+from interlock.errors import SettingsError, StoreFault
 from interlock.ports import BlobInfo
 from interlock.records import timestamp
 from interlock.store.blobs import absence, appearing, check_key, disk_faults
@@ -96,7 +96,7 @@ class ObjectBlobs:
                 if _conflicting(error):
                     trouble = error  # two conditional puts at once, and S3 carried out neither of the two for sure
                     continue
-                return trouble is not None and self._holds(key, body)
+                return trouble is not None and self._resolved(key, body, trouble)
             except Exception as error:
                 if not _transient(error):
                     with object_faults(where):
@@ -109,7 +109,7 @@ class ObjectBlobs:
 
     def _resolved(self, key: str, body: memoryview, trouble: Exception) -> bool:
         """Find out by reading whether a put arrived; raises StoreFault when that cannot be told."""
-        with contextlib.suppress(NotFound, StoreFault):
+        with contextlib.suppress(FileNotFoundError, StoreFault):
             return self._holds(key, body)
         raise StoreFault(
             f"Nobody can say whether {self._where(key)} was stored: {_told(trouble)}.",
@@ -120,7 +120,7 @@ class ObjectBlobs:
         ) from trouble
 
     def _holds(self, key: str, body: memoryview) -> bool:
-        """Tell whether the object has exactly these bytes; raises NotFound."""
+        """Tell whether the object has exactly these bytes; raises FileNotFoundError."""
         place = 0
         for chunk in self._chunks(key):
             if body[place : place + len(chunk)] != chunk:
@@ -190,12 +190,8 @@ class ObjectBlobs:
 
     def fetch(self, key: str, to: Path) -> None:
         """Copy to a local file in bounded memory; it appears whole or not at all. Raises NotFound."""
-        chunks = self._chunks(key)
-        with absence(key):
-            first = next(chunks, b"")
-        with disk_faults(to), appearing(to) as target:
-            target.write(first)
-            for chunk in chunks:
+        with disk_faults(to), appearing(to) as target, absence(key):
+            for chunk in self._chunks(key):
                 target.write(chunk)
 
     def exists(self, key: str) -> bool:
