@@ -1,4 +1,4 @@
-"""A network that fails anywhere: the turn, or the one after it, ends as an undisturbed one, and readers see whole things.
+"""A network that fails anywhere: the turn, or the next, ends as an undisturbed one, and readers see whole things.
 
 By default one request of each sort is harmed, with the kinds of harm in turn. ``TESTS_FAULTS=each`` harms every request
 once, ``TESTS_FAULTS=all`` every request in every way (hundreds of turns).
