@@ -1,4 +1,4 @@
-"""The loop with its lake in a bucket, by the program itself: nothing of the project's memory but the ledger is local."""
+"""The loop with its lake in a bucket, by the program itself: of the project's memory only the ledger is local."""
 
 import shutil
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_the_whole_loop(far: Path, s3: Any, bucket: str) -> None:
     (far / "train.py").write_text(TRAIN)
     second = interlock(far, "run")
     assert (second["outcome"], second["release"]["generation"]) == ("released", 2)
-    (name,) = [key for key in keys(s3, bucket, "lake-predictions/later")]
+    (name,) = keys(s3, bucket, "lake-predictions/later")
     body = s3.get_object(Bucket=bucket, Key=name)["Body"].read()
     answers = pl.read_parquet(body)
     assert (answers.height, answers["interlock_release"].unique().to_list()) == (20, [2])

@@ -52,7 +52,8 @@ class _Chunk(NamedTuple):
 class ObjectBlobs:
     """Objects under ``s3://bucket/prefix`` through obstore (implements :class:`interlock.ports.Blobs`).
 
-    Credentials, region and endpoint come from the usual ``AWS_…`` variables; plain HTTP only to this machine, or with AWS_ALLOW_HTTP.
+    Credentials, region and endpoint come from the usual ``AWS_…`` variables; plain HTTP only to this machine, unless
+    ``AWS_ALLOW_HTTP`` is set.
     Every operation ends, see :class:`~interlock.store.patience.Patience`. Methods raise StoreFault when it fails.
     """
 
