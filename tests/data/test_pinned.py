@@ -4,7 +4,8 @@ import msgspec
 import polars as pl
 import pytest
 
-from interlock.data.pinned import content_digest, require_intact, snapshot_frame, snapshot_path
+from interlock.data.content import rows_digest
+from interlock.data.pinned import require_intact, snapshot_frame, snapshot_path
 from interlock.errors import StoreFault
 from interlock.ports import Parts
 from interlock.records import Snapshot
@@ -23,7 +24,7 @@ def far(tmp_path):
     ROWS.write_parquet(tmp_path / "rows.parquet")
     for part in ("training", "holdout"):
         blobs.put(f"snapshots/s/{part}.parquet", tmp_path / "rows.parquet")
-    pinned = content_digest(ROWS.lazy())
+    pinned = rows_digest(ROWS.lazy())
     snapshot = msgspec.convert(
         {
             "digest": "s",

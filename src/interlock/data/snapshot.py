@@ -10,7 +10,7 @@ rows arrived, and as good as shuffled for a learner that looks at them in turn.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,10 +20,11 @@ import msgspec
 import polars as pl
 
 from interlock.data.casting import DTYPES, logical
+from interlock.data.content import rows_digest
 from interlock.data.dedupe import newest_rows
 from interlock.data.ingest import HOLDOUT, source_of
 from interlock.data.layout import Layout
-from interlock.data.pinned import content_digest, require_intact, snapshot_frame, snapshot_path
+from interlock.data.pinned import require_intact, snapshot_frame, snapshot_path
 from interlock.data.query import View, run_query
 from interlock.data.split import (
     MARK,
@@ -38,11 +39,10 @@ from interlock.data.split import (
 )
 from interlock.errors import DataRefused, SettingsError
 from interlock.ports import Parts, Turn
-from interlock.records import FileResult, Snapshot, SourceVersion, digest, facts_of, timestamp
+from interlock.records import FileResult, ReferenceRows, Snapshot, SourceVersion, digest, facts_of, timestamp
 from interlock.settings import Settings
 
 __all__ = [
-    "content_digest",
     "feature_names",
     "key_names",
     "make_snapshot",
@@ -75,7 +75,7 @@ def make_snapshot(parts: Parts, turn: Turn) -> Snapshot:
     inputs = _inputs(parts)
     name = digest(_made_from(settings, inputs))
     recorded = parts.ledger.read("snapshot", name, Snapshot)
-    if recorded and parts.blobs.exists(recorded.training_key) and parts.blobs.exists(recorded.holdout_key):
+    if recorded and all(parts.blobs.exists(key) for key in _keys(recorded)):
         _check_names({"model.features": settings.model.features}, recorded.columns)  # not part of what it is made from
         return recorded
     for source in inputs.values():
@@ -93,6 +93,11 @@ def make_snapshot(parts: Parts, turn: Turn) -> Snapshot:
         t.append("snapshot.made", snapshot.digest, facts_of(snapshot))
         t.put("snapshot", snapshot.digest, snapshot)
     return snapshot
+
+
+def _keys(snapshot: Snapshot) -> list[str]:
+    """Keys of all blobs of a snapshot."""
+    return [snapshot.training_key, snapshot.holdout_key, *(reference.key for reference in snapshot.references)]
 
 
 # ---- what it is made from --------------------------------------------------------------------------------------------
@@ -115,7 +120,9 @@ def _input(parts: Parts, name: str) -> _Inputs:
 
 def _made_from(settings: Settings, inputs: Mapping[str, _Inputs]) -> dict[str, Any]:
     rules = {name: source_of(settings, name) for name in inputs}
+    references = [name for name in inputs if rules[name].reference]
     return {
+        **({"references": references} if references else {}),
         "format": _FORMAT,
         "sources": [[name, each.digest, rules[name].key, rules[name].on_duplicate] for name, each in inputs.items()],
         "query": settings.data.query,
@@ -198,9 +205,23 @@ def _made(making: _Making) -> Snapshot:
         training_digest=training.digest,
         holdout_digest=holdout.digest,
         split=described(settings.data.holdout, rows.key),
+        references=tuple(_references(making)),
         join_notes=tuple(notes),
         at=timestamp(making.parts.clock.now()),
     )
+
+
+def _references(making: _Making) -> Iterator[ReferenceRows]:
+    """Pin the rows of every source for reference, ordered by their key (by all columns without one)."""
+    for name, source in making.settings.sources.items():
+        if source.reference:
+            rows = making.rows(name).drop("_seq", "_row")
+            path = making.scratch / f"reference-{name}.parquet"
+            order = list(source.key) or rows.collect_schema().names()
+            rows.sort(order).sink_parquet(path, compression="zstd", compression_level=1)
+            key, written = f"snapshots/{making.name}/{path.name}", pl.scan_parquet(path, glob=False)
+            making.parts.blobs.put(key, path)
+            yield ReferenceRows(source=name, key=key, digest=rows_digest(written), rows=_count(written))
 
 
 def _version(making: _Making, name: str) -> SourceVersion:
@@ -234,14 +255,16 @@ def _prepared(making: _Making, name: str, notes: list[str], *, first: str | None
 def _joined(making: _Making, name: str, notes: list[str], first: str | None) -> pl.LazyFrame:
     settings = making.settings
     if not settings.data.query:
-        if len(settings.sources) > 1:
+        if len(settings.row_sources) > 1:
             raise SettingsError(
-                f"There are {len(settings.sources)} sources and no data.query.",
-                next_step=f"Say in data.query how {', '.join(settings.sources)} become one table.",
+                f"There are {len(settings.row_sources)} sources and no data.query.",
+                next_step=f"Say in data.query how {', '.join(settings.row_sources)} become one table.",
             )
-        return making.rows(first or next(iter(settings.sources))).drop("_seq", "_row")
+        return making.rows(first or next(iter(settings.row_sources))).drop("_seq", "_row")
     target = making.scratch / f"{name}-query.parquet"
-    used = {source: first if first and place == 0 else source for place, source in enumerate(settings.sources)}
+    used = {source: source for source in settings.sources}
+    if first:
+        used[next(iter(settings.row_sources))] = first
     run_query(settings.data.query, {source: _view(making, table) for source, table in used.items()}, target)
     result = pl.scan_parquet(target, glob=False)
     notes += _join_notes(making, used, result)
@@ -262,7 +285,8 @@ def _join_notes(making: _Making, used: Mapping[str, str], result: pl.LazyFrame) 
     """What the query dropped or multiplied, source by source, where its key can be found in the result."""
     notes, rows = [], _count(result)
     names = result.collect_schema().names()
-    for source, table in used.items():
+    for source in making.settings.row_sources:
+        table = used[source]
         key, total = list(source_of(making.settings, table).key), _count(making.rows(table))
         if not key or not set(key) <= set(names):
             if rows != total:
@@ -272,7 +296,7 @@ def _join_notes(making: _Making, used: Mapping[str, str], result: pl.LazyFrame) 
         present = _count(result.select(key).unique().join(own, on=key, how="semi"))
         if present < total:
             notes.append(f"{table}: {total - present:,} of {total:,} rows are not in the result of the query")
-        if rows > present and source == next(iter(used)):
+        if rows > present and source == next(iter(making.settings.row_sources)):
             notes.append(f"{table}: {present:,} rows became {rows:,} in the query")
     return notes
 
@@ -302,7 +326,7 @@ def _check_columns(settings: Settings, schema: Mapping[str, pl.DataType]) -> Non
 
 def _require_key(settings: Settings, schema: Mapping[str, pl.DataType]) -> None:
     """Raise :class:`SettingsError` for a query that loses the key: its rows would be split without regard to it."""
-    key = next(iter(settings.sources.values())).key
+    key = next(iter(settings.row_sources.values())).key
     lost = [name for name in key if name not in schema]
     spec = settings.data.holdout
     if settings.data.query and lost and not spec.key and spec.last is None:
@@ -388,7 +412,7 @@ def _order(settings: Settings, rows: _Prepared) -> list[str]:
     """Columns that put the rows into an order that does not depend on when they arrived."""
     spec = settings.data.holdout
     time = [spec.time] if spec.time and spec.time in rows.schema else []
-    only = next(iter(settings.sources.values())).key
+    only = next(iter(settings.row_sources.values())).key
     unique = not rows.key or (not settings.data.query and set(only) <= set(rows.key) and bool(only))
     return [*time, MARK] if unique else [*time, MARK, *(name for name in rows.schema if name not in time)]
 
@@ -397,7 +421,7 @@ def _written(making: _Making, name: str, rows: pl.LazyFrame, order: Sequence[str
     path = making.scratch / f"{name}.parquet"
     rows.sort(order).drop(MARK).sink_parquet(path, compression="zstd", compression_level=1)
     written = pl.scan_parquet(path, glob=False)
-    return _Part(path=path, rows=_count(written), digest=content_digest(written))
+    return _Part(path=path, rows=_count(written), digest=rows_digest(written))
 
 
 def _refuse_hopeless(settings: Settings, training: _Part, holdout: _Part) -> None:

@@ -106,15 +106,11 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
     settings = parts.settings
     model_dir = scratch / "model"
     model_dir.mkdir(parents=True)
-    rows = parts.blobs.local(snapshot.training_key)
-    if rows is None:  # a copy that user code may not reach for the next time: the cache keeps its own
-        rows = scratch / "training.parquet"
-        shutil.copyfile(snapshot_path(parts, snapshot.training_key), rows)
     time = settings.data.holdout.time or ""
     return Task(
         code=str(scratch / "code"),
         entry=contract.train,
-        rows=str(rows),
+        rows=_local(parts, snapshot.training_key, scratch),
         features=feature_names(settings, snapshot.columns),
         target=settings.model.target,
         order=time if time in snapshot.columns else "",
@@ -123,7 +119,17 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
         model_dir=str(model_dir),
         data_dir=str(scratch / "data"),
         needs_predict=contract.predict is None,
+        references={each.source: _local(parts, each.key, scratch) for each in snapshot.references},
     )
+
+
+def _local(parts: Parts, key: str, scratch: Path) -> str:
+    """Path of a blob as a file of this machine; of a lake elsewhere a copy of its own, which user code may spoil."""
+    path = parts.blobs.local(key)
+    if path is None:
+        path = scratch / Path(key).name
+        shutil.copyfile(snapshot_path(parts, key), path)
+    return str(path)
 
 
 def _done(parts: Parts, contract: Contract, snapshot: Snapshot, name: str, outcome: Outcome) -> Training:
