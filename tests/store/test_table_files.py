@@ -159,9 +159,9 @@ def test_every_request_of_a_commit_may_fail_once(proxy, bucket, tmp_path):
     for at, kind in cases(list(proxy.seen)):
         quick = Patience(request_s=0.3 if "hang" in kind else 1.0, sleep=lambda _seconds: None)
         blobs = ObjectBlobs(f"s3://{bucket}/{at}-{kind}", quick)
-        files = {}
+        files, cache = {}, Cache(tmp_path / f"{at}-{kind}", 10**9)
 
-        def place(table, blobs=blobs, files=files, cache=Cache(tmp_path / f"{at}-{kind}", 10**9)):
+        def place(table, blobs=blobs, files=files, cache=cache):
             return files.setdefault(table, ObjectFiles(blobs, f"tables/{table}", cache))
 
         tables = DeltaTables(place)
