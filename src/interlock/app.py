@@ -5,11 +5,13 @@ from contextlib import contextmanager
 
 from interlock.ports import Blobs, Parts, Tables
 from interlock.settings import Settings
+from interlock.store.address import state_address
 from interlock.store.blobs import LocalBlobs
 from interlock.store.clock import SystemClock
 from interlock.store.ledger import SqlLedger
 from interlock.store.objects import ObjectBlobs
 from interlock.store.places import cache_of, patience_of
+from interlock.store.project import claim
 from interlock.store.schema import open_database
 from interlock.store.table_files import ObjectFiles
 from interlock.store.tables import DeltaTables
@@ -19,12 +21,15 @@ from interlock.store.tables import DeltaTables
 def open_parts(settings: Settings) -> Iterator[Parts]:
     """Wire a project, and let go of its connections at the end.
 
-    Raises :class:`~interlock.errors.StoreFault` when the database cannot be opened.
+    Raises :class:`~interlock.errors.StoreFault` when the database cannot be opened, and
+    :class:`~interlock.errors.SettingsError` when it belongs to another project.
     """
     clock = SystemClock()
     blobs, tables = _open_lake(settings, clock)
-    ledger = SqlLedger(open_database(settings.state_path), clock)
+    state = state_address(settings)
+    ledger = SqlLedger(open_database(state), clock)
     try:
+        claim(ledger, blobs, settings, state.name)
         yield Parts(
             settings=settings,
             clock=clock,

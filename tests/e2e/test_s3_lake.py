@@ -127,6 +127,7 @@ def test_another_project_in_the_same_lake_is_refused_before_a_row_is_mixed(
     refused = interlock(other, "run", code=2)
     assert "belongs to another ledger, of the project 'parts'" in refused["problems"][0]["message"]
     assert keys(s3, bucket, "lake/") == before
+    shutil.rmtree(other / ".interlock")
     settle_in(other, bucket, prefix="other")
     assert [file["status"] for file in interlock(other, "run")["files"]] == ["accepted"]
     assert interlock(far, "run")["outcome"] == "unchanged"
@@ -138,5 +139,5 @@ def test_a_bucket_that_is_not_there_is_told_by_doctor_and_by_the_turn(far: Path)
     assert found["lake"]["state"] == "bad"
     assert "NoSuchBucket" in found["lake"]["fact"]
     refused = interlock(far, "run", code=3)
-    assert refused["problems"][0]["code"] == "StoreFault"
+    assert refused["error"]["code"] == "StoreFault"
     assert "testing-secret" not in str(refused)

@@ -49,7 +49,8 @@ def _require_own(content: bytes, token: str, location: str) -> None:
     if theirs != token:
         raise SettingsError(
             f"The lake {location} belongs to another ledger, of the project '{project[:64]}'.",
-            next_step="Give this project a folder or prefix of its own in store.lake; or bring that ledger back.",
+            next_step="Give this project a folder or prefix of its own in store.lake and a new state; "
+            "or bring that ledger back.",
             lake=location,
             project=project[:64],
         )
