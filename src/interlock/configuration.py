@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import inspect
@@ -351,8 +352,14 @@ def _incoherent_store(settings: Settings) -> Iterator[tuple[str, str]]:
             f"store.state '{bounded(settings.store.state.partition(':')[0], 40)}' is not supported.",
             "Use sqlite, sqlite:///FILE (without options), or postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
         )
-    if "://" in settings.store.lake:
-        yield "store.lake is a URL, and only a folder is supported.", "Name a folder."
+    lake = urlsplit(settings.store.lake)
+    if "://" in settings.store.lake and (lake.scheme != "s3" or not lake.hostname or lake.query or "%" in lake.path):
+        yield (
+            f"store.lake '{lake.scheme}://…' is neither a folder nor s3://bucket/prefix.",
+            "Name a folder, or s3://bucket/prefix; credentials come from the AWS_… variables.",
+        )
+    elif lake.username is not None or lake.password is not None:
+        yield "store.lake holds a user or a password.", "Set the AWS_… variables instead: settings are kept and shown."
 
 
 def json_schema() -> dict[str, Any]:

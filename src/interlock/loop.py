@@ -44,6 +44,7 @@ from interlock.records import (
     timestamp,
 )
 from interlock.release.standing import current, taken_back
+from interlock.store.claim import claim_lake
 
 LEASE = "turn"
 _TURN_ID = re.compile(r"^\d{8}T\d{6}-[0-9a-f]{6}$")
@@ -221,6 +222,7 @@ class _Pass:
         return not failed
 
     def _ingest(self) -> str:
+        claim_lake(self.parts, self.turn)
         names = list(self.parts.settings.sources)
         if self.parts.settings.data.holdout.inbox is not None:
             names.append("holdout")

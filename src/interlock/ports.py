@@ -181,7 +181,11 @@ class Tables(Protocol):
         ...
 
     def paths(self, table: str, version: int | None = None) -> list[str]:
-        """The Parquet files of a version, as paths or URLs that Polars and DuckDB can read."""
+        """The Parquet files of a version, as paths on this machine that Polars and DuckDB can read."""
+        ...
+
+    def absent(self, table: str) -> list[str]:
+        """Files of the newest version that are not in the store any more, or not of the size that was committed."""
         ...
 
     def maintain(self, table: str) -> None:

@@ -265,7 +265,16 @@ class Store(_Section, frozen=True, kw_only=True):
         str,
         Meta(description="Name that the state belongs to. Default: model.name; set it when the model is renamed."),
     ] = ""
-    lake: Annotated[str, Meta(description="Where rows, snapshots and bundles live: a folder.")] = ".interlock/lake"
+    lake: Annotated[
+        str, Meta(description="Where rows, snapshots, bundles and evidence live: a folder, or s3://bucket/prefix.")
+    ] = ".interlock/lake"
+    timeout: Annotated[
+        Duration,
+        Meta(description="Longest wait for one request to an object store; operations take four times that."),
+    ] = "20s"
+    cache_gb: Annotated[
+        float, Meta(gt=0.0, description="Gigabytes of local copies kept of a lake that is not on this machine.")
+    ] = 20.0
 
 
 class Settings(_Section, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from e2e.small_project import make_project
+from infra.s3_server import bucket, s3, s3_endpoint  # noqa: F401  fixtures
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def examine(invocation: Invocation) -> Examination:
     except InterlockError as problem:
         return Examination(findings=(*findings, _bad("settings", problem)))
     findings.append(Finding(name="settings", state="good", fact=f"{settings.root} reads well"))
-    for look in (_contract, _inboxes, _disk, _memory):
+    for look in (_contract, _inboxes, _disk, _lake, _memory):
         findings += _looked(look, settings)
     return Examination(findings=tuple(findings))
 
@@ -129,6 +129,21 @@ def _disk(settings: Settings) -> Iterator[Finding]:
     )
     if not os.access(settings.root, os.W_OK):
         yield Finding(name="disk", state="bad", fact=f"{settings.root} is read-only", next_step="Allow writing there.")
+
+
+def _lake(settings: Settings) -> Iterator[Finding]:
+    """Read, write under a condition, and list, where the lake is a bucket."""
+    if "://" not in settings.store.lake:
+        return
+    from interlock.store.objects import ObjectBlobs
+    from interlock.store.places import patience_of
+
+    blobs = ObjectBlobs(settings.store.lake, patience_of(settings))
+    listed = sum(1 for _ in blobs.list("owner.json"))
+    blobs.require_conditions()
+    blobs.read_probe()
+    fact = f"{settings.store.lake} can be listed, written under a condition, and read"
+    yield Finding(name="lake", state="good", fact=fact if listed else f"{fact}; no turn has used it yet")
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:

@@ -231,7 +231,7 @@ def verify_project(parts: Parts) -> Verified:
     digests = sorted({digest for item in listed for digest in (item.champion, item.baseline)})
     for digest in digests:
         try:
-            open_bundle(parts, digest)
+            open_bundle(parts, digest, stored=True)
         except InterlockError as problem:
             problems.append(f"bundle {short(digest)}: {problem.message}")
     problems += [*_altered_snapshots(parts, listed), *_missing_tables(parts)]
@@ -267,7 +267,7 @@ def _altered_snapshots(parts: Parts, listed: Sequence[Release]) -> Iterator[str]
     for snapshot in learnt_from.values():
         for part in ("training", "holdout"):
             try:
-                require_intact(parts, snapshot, part)
+                require_intact(parts, snapshot, part, stored=True)
             except InterlockError as problem:
                 yield f"snapshot {short(snapshot.digest)}: {problem.message}"
 
@@ -278,8 +278,7 @@ def _missing_tables(parts: Parts) -> list[str]:
         table = f"sources/{name}"
         if parts.tables.version(table) is None:
             continue
-        absent = [path for path in parts.tables.paths(table) if "://" not in path and not Path(path).is_file()]
-        missing += [f"table {table}: {Path(path).name} is gone" for path in absent]
+        missing += [f"table {table}: {name} is gone, or was changed" for name in parts.tables.absent(table)]
     return missing
 
 

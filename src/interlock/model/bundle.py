@@ -10,6 +10,7 @@ import math
 import platform
 import secrets
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,7 @@ from interlock.records import (
 )
 from interlock.records import digest as digest_of
 from interlock.settings import Settings, seconds
+from interlock.store.places import cache_of
 
 PARITY_ROWS = 100_000
 """Holdout rows on which a form is compared and the predictions are profiled: a seeded sample when there are more."""
@@ -397,13 +399,16 @@ def _record(parts: Parts, turn: Turn, bundle: Bundle, training: Training | None)
 # ---- open --------------------------------------------------------------------------------------------------------
 
 
-def open_bundle(parts: Parts, digest: str) -> Opened:
-    """Verify a stored bundle file by file, and only then say where it is.
+def open_bundle(parts: Parts, digest: str, *, stored: bool = False) -> Opened:
+    """Verify a bundle file by file, and only then say where it is.
 
-    Blobs that are not local files are copied to the cache first. Raises :class:`NotFound` when there is no such
-    bundle, and :class:`BundleCorrupt` naming the file when a byte is not as packed.
+    Blobs that are not local files are copied to the cache first; with ``stored`` the bytes in the lake are verified
+    too, whatever the cache holds. Raises :class:`NotFound` when there is no such bundle, and :class:`BundleCorrupt`
+    naming the file when a byte is not as packed.
     """
     local = parts.blobs.local(f"bundles/{digest}/{MANIFEST}")
+    if stored and local is None:
+        _verify_stored(parts, digest)
     folder = local.parent if local is not None else _cached(parts, digest)
     manifest = _manifest_in(folder, digest)
     verify(folder, manifest, digest)
@@ -423,12 +428,22 @@ def _manifest_in(folder: Path, digest: str) -> Manifest:
     return read_manifest(path.read_bytes(), digest)
 
 
+def _verify_stored(parts: Parts, digest: str) -> None:
+    """Fetch a bundle only to look at it."""
+    with tempfile.TemporaryDirectory(prefix="interlock-") as scratch:
+        folder = Path(scratch) / digest
+        _fetch(parts, digest, folder)
+        verify(folder, _manifest_in(folder, digest), digest)
+
+
 def _cached(parts: Parts, digest: str) -> Path:
     """Copy a bundle to the local cache; a copy that does not verify is thrown away and fetched again."""
-    folder = parts.settings.home / "cache" / "bundles" / digest
+    cache = cache_of(parts.settings)
+    folder = cache.path(f"bundles/{digest}")
     if folder.is_dir():
         with contextlib.suppress(BundleCorrupt, OSError):
             verify(folder, _manifest_in(folder, digest), digest)
+            cache.used(f"bundles/{digest}")
             return folder
         shutil.rmtree(folder)
     fresh = folder.with_name(f"{digest}.{secrets.token_hex(4)}")

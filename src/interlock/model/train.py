@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from interlock.data.snapshot import snapshot_path
 from interlock.data.split import feature_names
 from interlock.errors import Conflict, ContractError, UserCodeFailed, bounded
 from interlock.model.cells import SUFFIX, stripped
@@ -163,11 +164,11 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
 
 
 def _local(parts: Parts, key: str, scratch: Path) -> str:
-    """Path of a blob as a file of this machine."""
+    """Path of a blob as a file of this machine; of a lake elsewhere a copy of its own, which user code may spoil."""
     path = parts.blobs.local(key)
     if path is None:
         path = scratch / Path(key).name
-        parts.blobs.fetch(key, path)
+        shutil.copyfile(snapshot_path(parts, key), path)
     return str(path)
 
 

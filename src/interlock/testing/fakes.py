@@ -325,6 +325,11 @@ class MemoryTables:
         frame.write_parquet(path)
         return [str(path)]
 
+    def absent(self, table: str) -> list[str]:
+        """Nothing is ever lost."""
+        self._version(table, None)
+        return []
+
     def maintain(self, table: str) -> None:
         """Do nothing: there is nothing to keep up."""
 
