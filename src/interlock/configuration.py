@@ -5,6 +5,7 @@ Later wins: the file, ``[env.NAME]``, the variables, ``--set``. Every unknown or
 """
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from msgspec import inspect
 
 from interlock.errors import NotFound, SettingsError, StoreFault
 from interlock.records import canonical
-from interlock.settings import DURATION_PATTERN, FILE_NAME, NAME_PATTERN, HoldoutSpec, Settings, Source
+from interlock.settings import DURATION_PATTERN, FILE_NAME, NAME_PATTERN, Dimension, HoldoutSpec, Settings, Source
 
 _FORMS = {
     DURATION_PATTERN: "Write a number with ms, s, m, h, d or w, as 90s or 28d.",
@@ -292,6 +293,7 @@ def _incoherent(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _incoherent_holdout(data.holdout)
     yield from _incoherent_folders(settings)
     yield from _incoherent_store(settings)
+    yield from _incoherent_tune(settings)
     try:
         canonical(settings.params)
     except StoreFault:
@@ -341,6 +343,59 @@ def _incoherent_store(settings: Settings) -> Iterator[tuple[str, str]]:
         )
     if "://" in settings.store.lake:
         yield "store.lake is a URL, and only a folder is supported.", "Name a folder."
+
+
+def _incoherent_tune(settings: Settings) -> Iterator[tuple[str, str]]:
+    tune = settings.tune
+    if tune.trials and not tune.space:
+        yield (
+            f"tune.trials is {tune.trials}, and tune.space names no parameter.",
+            "Write [tune.space] with NAME = { low = 1, high = 10 }, or set trials to 0.",
+        )
+    if tune.trials and not settings.model.target:
+        yield "There is nothing to score trials by.", "Name the column to predict in model.target, or take [tune] out."
+    for name, dimension in tune.space.items():
+        if not name.isidentifier():
+            yield f"tune.space has '{name}', which cannot be the name of a parameter.", "Use letters, digits and '_'."
+        fault = _impossible(dimension)
+        if fault is not None:
+            yield f"tune.space.{name} {fault[0]}.", fault[1]
+        if name in settings.params and not dimension.holds(settings.params[name]):
+            yield (
+                f"params.{name} is {settings.params[name]!r}, which tune.space.{name} does not hold.",
+                "The search begins there: widen the range, or change the value.",
+            )
+
+
+def _impossible(dimension: Dimension) -> tuple[str, str] | None:
+    """What is wrong with one line of the space, and how to mend it."""
+    if not dimension.choices:
+        return _impossible_range(dimension)
+    if (dimension.low, dimension.high, dimension.step) != (None, None, None) or dimension.log:
+        return "has choices and a range", "Keep one of the two."
+    if any(isinstance(value, float) and not math.isfinite(value) for value in dimension.choices):
+        return "has a choice that is not finite", "Take it out."
+    if len(dimension.choices) < 2 or len(set(dimension.choices)) < len(dimension.choices):
+        return "needs two different choices or more", "A single value belongs into [params]."
+    return None
+
+
+def _impossible_range(dimension: Dimension) -> tuple[str, str] | None:
+    low, high, step = dimension.low, dimension.high, dimension.step
+    if low is None or high is None:
+        return "has neither choices nor both of low and high", "Write { low = 1, high = 10 } or { choices = [1, 2] }."
+    if not all(math.isfinite(value) for value in (low, high, step or 0)):
+        return "has a bound that is not finite", "Write numbers."
+    if low >= high:
+        return (
+            f"is empty: low is {low} and high is {high}",
+            "Write low below high; a single value belongs into [params].",
+        )
+    if dimension.log and (low <= 0 or step is not None):
+        return "cannot be searched by order of magnitude", "With log, low must be above 0 and there is no step."
+    if step is not None and not 0 < step <= high - low:
+        return f"has a step of {step} between {low} and {high}", "Write a step above 0 that fits in between."
+    return None
 
 
 def json_schema() -> dict[str, Any]:

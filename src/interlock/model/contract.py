@@ -4,6 +4,7 @@ All of it is done on the syntax tree, in the project folder. The other half, imp
 happens in a worker process: see :mod:`interlock.model.calls`.
 """
 
+import difflib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from interlock.settings import Settings
 
 TRAINING_NAMES = (
     *("data", "df", "X", "X_train", "y", "y_train", "X_valid", "y_valid"),
-    *("params", "seed", "data_dir", "model_dir"),
+    *("params", "seed", "data_dir", "model_dir", "report"),
 )
 """What a training function may ask for by name, besides the keys of ``[params]``."""
 INFERENCE_NAMES = ("model", "data", "df", "X", "params", "seed", "model_dir")
@@ -54,6 +55,7 @@ def read_contract(settings: Settings) -> Contract:
     if predict is not None:
         _check_offer(predict, INFERENCE_NAMES, settings)
     entries = [train, *([predict] if predict else [])]
+    _check_space(entries, settings)
     project.follow([entry.path for entry in entries] + project.included(model.include), search_folders(entries))
     return Contract(
         train=train,
@@ -90,9 +92,10 @@ def _code(sources: Mapping[str, bytes], train: Entry, predict: Entry | None) -> 
 def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings) -> None:
     if not entry.known:
         return
-    offer = offered(standard, settings.params)
+    params = settings.offered_params
+    offer = offered(standard, params)
     for name in entry.parameters:
-        _refuse_ambiguous(entry, name, standard, settings.params)
+        _refuse_ambiguous(entry, name, standard, params)
         if name in TARGET_NAMES and name in standard and not settings.model.target:
             raise ContractError(
                 f"{entry.signature} in {entry.path} asks for '{name}', but the project names no target.",
@@ -108,6 +111,27 @@ def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings) -> N
             next_step=f"Take one of {', '.join(name for name in standard if name in ROW_NAMES)}.",
             path=entry.path,
         )
+
+
+def _check_space(entries: Sequence[Entry], settings: Settings) -> None:
+    """A parameter that nobody takes would be searched in vain; only plain functions say what they take."""
+    takes_all = any(
+        entry.kind != "function" or not entry.known or entry.any_keyword or "params" in entry.parameters
+        for entry in entries
+    )
+    if takes_all or not settings.tune.trials:
+        return
+    taken = [name for entry in entries for name in entry.parameters]
+    for name in settings.tune.space:
+        if name not in taken:
+            near = difflib.get_close_matches(name, taken, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ContractError(
+                f"tune.space searches '{name}', which {' and '.join(entry.signature for entry in entries)} "
+                f"never take{'' if len(entries) > 1 else 's'}.{hint}",
+                next_step="Add the parameter to the function, take 'params', or take it out of [tune.space].",
+                parameter=name,
+            )
 
 
 def _refuse_ambiguous(entry: Entry, name: str, standard: Sequence[str], params: Mapping[str, Any]) -> None:
