@@ -88,7 +88,8 @@ def _sqlite() -> Finding:
 def _contract(settings: Settings) -> Iterator[Finding]:
     contract: Contract = read_contract(settings)
     yield Finding(name="contract", state="good", fact=f"packs {', '.join(contract.files)}")
-    missing = [name for name in contract.preload if importlib.util.find_spec(name) is None]
+    theirs = [name for name in contract.preload if not name.startswith("interlock.")]
+    missing = [name for name in theirs if importlib.util.find_spec(name) is None]
     if missing:
         yield Finding(
             name="imports",
@@ -97,7 +98,7 @@ def _contract(settings: Settings) -> Iterator[Finding]:
             next_step=f"Install them into {sys.executable}.",
         )
     else:
-        yield Finding(name="imports", state="good", fact=", ".join(contract.preload) or "none")
+        yield Finding(name="imports", state="good", fact=", ".join(theirs) or "none")
 
 
 def _inboxes(settings: Settings) -> Iterator[Finding]:

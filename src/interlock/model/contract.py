@@ -24,6 +24,8 @@ TRAINING_NAMES = (
 INFERENCE_NAMES = ("model", "data", "df", "X", "params", "seed", "model_dir")
 """What an inference function may ask for by name, besides the keys of ``[params]``."""
 TARGET_NAMES = frozenset({"y", "y_train", "y_valid"})
+TRIAL_MODULES = ("interlock.tuning.trial",)
+"""What every trial of a search needs of ours: imported once, before trials are forked."""
 ROW_NAMES = frozenset({"data", "df", "X", "X_train", "data_dir"})
 
 
@@ -31,7 +33,7 @@ class Contract(Record, frozen=True, kw_only=True):
     """What the loop calls, and the files that belong to it (relative to the project, sorted).
 
     ``code`` is the digest of ``[[path, sha256], …]`` and the entry names; ``preload`` names the third-party modules
-    that the files import at top level.
+    that the files import at top level, and what trials need of ours.
     """
 
     train: Entry
@@ -62,7 +64,7 @@ def read_contract(settings: Settings) -> Contract:
         predict=predict,
         files=tuple(sorted(project.sources)),
         code=_code(project.sources, train, predict),
-        preload=tuple(sorted(project.third_party | {"pandas"})),
+        preload=(*sorted(project.third_party | {"pandas"}), *(TRIAL_MODULES if settings.tune.trials else ())),
     )
 
 

@@ -3,6 +3,7 @@
 from interlock.records import Policy
 from interlock.report.facts import LOCKS, Story
 from interlock.report.page import Block, Facts, Listing, Section, Table, Text, lost
+from interlock.report.tuning import tuning
 from interlock.report.words import count, duration, exact, listed, maybe, metric, number, percent, size, when
 
 _CODE = (".py", ".toml", ".sql", ".ipynb")
@@ -152,8 +153,7 @@ def training(story: Story) -> Section:
     tail: tuple[Block, ...] = (Text(text="Training printed nothing."),)
     if run.output_tail.strip():
         tail = (Listing(title="Output of training", about="its end, as it was printed", text=run.output_tail),)
-    tuning = Text(text="No search over parameters is recorded: the parameters are those of the settings.")
-    return Section(name="training", title=title, blocks=(facts, metrics, tuning, *tail))
+    return Section(name="training", title=title, blocks=(facts, metrics, *tuning(story), *tail))
 
 
 # ---- packaging -------------------------------------------------------------------------------------------------------
