@@ -80,7 +80,10 @@ class Desk:
         self.write()
 
     def write(self, train: str = TRAIN, *, metric: str = "accuracy", **sections: str) -> None:
-        """The settings and the training file, with this folder as ``HERE``; ``sections`` are more lines for model, params, tune and space."""
+        """The settings and the training file, which knows this folder as ``HERE``.
+
+        ``sections`` are more lines for model, params, tune and space.
+        """
         more = dict.fromkeys(("model", "params", "tune", "space"), "") | sections
         (self.root / "interlock.toml").write_text(TOML.format(metric=metric, **more))
         (self.root / "train.py").write_text(f"HERE = {str(self.root) + '/'!r}\n{train}")
