@@ -53,6 +53,7 @@ bench: $(VENV)/dev.stamp ## the figures of docs/benchmarks.md (minutes)
 	$(BIN)/python bench/resample.py
 	$(BIN)/python bench/decisions.py
 	$(BIN)/python bench/batch.py
+	$(BIN)/python bench/tune.py
 
 docs: $(VENV)/dev.stamp ## generate the reference pages from the code
 	$(BIN)/python tools/make_docs.py

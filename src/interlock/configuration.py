@@ -162,17 +162,18 @@ def _refuse_unknown(data: Mapping[str, Any], text: str, prefix: str) -> None:
 def _unknown_keys(
     data: Mapping[str, Any], type: inspect.Type, path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], Sequence[str]]]:
-    if isinstance(type, inspect.StructType):
-        fields = {field.encode_name: field.type for field in type.fields if path or field.encode_name not in _INTERNAL}
+    bare = _bare(type)
+    if isinstance(bare, inspect.StructType):
+        fields = {field.encode_name: field.type for field in bare.fields if path or field.encode_name not in _INTERNAL}
         for key, value in data.items():
             if key not in fields:
                 yield (*path, key), tuple(fields)
             elif isinstance(value, Mapping):
                 yield from _unknown_keys(value, fields[key], (*path, key))
-    elif isinstance(type, inspect.DictType):
+    elif isinstance(bare, inspect.DictType):
         for key, value in data.items():
             if isinstance(value, Mapping):
-                yield from _unknown_keys(value, type.value_type, (*path, key))
+                yield from _unknown_keys(value, bare.value_type, (*path, key))
 
 
 def _nearest(name: str, valid: Mapping[str, Any] | Sequence[str], what: str) -> str:

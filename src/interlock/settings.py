@@ -139,12 +139,14 @@ class Data(Source, frozen=True, kw_only=True):
 
 
 class Dimension(_Section, frozen=True, kw_only=True):
-    """[tune.space.NAME]: the values that one parameter may take, from low to high, or one of some choices.
+    """[tune.space.NAME]: the values that one parameter may take, from low to high, or one of some choices."""
 
-    Whole numbers are searched when low, high and step are written as whole numbers, else floats.
-    """
-
-    low: Annotated[int | float | None, Meta(description="Smallest value.")] = None
+    low: Annotated[
+        int | float | None,
+        Meta(
+            description="Smallest value. Whole numbers are searched when low, high and step are written as whole numbers, else floats."
+        ),
+    ] = None
     high: Annotated[int | float | None, Meta(description="Largest value.")] = None
     log: Annotated[bool, Meta(description="Search by order of magnitude; low must be above 0.")] = False
     step: Annotated[int | float | None, Meta(description="Only low, low + step, low + 2 step, … up to high.")] = None
@@ -170,7 +172,7 @@ class Dimension(_Section, frozen=True, kw_only=True):
 
 
 class Tune(_Section, frozen=True, kw_only=True):
-    """[tune]: search for better parameters before training; needs the extra tune (Optuna)."""
+    """[tune]: search for better parameters before training; needs the extra `tune`."""
 
     trials: Annotated[int, Meta(ge=0, description="How many settings of the parameters are tried. 0: no search.")] = 0
     space: Annotated[

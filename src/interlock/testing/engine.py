@@ -111,7 +111,7 @@ class EngineConformance:
 
         with self.engine(tmp_path, 1) as engine:
             for result in engine.map(f"{_HERE}:double", jobs()):
-                taken.append(result.value["twice"])
+                taken += [result.value["twice"]]
         assert taken == [2, 6, 18, 54]
 
     def test_never_more_jobs_than_the_width_are_begun(self, tmp_path: Path) -> None:
