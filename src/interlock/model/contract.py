@@ -53,7 +53,7 @@ def read_contract(settings: Settings) -> Contract:
     project = Project(settings.root)
     train = function_entry(project, model.train, "train")
     predict = function_entry(project, model.predict, "predict") if model.predict else None
-    _check_offer(train, TRAINING_NAMES, settings)
+    _check_offer(train, TRAINING_NAMES, settings, _references(settings))
     if predict is not None:
         _check_offer(predict, INFERENCE_NAMES, settings)
     entries = [train, *([predict] if predict else [])]
@@ -66,6 +66,19 @@ def read_contract(settings: Settings) -> Contract:
         code=_code(project.sources, train, predict),
         preload=(*sorted(project.third_party | {"pandas"}), *(TRIAL_MODULES if settings.tune.trials else ())),
     )
+
+
+def _references(settings: Settings) -> tuple[str, ...]:
+    """Names of the sources for reference; raises :class:`ContractError` where one means something else already."""
+    names = tuple(name for name, source in settings.sources.items() if source.reference)
+    for name in names:
+        params = settings.offered_params
+        if name in TRAINING_NAMES or name in params:
+            taken = "a key of [params] or [tune.space]" if name in params else "a name that Interlock gives"
+            raise ContractError(
+                f"The source for reference '{name}' is also {taken}.", next_step="Rename the source.", source=name
+            )
+    return names
 
 
 def code_digest(folder: Path, contract: Contract) -> str:
@@ -91,11 +104,11 @@ def _code(sources: Mapping[str, bytes], train: Entry, predict: Entry | None) -> 
 # ---- arguments ---------------------------------------------------------------------------------------------------
 
 
-def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings) -> None:
+def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings, references: Sequence[str] = ()) -> None:
     if not entry.known:
         return
     params = settings.offered_params
-    offer = offered(standard, params)
+    offer = offered((*standard, *references), params)
     for name in entry.parameters:
         _refuse_ambiguous(entry, name, standard, params)
         if name in TARGET_NAMES and name in standard and not settings.model.target:
@@ -107,7 +120,7 @@ def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings) -> N
     for name in entry.required:
         if name not in offer:
             raise misfit(entry.path, entry.signature, name, offer)
-    if not ROW_NAMES & set(entry.parameters) & set(standard):
+    if not ROW_NAMES & set(entry.parameters) & set(standard) and not set(references) & set(entry.parameters):
         raise ContractError(
             f"{entry.signature} in {entry.path} never sees the rows.",
             next_step=f"Take one of {', '.join(name for name in standard if name in ROW_NAMES)}.",

@@ -4,10 +4,11 @@ import importlib
 import math
 import numbers
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     ``rows`` is a Parquet file with at least ``features`` and ``target``. ``order`` names the column after which rows
     are ordered in time, if they are: then the newest rows are the validation rows, else they are drawn with ``seed``.
+    ``references`` are the Parquet files of the sources for reference, by name.
     """
 
     code: str
@@ -44,6 +46,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     model_dir: str
     data_dir: str
     needs_predict: bool
+    references: dict[str, str] = {}
 
 
 def _unheard(step: int, value: float) -> None:
@@ -133,6 +136,7 @@ class Rows:
             "seed": lambda _: task.seed,
             "data_dir": lambda _: self._folder(),
             "model_dir": lambda _: task.model_dir,
+            **{name: partial(_reference, path) for name, path in task.references.items()},
         }
 
     def _inputs(self, part: int, kind: FrameKind) -> Any:
@@ -152,7 +156,15 @@ class Rows:
         self.parts[0].write_parquet(folder / "training.parquet")
         if self.splits:
             self.parts[1].write_parquet(folder / "valid.parquet")
+        for name, path in self.task.references.items():
+            shutil.copyfile(path, folder / f"{name}.parquet")
         return str(folder)
+
+
+def _reference(path: str, kind: FrameKind) -> Any:
+    """All rows of a source for reference."""
+    frame = pl.read_parquet(path)
+    return as_frame(frame, kind, [name for name in frame.columns if frame[name].null_count()])
 
 
 def apart(answer: Any) -> tuple[Any, dict[str, float]]:

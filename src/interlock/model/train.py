@@ -106,15 +106,11 @@ def training_task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch:
     settings = parts.settings
     model_dir = scratch / "model"
     model_dir.mkdir(parents=True)
-    rows = parts.blobs.local(snapshot.training_key)
-    if rows is None:
-        rows = scratch / "training.parquet"
-        parts.blobs.fetch(snapshot.training_key, rows)
     time = settings.data.holdout.time or ""
     return Task(
         code=str(scratch / "code"),
         entry=contract.train,
-        rows=str(rows),
+        rows=_local(parts, snapshot.training_key, scratch),
         features=feature_names(settings, snapshot.columns),
         target=settings.model.target,
         order=time if time in snapshot.columns else "",
@@ -123,7 +119,17 @@ def training_task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch:
         model_dir=str(model_dir),
         data_dir=str(scratch / "data"),
         needs_predict=contract.predict is None,
+        references={each.source: _local(parts, each.key, scratch) for each in snapshot.references},
     )
+
+
+def _local(parts: Parts, key: str, scratch: Path) -> str:
+    """Path of a blob as a file of this machine."""
+    path = parts.blobs.local(key)
+    if path is None:
+        path = scratch / Path(key).name
+        parts.blobs.fetch(key, path)
+    return str(path)
 
 
 def _done(parts: Parts, contract: Contract, snapshot: Snapshot, name: str, outcome: Outcome) -> Training:

@@ -26,8 +26,8 @@ from interlock.ports import Engine, Job, JobResult, Parts, Turn
 from interlock.records import Snapshot, canonical, facts_of, short, timestamp
 from interlock.release.gate import policy_of
 from interlock.release.judge import target_scale
+from interlock.release.metrics import is_own
 from interlock.release.own_metric import entry_of
-from interlock.release.score import is_own
 from interlock.settings import Settings, seconds
 from interlock.tuning.folds import split
 from interlock.tuning.standing import (

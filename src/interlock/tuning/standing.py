@@ -107,7 +107,7 @@ def basis_of(settings: Settings, code: str) -> str:
 
 def study_digest(settings: Settings, code: str, snapshot: Snapshot, features: Sequence[str]) -> str:
     """Name the whole question. Budgets are not in it: with a larger one the same search goes on."""
-    rows = [snapshot.training_digest, list(features)]
+    rows = [snapshot.training_digest, list(features), [facts_of(each) for each in snapshot.references]]
     return digest({"basis": basis_of(settings, code), "rows": rows})
 
 

@@ -30,7 +30,7 @@ STARTUP_TRIALS = 10
 _FEWEST_FOR_BARS = 5
 """Complete trials before any trial is given up: the same as Optuna's median pruner asks for."""
 _FEWEST_FOR_IMPORTANCE = 10
-_INTERRUPTED, _ENDED = "interrupted", "ended"
+_INTERRUPTED, _ENDED, _FAILED = "interrupted", "ended", "failed"
 _REASON_CHARS = 400
 
 
@@ -122,13 +122,18 @@ class Study:
         self._study.tell(asked.number, state=self._state.PRUNED)
 
     def fail(self, asked: Asked, reason: str, seconds: float) -> None:
-        """Record a trial that gave no score, and why."""
-        self._attribute(asked.number, _ENDED, {"seconds": seconds, "reports": [], "reason": reason[:_REASON_CHARS]})
-        self._study.tell(asked.number, state=self._state.FAIL)
+        """Record a trial that gave no score, and why.
+
+        Optuna's samplers overlook what failed, and would go on proposing parameters that the code refuses; a trial that
+        was pruned without a report counts among the worst instead.
+        """
+        told = {"seconds": seconds, "reports": [], _FAILED: True, "reason": reason[:_REASON_CHARS]}
+        self._attribute(asked.number, _ENDED, told)
+        self._study.tell(asked.number, state=self._state.PRUNED)
 
     def records(self) -> list[TrialRecord]:
         """Every trial that ended, in the order in which they began."""
-        states = {self._state.COMPLETE: "complete", self._state.PRUNED: "pruned", self._state.FAIL: "failed"}
+        states = {self._state.COMPLETE: "complete", self._state.PRUNED: "pruned"}
         found: list[TrialRecord] = []
         for trial in self._all():
             if trial.state not in states or not _counts(trial):
@@ -137,7 +142,7 @@ class Study:
             found.append(
                 TrialRecord(
                     number=len(found) + 1,
-                    state=cast("Any", states[trial.state]),
+                    state="failed" if told.get(_FAILED) else cast("Any", states[trial.state]),
                     params={name: _plain(trial.params[name], self._tune.space[name]) for name in trial.params},
                     score=trial.value if trial.state == self._state.COMPLETE else None,
                     seconds=float(told.get("seconds", 0.0)),

@@ -24,8 +24,8 @@ from interlock.model.native import answer_natively
 from interlock.model.train import RUNS
 from interlock.records import Record, Signature, canonical
 from interlock.release.assess import Header, Witness, answer_columns, problem_of
+from interlock.release.metrics import is_own, named_metric
 from interlock.release.own_metric import entry_of
-from interlock.release.score import is_own, named_metric
 
 RUN_TRIAL = "interlock.tuning.trial:run_trial"
 """What the engine calls for each trial."""
@@ -164,7 +164,7 @@ def score_answers(
     frame = pl.DataFrame([truth.alias("truth"), *answer_columns(witness, answers)])
     metric = named_metric(measure.metric, measure.task)
     header = Header(task=measure.task, models=(witness,), scale=scale)
-    return metric.values(problem_of(frame, header, labels=metric.labels))[0]
+    return metric.values(problem_of(frame, header, metric.truth))[0]
 
 
 def _own(measure: Measure, truth: pl.Series, answers: pl.Series) -> float:
