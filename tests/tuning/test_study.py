@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlock.errors import Conflict
+from interlock.errors import Conflict, SettingsError
 from interlock.settings import Dimension, Tune
 from interlock.tuning.standing import TrialRecord
 from interlock.tuning.study import STARTUP_TRIALS, Asked, Study, held, require_optuna
@@ -186,3 +187,23 @@ def test_without_a_pruner_there_are_no_bars(tmp_path: Path) -> None:
 def test_a_report_is_a_step_and_a_finite_number(step: int, value: float) -> None:
     with pytest.raises(ValueError, match="finite number"):
         Course({}, greater_is_better=True).report(step, value)
+
+
+def test_a_search_leaves_where_training_fails(tmp_path: Path) -> None:
+    space = {"kind": Dimension(choices=("a", "b", "never")), "rate": Dimension(low=0.0, high=1.0)}
+    study = opened(tmp_path / "j.log", space=space, trials=40)
+    for _ in range(40):
+        asked = study.ask()
+        if asked.params["kind"] == "never":
+            study.fail(asked, "ValueError: never", 0.0)
+        else:
+            study.complete(asked, TrialEnd(score=asked.params["rate"], seconds=0.0))
+    later = [record.state for record in study.records()[STARTUP_TRIALS:]]
+    assert later.count("failed") <= len(later) / 4  # chance would fail a third; a sampler that overlooks them, half
+
+
+def test_without_optuna_the_next_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SettingsError) as caught:
+        require_optuna()
+    assert "pip install 'interlock[tune]'" in caught.value.next_step

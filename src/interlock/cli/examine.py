@@ -57,7 +57,7 @@ def examine(invocation: Invocation) -> Examination:
     except InterlockError as problem:
         return Examination(findings=(*findings, _bad("settings", problem)))
     findings.append(Finding(name="settings", state="good", fact=f"{settings.root} reads well"))
-    for look in (_contract, _inboxes, _disk, _memory):
+    for look in (_contract, _tuning, _inboxes, _disk, _memory):
         findings += _looked(look, settings)
     return Examination(findings=tuple(findings))
 
@@ -99,6 +99,15 @@ def _contract(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding(name="imports", state="good", fact=", ".join(theirs) or "none")
+
+
+def _tuning(settings: Settings) -> Iterator[Finding]:
+    if settings.tune.trials and importlib.util.find_spec("optuna") is None:
+        next_step = "pip install 'interlock[tune]', or set tune.trials to 0."
+        yield Finding(name="tune", state="bad", fact="[tune] needs Optuna, which is not installed", next_step=next_step)
+    elif settings.tune.trials:
+        fact = f"{settings.tune.trials} trials over {', '.join(settings.tune.space)}"
+        yield Finding(name="tune", state="good", fact=fact)
 
 
 def _inboxes(settings: Settings) -> Iterator[Finding]:
