@@ -150,7 +150,7 @@ def metrics_page() -> str:
         "",
         "Definitions are scikit-learn's; those for rankings and text are told in `release/found.py`. More is always",
         "better: an error is negated and named `neg_…`. `f1`, `precision` and `recall` are about the greater of two",
-        "labels. Default: `f1_macro` for classification, `r2` for regression, `neg_mean_absolute_error` for forecasts",
+        "labels. Default: `f1_macro` for classification, `r2` for regression, `neg_mean_absolute_error` for forecasts,",
         "`recall_at_10` for rankings, `token_f1` for text. A function of your own is named `file.py:function`:",
         "[judge by your own metric](../how-to/your-own-metric.md).",
         "",

@@ -5,13 +5,14 @@ happens in a worker process: see :mod:`interlock.model.calls`.
 """
 
 import difflib
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from interlock.errors import ContractError
+from interlock.model.cells import SUFFIX, file_digest
 from interlock.model.entry import Entry, function_entry, misfit, offered
+from interlock.model.notebook import NOTEBOOK_NAMES, notebook_entry, unseen_rows
 from interlock.model.source import Project
 from interlock.records import Record, digest
 from interlock.settings import Settings
@@ -26,14 +27,14 @@ INFERENCE_NAMES = ("model", "data", "df", "X", "params", "seed", "model_dir")
 TARGET_NAMES = frozenset({"y", "y_train", "y_valid"})
 TRIAL_MODULES = ("interlock.tuning.trial",)
 """What every trial of a search needs of ours: imported once, before trials are forked."""
-ROW_NAMES = frozenset({"data", "df", "X", "X_train", "data_dir"})
+ROW_NAMES = frozenset({"data", "df", "X", "X_train", "data_dir", "train_path"})
 
 
 class Contract(Record, frozen=True, kw_only=True):
     """What the loop calls, and the files that belong to it (relative to the project, sorted).
 
-    ``code`` is the digest of ``[[path, sha256], …]`` and the entry names; ``preload`` names the third-party modules
-    that the files import at top level, and what trials need of ours.
+    ``code`` is the digest of ``[[path, sha256], …]`` and the entry names; of a notebook only what runs counts.
+    ``preload`` names the third-party modules that the files import at top level, and what trials need of ours.
     """
 
     train: Entry
@@ -51,9 +52,8 @@ def read_contract(settings: Settings) -> Contract:
     """
     model = settings.model
     project = Project(settings.root)
-    train = function_entry(project, model.train, "train")
+    train = _training_entry(project, settings)
     predict = function_entry(project, model.predict, "predict") if model.predict else None
-    _check_offer(train, TRAINING_NAMES, settings, _references(settings))
     if predict is not None:
         _check_offer(predict, INFERENCE_NAMES, settings)
     entries = [train, *([predict] if predict else [])]
@@ -66,6 +66,19 @@ def read_contract(settings: Settings) -> Contract:
         code=_code(project.sources, train, predict),
         preload=(*sorted(project.third_party | {"pandas"}), *(TRIAL_MODULES if settings.tune.trials else ())),
     )
+
+
+def _training_entry(project: Project, settings: Settings) -> Entry:
+    text = settings.model.train
+    names: tuple[str, ...] = TRAINING_NAMES
+    references = _references(settings)
+    if text.partition(":")[0].endswith(SUFFIX):
+        names = (*(name for name in TRAINING_NAMES if name != "report"), *NOTEBOOK_NAMES)
+        entry = notebook_entry(project, text, (*names, *references), settings.offered_params)
+    else:
+        entry = function_entry(project, text, "train")
+    _check_offer(entry, names, settings, references)
+    return entry
 
 
 def _references(settings: Settings) -> tuple[str, ...]:
@@ -96,7 +109,7 @@ def search_folders(entries: Iterable[Entry]) -> tuple[str, ...]:
 
 
 def _code(sources: Mapping[str, bytes], train: Entry, predict: Entry | None) -> str:
-    files = [[path, hashlib.sha256(content).hexdigest()] for path, content in sorted(sources.items())]
+    files = [[path, file_digest(path, content)] for path, content in sorted(sources.items())]
     names = [f"{entry.path}:{entry.function}" if entry else "" for entry in (train, predict)]
     return digest({"files": files, "entries": names})
 
@@ -121,6 +134,8 @@ def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings, refe
         if name not in offer:
             raise misfit(entry.path, entry.signature, name, offer)
     if not ROW_NAMES & set(entry.parameters) & set(standard) and not set(references) & set(entry.parameters):
+        if entry.kind == "notebook":
+            raise unseen_rows(entry)
         raise ContractError(
             f"{entry.signature} in {entry.path} never sees the rows.",
             next_step=f"Take one of {', '.join(name for name in standard if name in ROW_NAMES)}.",

@@ -21,7 +21,7 @@ from interlock.data.snapshot import feature_names, require_intact, snapshot_fram
 from interlock.errors import InterlockError, UserCodeFailed
 from interlock.model.bundle import draft_manifest, native_spec, signature_of
 from interlock.model.contract import Contract
-from interlock.model.train import freeze, import_folders, training_task
+from interlock.model.train import freeze, import_folders, label_of, training_task
 from interlock.ports import Engine, Job, JobResult, Parts, Turn
 from interlock.records import Snapshot, canonical, facts_of, short, timestamp
 from interlock.release.gate import policy_of
@@ -208,11 +208,10 @@ class _Course:
             manifest=msgspec.structs.replace(plan.trial.manifest, params=params),
             bars=self.study.bars(),
         )
-        entry = self.contract.train
         return {
             "folders": [*import_folders(home / "code", self.contract), *plan.folders],
             "seed": self.parts.settings.model.seed,
-            "label": f"trial {asked.place + 1}, {entry.function} in {entry.path}",
+            "label": f"trial {asked.place + 1}, {label_of(self.contract.train)}",
             "trial": msgspec.to_builtins(trial),
         }
 

@@ -8,7 +8,7 @@ import importlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,8 @@ def run_trial(arguments: Mapping[str, Any]) -> dict[str, Any]:
     score = None
     try:
         for number, fold in enumerate(trial.folds):
-            scores.append(_fold_score(trial, fold, course.report if single else None))
+            _train(trial, fold, arguments.get("folders") or (), course.report if single else None)
+            scores.append(_fold_score(trial, fold))
             score = math.fsum(scores) / len(scores)
             if not single:
                 course.report(number, score)
@@ -124,12 +125,10 @@ def run_trial(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return dict(msgspec.to_builtins(end))
 
 
-def _fold_score(trial: TrialTask, fold: Fold, report: Report | None) -> float:
+def _fold_score(trial: TrialTask, fold: Fold) -> float:
+    """Load the model as a bundle's is loaded, let it answer, and score the answers."""
     home = Path(trial.folder)
     model_dir = Path(trial.task.model_dir)
-    shutil.rmtree(model_dir, ignore_errors=True)
-    model_dir.mkdir(parents=True)
-    _train(msgspec.structs.replace(trial.task, rows=fold.fit), report)
     manifest = trial.manifest
     if manifest.native is not None:
         model = MODEL_FILE if (model_dir / MODEL_FILE).is_file() else None
@@ -140,8 +139,12 @@ def _fold_score(trial: TrialTask, fold: Fold, report: Report | None) -> float:
     return score_answers(answers, valid[trial.measure.target], trial.signature, trial.measure, fold.scale)
 
 
-def _train(task: Task, report: Report | None) -> None:
-    arguments = {"task": msgspec.to_builtins(task)}
+def _train(trial: TrialTask, fold: Fold, folders: Sequence[str], report: Report | None) -> None:
+    """Run the user's training on the rows of a fold, as the ordinary training runs it."""
+    task = msgspec.structs.replace(trial.task, rows=fold.fit)
+    shutil.rmtree(task.model_dir, ignore_errors=True)
+    Path(task.model_dir).mkdir(parents=True)
+    arguments = {"task": msgspec.to_builtins(task), "folders": list(folders)}
     if task.entry.kind == "function":
         run_training(arguments, report)
         return
