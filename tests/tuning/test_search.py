@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from interlock.configuration import load_settings
@@ -207,3 +209,24 @@ def test_a_parameter_that_nobody_takes_is_refused(desk: Desk) -> None:
 def test_a_parameter_of_the_space_alone_is_on_offer(desk: Desk) -> None:
     desk.write(TRAIN.replace("tilt):\n    spy", "tilt, depth):\n    spy"), space="depth = { low = 1, high = 2 }")
     assert read_contract(load_settings(desk.root)).train.required == ("X", "y", "tilt", "depth")
+
+
+@pytest.mark.slow
+def test_a_notebook_is_tuned_as_a_function_is(desk: Desk) -> None:
+    def cell(source: str, *tags: str) -> dict[str, object]:
+        return {
+            "cell_type": "code", "id": f"c{len(source)}", "execution_count": None, "outputs": [], "source": source,
+            "metadata": {"tags": list(tags)} if tags else {},
+        }  # fmt: skip
+
+    code = "import numpy as np\nclass Tilted:\n    def __init__(self, tilt):\n        self.tilt = tilt\n"
+    code += "    def predict(self, X):\n"
+    code += "        return np.where(X['width'] + X['weight'] > self.tilt, 'yes', 'no')\n"
+    cells = [cell("tilt = 1.0", "parameters"), cell(code), cell("rows = len(X)"), cell("model = Tilted(tilt)")]
+    notebook = {"cells": cells, "metadata": {"kernelspec": {"name": "python3", "display_name": "", "language": ""}}}
+    text = json.dumps(notebook | {"nbformat": 4, "nbformat_minor": 5})
+    (desk.root / "train.ipynb").write_text(text)
+    desk.write(model='train = "train.ipynb"')
+    found = desk.search(**{"tune.trials": 3})
+    assert [trial.state for trial in desk.trials] == ["complete"] * 3, desk.trials[0].reason
+    assert found.score > found.start_score
