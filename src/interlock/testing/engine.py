@@ -159,7 +159,7 @@ class EngineConformance:
             return
         file = tmp_path / "pid"
         jobs = [
-            Job(key="slow", arguments={"file": str(file)}, deadline_s=_DEADLINE_S),
+            Job(key="slow", arguments={"file": str(file)}, deadline_s=20 * _DEADLINE_S),  # not to be waited for
             Job(key="bad", arguments={"file": str(tmp_path / "no" / "folder")}, deadline_s=_DEADLINE_S),
         ]
         with self.engine(tmp_path, 2) as engine, contextlib.closing(engine.map(f"{_HERE}:linger", jobs)) as results:
