@@ -55,6 +55,7 @@ bench: $(VENV)/dev.stamp ## the figures of docs/benchmarks.md (minutes)
 	$(BIN)/python bench/batch.py
 	$(BIN)/python bench/ledger.py
 	$(BIN)/python bench/ingest.py
+	$(BIN)/python bench/tune.py
 
 # What others would use lives apart: its dependencies are not ours.
 $(VENV)/peers.stamp: $(VENV)/dev.stamp requirements-peers.lock

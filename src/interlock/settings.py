@@ -18,6 +18,7 @@ CATEGORY_CAP = 200
 """A string column with more distinct values than this has no list of categories in the signature."""
 DURATION_PATTERN = r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)$"
 _DURATION = re.compile(DURATION_PATTERN)
+_STEP_SLACK = 1e-8
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 SCHEMA_PATTERN = r"^(?!pg_)[a-z_][a-z0-9_]{0,62}$"
@@ -28,6 +29,7 @@ Duration = Annotated[
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
+Count = Annotated[int, Meta(ge=1)]
 Character = Annotated[str, Meta(min_length=1, max_length=1)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="letters, digits, '_', '.', '-'; at most 64")]
 
@@ -192,6 +194,85 @@ class Data(Source, frozen=True, kw_only=True):
     max_bad_rows: Annotated[Share, Meta(description="Share of bad rows above which a file is refused whole.")] = 0.01
 
 
+class Dimension(_Section, frozen=True, kw_only=True):
+    """[tune.space.NAME]: the values that one parameter may take, from low to high, or one of some choices."""
+
+    low: Annotated[
+        int | float | None,
+        Meta(
+            description="Smallest value. Whole numbers are searched when low, high and step are written as whole "
+            "numbers, else floats."
+        ),
+    ] = None
+    high: Annotated[int | float | None, Meta(description="Largest value.")] = None
+    log: Annotated[bool, Meta(description="Search by order of magnitude; low must be above 0.")] = False
+    step: Annotated[int | float | None, Meta(description="Only low, low + step, low + 2 step, … up to high.")] = None
+    choices: Annotated[
+        tuple[bool | int | float | str, ...], Meta(description="The values themselves, instead of low and high.")
+    ] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole numbers are searched."""
+        return all(isinstance(bound, int) for bound in (self.low, self.high, self.step) if bound is not None)
+
+    def holds(self, value: object) -> bool:
+        """Whether ``value`` is among those that the search may try; a range without both ends holds nothing."""
+        if self.choices:
+            return any(type(choice) is type(value) and choice == value for choice in self.choices)
+        if isinstance(value, bool) or not isinstance(value, int | float) or self.low is None or self.high is None:
+            return False
+        if self.whole and not isinstance(value, int):
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return self.low <= value <= self.high and abs(steps - round(steps)) < _STEP_SLACK
+
+
+class Tune(_Section, frozen=True, kw_only=True):
+    """[tune]: search for better parameters before training; needs the extra `tune`."""
+
+    trials: Annotated[int, Meta(ge=0, description="How many settings of the parameters are tried. 0: no search.")] = 0
+    space: Annotated[
+        dict[str, Dimension],
+        Meta(description="What is searched, by parameter. A value in [params] is where the search begins."),
+    ] = {}
+    every: Annotated[
+        Duration | None,
+        Meta(
+            description="Search again on new rows when the last search is older than this. Default: only when the "
+            "code, the space, [params] or the metric changes, or `interlock run --tune` asks for it."
+        ),
+    ] = None
+    timeout: Annotated[
+        Duration | None, Meta(description="Begin no more trials after this long; what was found by then is taken.")
+    ] = None
+    deadline: Annotated[
+        Duration | None, Meta(description="One trial is stopped after this long, and failed. Default: model.deadline.")
+    ] = None
+    patience: Annotated[
+        Count | None, Meta(description="End the search after so many trials in a row without a better one.")
+    ] = None
+    parallel: Annotated[
+        int, Meta(ge=1, le=64, description="Trials at once. Above 1 a repeated search may try other values.")
+    ] = 1
+    folds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=20,
+            description="1: score on one fifth of the training rows, the newest ones in a split by time. More: mean "
+            "over so many folds, each later than what it was trained on in a split by time.",
+        ),
+    ] = 1
+    sampler: Annotated[
+        Literal["tpe", "random"], Meta(description="Who proposes: Parzen estimators (TPE), or chance. Both seeded.")
+    ] = "tpe"
+    pruner: Annotated[
+        Literal["median", "none"],
+        Meta(description="Give a trial up when what it reports is worse than the median of the earlier ones."),
+    ] = "median"
+
+
 class Gate(_Section, frozen=True, kw_only=True):
     """[gate]: what a candidate must show before it is released."""
 
@@ -284,11 +365,18 @@ class Settings(_Section, frozen=True, kw_only=True):
     params: dict[str, Any] = {}
     script: Script = Script()
     data: Data = Data()
+    tune: Tune = Tune()
     gate: Gate = Gate()
     batch: Batch = Batch()
     store: Store = Store()
     root: Path = msgspec.field(default_factory=Path)
     environment: str = ""
+
+    @property
+    def offered_params(self) -> dict[str, Any]:
+        """``params``, and the parameters that only the search knows (None before it has found them)."""
+        searched = self.tune.space if self.tune.trials else {}
+        return {**dict.fromkeys(searched), **self.params}
 
     @property
     def sources(self) -> dict[str, Source]:

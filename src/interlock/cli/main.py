@@ -102,7 +102,10 @@ def init(
 
 
 @app.command()
-def run(json: Json = False) -> None:
+def run(
+    tune: Annotated[bool, typer.Option("--tune", help="Search for better parameters now, due or not.")] = False,
+    json: Json = False,
+) -> None:
     """Run one turn: ingest, train, judge, release, score."""
     from interlock.cli.progress import progress_for, seconds_text
     from interlock.cli.render import turn_details
@@ -113,7 +116,7 @@ def run(json: Json = False) -> None:
         from interlock.loop import run_turn
 
         with current.parts() as parts, progress_for(json) as progress:
-            result = run_turn(parts, progress, runner)
+            result = run_turn(parts, progress, runner, search=tune)
     lines = turn_details(result)
     lines += [f"{result.sentence}  [{seconds_text(result.seconds)}]", f"Next: {result.next_step}"]
     show(lines, result)

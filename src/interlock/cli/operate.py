@@ -21,6 +21,7 @@ from interlock.records import BatchResult, Bundle, Decision, Record, Release, Sn
 from interlock.release.registry import Replay, current, release_at, releases
 from interlock.settings import Settings
 from interlock.store.address import state_address
+from interlock.tuning.standing import InForce, in_force, params_text
 
 _OPERATOR_LEASE_S = 60.0
 
@@ -83,6 +84,7 @@ class Status(Record, frozen=True, kw_only=True):
     state: str
     release: Release | None
     releases: int
+    tuned: InForce | None
     last_turn: LastTurn | None
     last_decision: Decision | None
     last_decision_entry: int | None
@@ -104,6 +106,7 @@ def status_of(parts: Parts) -> Status:
         state=_state(parts.settings),
         release=current(ledger),
         releases=len(releases(ledger)),
+        tuned=in_force(ledger) if parts.settings.tune.trials else None,
         last_turn=msgspec.convert(turns[0].facts, LastTurn) if turns else None,
         last_decision=msgspec.convert(decisions[0].facts["decision"], Decision) if decisions else None,
         last_decision_entry=decisions[0].sequence if decisions else None,
@@ -133,6 +136,9 @@ def status_lines(found: Status) -> list[str]:
     for label, counts in (("files", found.files), ("batches", found.batches)):
         told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
         lines.append(f"  {label:<10} {told}")
+    if found.tuned is not None:
+        best = f"{params_text(found.tuned.params)} ({found.tuned.metric} {found.tuned.score:.4g} in its trial)"
+        lines.append(f"  {'tuned':<10} {best}, since {render.when(found.tuned.at)} UTC")
     if found.last_decision is not None:
         lines += ["", f"Last decision (entry {found.last_decision_entry}):", *render.decision(found.last_decision)]
     if found.last_turn is not None:

@@ -102,13 +102,14 @@ def pack(
     Raises :class:`UserCodeFailed` when the model cannot be loaded in a fresh process.
     """
     settings = parts.settings
-    signature = _signature(parts, snapshot)
+    signature = signature_of(parts, snapshot)
     scratch = _scratch(settings, turn, "bundle")
     draft = scratch / "draft"
     _write_code(draft, Path(trained.code), contract)
     shutil.copytree(trained.folder, draft / "model")
-    manifest = _manifest(settings, snapshot, signature, kind="model", code=contract.code)
-    manifest = msgspec.structs.replace(manifest, native=_native(trained, contract, settings, signature))
+    manifest = draft_manifest(settings, snapshot, signature, kind="model", code=contract.code)
+    native = native_spec(Path(trained.folder), contract, settings, signature)
+    manifest = msgspec.structs.replace(manifest, native=native)
     (draft / MANIFEST).write_bytes(canonical(manifest))  # for the loader; written again when all files are there
     compiled, answers = _compile(parts, turn, draft, signature, snapshot, runner)
     features = snapshot_frame(parts, snapshot.training_key).select(signature.names).collect()
@@ -131,7 +132,7 @@ def _scratch(settings: Settings, turn: Turn, what: str) -> Path:
     return folder
 
 
-def _signature(parts: Parts, snapshot: Snapshot) -> Signature:
+def signature_of(parts: Parts, snapshot: Snapshot) -> Signature:
     """Inputs as the training rows have them, and the output as the target has it."""
     settings = parts.settings
     rows = snapshot_frame(parts, snapshot.training_key)
@@ -183,11 +184,12 @@ def _write_code(draft: Path, code: Path, contract: Contract) -> None:
         shutil.copyfile(Path(hooks.__file__), draft / "code" / f"{HOOKS}.py")
 
 
-def _native(trained: Trained, contract: Contract, settings: Settings, signature: Signature) -> NativeSpec:
+def native_spec(folder: Path, contract: Contract, settings: Settings, signature: Signature) -> NativeSpec:
+    """How to load the model that training left in ``folder``."""
     entries = [contract.train, *([contract.predict] if contract.predict else [])]
     predict = contract.predict
     by_name = predict if predict is not None and predict.kind == "function" else None
-    returned = contract.train.kind != "script" and (Path(trained.folder) / MODEL_FILE).is_file()
+    returned = contract.train.kind != "script" and (folder / MODEL_FILE).is_file()
     return NativeSpec(
         model=MODEL_FILE if returned else None,
         folders=tuple(search_folders(entries)),
@@ -222,7 +224,8 @@ def _frames(train: Entry) -> FrameKind:
     return frame_kind(notes[0]) if notes else "pandas"
 
 
-def _manifest(settings: Settings, snapshot: Snapshot, signature: Signature, *, kind: Any, code: str) -> Manifest:
+def draft_manifest(settings: Settings, snapshot: Snapshot, signature: Signature, *, kind: Any, code: str) -> Manifest:
+    """Describe a model of these settings, as far as it is known before there are files."""
     return Manifest(
         format=FORMAT,
         name=settings.model.name,
@@ -288,7 +291,7 @@ def pack_baseline(parts: Parts, turn: Turn, *, snapshot: Snapshot) -> Bundle:
     settings = parts.settings
     if not settings.model.target:
         raise SettingsError("There is no baseline without model.target.", next_step="Name the column to predict.")
-    signature = _signature(parts, snapshot)
+    signature = signature_of(parts, snapshot)
     training = snapshot_frame(parts, snapshot.training_key)
     form = _baseline_form(settings, signature, training)
     scratch = _scratch(settings, turn, "baseline")
@@ -299,7 +302,7 @@ def pack_baseline(parts: Parts, turn: Turn, *, snapshot: Snapshot) -> Bundle:
     features = training.select(signature.names).collect()
     holdout = snapshot_frame(parts, snapshot.holdout_key).select(signature.names).collect()
     _write_facts(draft, signature, profile(features), form.answer(holdout))
-    manifest = _manifest(settings, snapshot, signature, kind="baseline", code=digest_of([form.name, FORMAT]))
+    manifest = draft_manifest(settings, snapshot, signature, kind="baseline", code=digest_of([form.name, FORMAT]))
     bundle = _store(parts, draft, msgspec.structs.replace(manifest, form=form.name), signature)
     _record(parts, turn, bundle, None)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -67,7 +67,7 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
     shutil.rmtree(scratch, ignore_errors=True)
     code = scratch / "code"
     freeze(settings.root, contract, code)
-    task = _task(parts, contract, snapshot, scratch)
+    task = training_task(parts, contract, snapshot, scratch)
     arguments = {
         "folders": import_folders(code, contract),
         "seed": settings.model.seed,
@@ -139,7 +139,8 @@ def import_folders(code: Path, contract: Contract) -> list[str]:
     return [str(code / folder) for folder in search_folders(entries)]
 
 
-def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -> Task:
+def training_task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -> Task:
+    """What the worker process is asked to do; files go under ``scratch``, with the user's in ``code``."""
     settings = parts.settings
     model_dir = scratch / "model"
     model_dir.mkdir(parents=True)
