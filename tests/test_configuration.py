@@ -172,5 +172,5 @@ def test_lines_of_inline_tables_are_those_of_their_key() -> None:
 def test_the_schema_knows_every_section() -> None:
     schema = json_schema()
     properties = schema["$defs"]["Settings"]["properties"]
-    assert {"model", "params", "data", "gate", "batch", "store", "env"} == set(properties)
+    assert {"model", "params", "data", "gate", "batch", "store", "lineage", "env"} == set(properties)
     assert json.dumps(schema)
