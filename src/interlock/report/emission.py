@@ -341,7 +341,8 @@ class Story:
         failed = result.status != "published"
         checks = [(audit.name, audit.passed, audit.reason) for audit in result.audits]
         rows = dataset(self.places.to_score, file_name(event), version=result.digest).read(result.rows, None, checks)
-        output = [dataset("", result.output).written(result.scored).change("CREATE")] if result.output else []
+        place = "" if "://" in result.output or Path(result.output).is_absolute() else self.places.root
+        output = [dataset(place, result.output).written(result.scored).change("CREATE")] if result.output else []
         return Job(
             stage="batch",
             key=f"entry/{event.sequence}",

@@ -33,8 +33,9 @@ TURN = "turn.ended"
 
 
 class Places(Record, frozen=True, kw_only=True):
-    """Where things of the project are: the folder of the lake, the inboxes by source, the inbox of files to score."""
+    """Where things are: the project, the folder of the lake, the inboxes by source, the inbox of files to score."""
 
+    root: str
     lake: str
     inboxes: dict[str, str]
     to_score: str
@@ -87,6 +88,7 @@ def _places(settings: Settings) -> Places:
     if settings.data.holdout.inbox:
         inboxes["holdout"] = _absolute(settings, settings.data.holdout.inbox)
     return Places(
+        root=str(settings.root),
         lake=_absolute(settings, settings.store.lake),
         inboxes=inboxes,
         to_score=_absolute(settings, settings.batch.inbox) if settings.batch.inbox else "",
