@@ -174,3 +174,14 @@ def test_the_schema_knows_every_section() -> None:
     properties = schema["$defs"]["Settings"]["properties"]
     assert {"model", "params", "data", "gate", "batch", "store", "lineage", "env"} == set(properties)
     assert json.dumps(schema)
+
+
+def test_the_variable_of_mlflow_is_taken_where_nothing_else_is_said(tmp_path: Path) -> None:
+    (tmp_path / "interlock.toml").write_text('[model]\nname = "m"\ntask = "custom"\n[data]\ninbox = "in"\n')
+    variables = {"MLFLOW_TRACKING_URI": "http://there:5000"}
+    assert load_settings(tmp_path, variables=variables).tracking_uri == "http://there:5000"
+    assert not load_settings(tmp_path).is_followed
+    for said, found in (("http://here:1", "http://here:1"), ("off", "")):
+        told = load_settings(tmp_path, variables=variables, overrides=[f"store.tracking={said}"])
+        assert told.tracking_uri == found
+    assert not load_settings(tmp_path, variables=variables, overrides=["store.tracking=off"]).is_followed

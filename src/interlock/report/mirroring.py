@@ -238,10 +238,7 @@ class _Mirror:
     def _register(self, run: str, bundle: str, facts: Mapping[str, Any]) -> None:
         if self._version(run) is not None:
             return
-        if not any(
-            model.name == self.model for model in self.client.search_registered_models(f"name = '{self.model}'")
-        ):
-            self.client.create_registered_model(self.model, tags={"interlock.task": self.task})
+        self._registered_model()
         source = f"{self.client.get_run(run).info.artifact_uri.rstrip('/')}/model"
         tags = {
             "interlock.bundle": bundle,
@@ -250,6 +247,15 @@ class _Mirror:
             "interlock.form": str(facts["form"]),
         }
         self.client.create_model_version(self.model, source, run_id=run, tags=tags, await_creation_for=0)
+
+    def _registered_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(self.model, tags={"interlock.task": self.task})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
 
     def _version(self, run: str) -> str | None:
         """The model version of a run; of several that a lost answer made, the first."""
