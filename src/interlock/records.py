@@ -96,9 +96,13 @@ class Column(Record, frozen=True, kw_only=True):
 
 
 class Output(Record, frozen=True, kw_only=True):
-    """Shape of the answer: a ``label`` out of ``classes``, a ``number`` (training saw low to high), or ``any``."""
+    """Shape of the answer.
 
-    kind: Literal["label", "number", "any"]
+    kind: a ``label`` out of ``classes``, a ``number`` (training saw low to high), a ``ranking`` (a list of values of
+    ``type``, best first), a ``text``, or ``any``.
+    """
+
+    kind: Literal["label", "number", "ranking", "text", "any"]
     type: ColumnType
     classes: tuple[str | int | bool, ...] | None = None
     low: float | None = None
@@ -155,6 +159,15 @@ class SourceVersion(Record, frozen=True, kw_only=True):
     digest: str
 
 
+class ReferenceRows(Record, frozen=True, kw_only=True):
+    """The rows of a source for reference, as a snapshot pinned them: ``key`` of the blob, ``digest`` of the content."""
+
+    source: str
+    key: str
+    digest: str
+    rows: int
+
+
 class Snapshot(Record, frozen=True, kw_only=True):
     """One immutable version of the accepted rows, split. ``digest`` is of what it was made from, not of a path.
 
@@ -174,6 +187,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     training_digest: str
     holdout_digest: str
     split: str
+    references: tuple[ReferenceRows, ...] = ()
     join_notes: tuple[str, ...] = ()
     at: str = ""
 

@@ -19,6 +19,8 @@ from interlock.ports import Parts, Turn
 from interlock.records import Record, Snapshot, Training, digest, facts_of, short, timestamp
 from interlock.settings import Settings, seconds
 
+RUNS = {"function": "interlock.model.fit:run_training"}
+"""What runs in the worker process, by the kind of the training entry. All take a ``Task`` and give the same facts."""
 _ERROR_CHARS = 8_000
 
 
@@ -66,7 +68,7 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
     }
     try:
         outcome = runner.call(
-            "interlock.model.fit:run_training", arguments, deadline_s=seconds(settings.model.deadline), say=turn.say
+            RUNS[contract.train.kind], arguments, deadline_s=seconds(settings.model.deadline), say=turn.say
         )
     except (UserCodeFailed, ContractError) as error:
         _record(parts, turn, "training.failed", _failed(parts, contract, snapshot, name, error))
@@ -103,15 +105,11 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
     settings = parts.settings
     model_dir = scratch / "model"
     model_dir.mkdir(parents=True)
-    rows = parts.blobs.local(snapshot.training_key)
-    if rows is None:
-        rows = scratch / "training.parquet"
-        parts.blobs.fetch(snapshot.training_key, rows)
     time = settings.data.holdout.time or ""
     return Task(
         code=str(scratch / "code"),
         entry=contract.train,
-        rows=str(rows),
+        rows=_local(parts, snapshot.training_key, scratch),
         features=feature_names(settings, snapshot.columns),
         target=settings.model.target,
         order=time if time in snapshot.columns else "",
@@ -120,7 +118,17 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
         model_dir=str(model_dir),
         data_dir=str(scratch / "data"),
         needs_predict=contract.predict is None,
+        references={each.source: _local(parts, each.key, scratch) for each in snapshot.references},
     )
+
+
+def _local(parts: Parts, key: str, scratch: Path) -> str:
+    """Path of a blob as a file of this machine."""
+    path = parts.blobs.local(key)
+    if path is None:
+        path = scratch / Path(key).name
+        parts.blobs.fetch(key, path)
+    return str(path)
 
 
 def _done(parts: Parts, contract: Contract, snapshot: Snapshot, name: str, outcome: Outcome) -> Training:

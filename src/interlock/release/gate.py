@@ -32,7 +32,7 @@ import math
 from collections.abc import Iterator
 
 from interlock.records import Check, Comparison, Decision, Evaluation, Policy, SliceScore
-from interlock.release.score import METRICS, chosen_metric, error_of
+from interlock.release.metrics import METRICS, chosen_metric, error_of
 from interlock.settings import Settings
 
 _NAMED = {

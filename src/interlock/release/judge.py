@@ -26,8 +26,8 @@ from interlock.records import Bundle, Evaluation, Failure, Policy, Receipt, Reco
 from interlock.release import own_metric
 from interlock.release.assess import Header, Terms, Witness, assess, read_evidence, shuffled_answers, write_evidence
 from interlock.release.gate import level, policy_of
+from interlock.release.metrics import is_own, named_metric, shown_metrics
 from interlock.release.resample import RESAMPLES
-from interlock.release.score import is_own, named_metric, shown_metrics
 from interlock.release.slices import slice_columns
 from interlock.settings import Settings, seconds
 
