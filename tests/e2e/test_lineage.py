@@ -1,6 +1,8 @@
 """OpenLineage events of a whole story: valid, complete, and once, whatever the receiver does."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from e2e.followed_project import copied, opened, told, turn
 from e2e.small_project import write_rows
 from infra.gateway import Gateway
+from infra.mlflow import free_port
 from interlock.release.registry import releases
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow"), pytest.mark.timeout(300)]
@@ -133,3 +136,29 @@ def test_a_turn_is_told_at_its_end_and_a_quiet_one_is_not(story: Path, tmp_path:
     assert [step.name for step in quiet.steps] == ["ingest", "snapshot", "batch"]
     assert len(receiver.requests) == sent
     assert {path for _, path in receiver.requests} == {"/own/path"}
+
+
+def test_the_verbs(story: Path, tmp_path: Path) -> None:
+    folder = copied(story, tmp_path / "project", "lined")
+    absent = f"store.tracking=http://127.0.0.1:{free_port()}"
+    nobody = _interlock(folder, "sync", code=2)
+    assert "Nobody follows" in nobody
+    assert "events told to OpenLineage in all.jsonl" in _interlock(folder, "--set", "lineage.to=all.jsonl", "sync")
+    assert "told before" in _interlock(folder, "--set", "lineage.to=all.jsonl", "sync")
+    assert "events wait" in _interlock(folder, "--set", absent, "sync", "--deadline", "20s", code=3)
+    back = _interlock(folder, "--set", absent, "rollback", "--because", "slower")
+    assert "Release 3" in back
+    assert "mirror: MLflow at http://127.0.0.1" in back
+    sent = json.loads(_interlock(folder, "--set", "lineage.to=all.jsonl", "sync", "--json"))
+    assert [(one["name"], one["sent"]) for one in sent["told"]] == [("openlineage", 1)]
+    last = json.loads((folder / "all.jsonl").read_text().splitlines()[-1])
+    assert _job(last) == ("release", "COMPLETE")
+    assert last["outputs"][0]["facets"]["version"]["datasetVersion"] == "3"
+    assert "parent" not in last["run"]["facets"], "a person's act belongs to no turn"
+
+
+def _interlock(folder: Path, *arguments: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "interlock", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr

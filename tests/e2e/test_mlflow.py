@@ -76,6 +76,9 @@ def test_a_story_is_told_whole_and_once(kind: str, story: Path, tmp_path: Path, 
     for run, release in ((runs[0], "0001"), (runs[2], "0002")):
         assert {"model/MLmodel", "model/manifest.json", f"dossier/release-{release}.html"} <= set(run["info"]["files"])
     versions = server.versions("whole")
+    assert [version["description"].partition(":")[0] for version in versions] == [
+        "Release 1 (gate)", "Release 2 (gate)", "keep",
+    ]  # fmt: skip
     assert [version["tags"]["interlock.bundle"] for version in versions] == [
         run["tags"]["interlock.bundle"] for run in (runs[0], runs[2], runs[3])
     ]

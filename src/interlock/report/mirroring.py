@@ -29,6 +29,8 @@ _METRICS_A_CALL: Final = 1_000
 _ODD: Final = re.compile(r"[^\w./: -]")
 _SECRET: Final = re.compile(r"//[^/@\s]*@")
 ENTRY: Final = "interlock.entry"
+_KIND: Final = {"mlflow.experimentKind": "custom_model_development"}
+"""Has MLflow's pages show the experiment as one of trainings, not of prompts and traces."""
 
 
 class _OutOfTimeError(Exception):
@@ -150,6 +152,7 @@ class _Mirror:
             "interlock.code": training.code,
             "interlock.task": self.task,
             "interlock.turn": event.turn,
+            "mlflow.user": "interlock",
             "mlflow.source.type": "PROJECT",
             "mlflow.source.name": self.project,
             "mlflow.runName": f"training {short(training.digest)}",
@@ -182,7 +185,9 @@ class _Mirror:
             found = self.client.get_experiment_by_name(self.model)
             if found is not None and found.lifecycle_stage == "deleted":
                 raise ValueError(f"the experiment '{self.model}' is deleted there; restore it")
-            self._experiment = str(found.experiment_id if found else self.client.create_experiment(self.model))
+            self._experiment = str(
+                found.experiment_id if found else self.client.create_experiment(self.model, tags=_KIND)
+            )
         return self._experiment
 
     # -- what became of it
@@ -279,7 +284,7 @@ class _Mirror:
             "mlflow.note.content": f"**{decision.verdict}**: {decision.reason}",
         }
         self._log(run, tags=tags)
-        self._tag_version(run, {name: tags[name] for name in ("interlock.verdict", "interlock.reason")})
+        self._tag_version(run, {"interlock.verdict": decision.verdict}, f"{decision.verdict}: {decision.reason}")
 
     def _release(self, event: Event, extra: Extra, run: str) -> None:
         release = msgspec.convert(event.facts, Release)
@@ -289,18 +294,20 @@ class _Mirror:
             "interlock.release_because": release.because,
         }
         self._log(run, tags=tags)
-        self._tag_version(run, tags)
+        self._tag_version(run, tags, f"Release {release.generation} ({release.cause}): {release.because}")
         if extra.dossier:
             self._check_time()
             self._files(run).log_artifact(extra.dossier, "dossier")
         elif extra.missing:
             self._log(run, tags={"interlock.missing": extra.missing})
 
-    def _tag_version(self, run: str, tags: Mapping[str, Any]) -> None:
+    def _tag_version(self, run: str, tags: Mapping[str, Any], description: str) -> None:
         version = self._version(run)
-        if version is not None:
-            for name, value in tags.items():
-                self.client.set_model_version_tag(self.model, version, name, _text(value, _TAG_CHARS))
+        if version is None:
+            return
+        self.client.update_model_version(self.model, version, _text(description, _TAG_CHARS))
+        for name, value in tags.items():
+            self.client.set_model_version_tag(self.model, version, name, _text(value, _TAG_CHARS))
 
     # -- aliases
 
