@@ -119,6 +119,7 @@ class MlflowServer:
         found = self.ask("model-versions/search", filter=f"name='{name}'").get("model_versions", [])
         for version in found:
             version["tags"] = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
+            version.pop("last_updated_timestamp")  # a repeat writes the same again
         return sorted(found, key=lambda version: int(version["version"]))
 
     def aliases(self, name: str) -> dict[str, str]:

@@ -20,28 +20,24 @@ from interlock.report.following import (
     without_secrets,
 )
 from interlock.settings import Model, Settings
-from interlock.store.blobs import LocalBlobs
 from interlock.store.clock import SystemClock
-from interlock.store.ledger import SqlLedger
-from interlock.store.schema import open_database
-from interlock.store.tables import DeltaTables
+from interlock.testing.fakes import MemoryBlobs, MemoryLedger, MemoryTables
 
 EVENTS = BATCH_EVENTS + 5
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Iterator[Parts]:
+def parts(tmp_path: Path) -> Parts:
     clock = SystemClock()
-    settings = Settings(model=Model(name="m", task="custom"), root=tmp_path)
-    ledger = SqlLedger(open_database(tmp_path / "state.db"), clock)
+    ledger = MemoryLedger(clock)
     with ledger.transaction() as transaction:
         for number in range(EVENTS):
             transaction.append("done", str(number), {})
             transaction.append("other", str(number), {})
-    yield Parts(
-        settings=settings, clock=clock, ledger=ledger, blobs=LocalBlobs(tmp_path), tables=DeltaTables(tmp_path / "t")
+    settings = Settings(model=Model(name="m", task="custom"), root=tmp_path)
+    return Parts(
+        settings=settings, clock=clock, ledger=ledger, blobs=MemoryBlobs(clock), tables=MemoryTables(tmp_path / "t")
     )
-    ledger.close()
 
 
 @pytest.fixture
