@@ -196,7 +196,10 @@ class Snapshot(Record, frozen=True, kw_only=True):
 
 
 class Training(Record, frozen=True, kw_only=True):
-    """One run of the user's training function."""
+    """One run of the user's training function, script or notebook.
+
+    ``notebook`` is the SHA-256 of the executed notebook, which is the blob ``notebooks/<sha256>.ipynb``.
+    """
 
     digest: str
     snapshot: str
@@ -210,6 +213,7 @@ class Training(Record, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     output_tail: str = ""
     error: str = ""
+    notebook: str = ""
     at: str = ""
 
 

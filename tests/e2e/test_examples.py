@@ -126,3 +126,19 @@ def test_forecast_beats_the_season_and_more_data_does_not_beat_it(copied: Path) 
     call(copied, "prepare.py", "--next")
     assert turn(copied, code=1)["outcome"] == "kept"
     assert len(list((copied / "data" / "forecasts").glob("2002*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("copied", ["notebook"], indirect=True)
+def test_notebook_is_released_shown_and_not_trained_again_by_opening_it(copied: Path) -> None:
+    call(copied, "prepare.py")
+    result = turn(copied)
+    assert result["outcome"] == "released", result["sentence"]
+    call(copied, "-m", "interlock", "report")
+    page = (copied / "reports" / "release-0001.html").read_text()
+    assert "cv_accuracy" in page
+    assert 'src="data:image/png;base64,' in page
+    notebook = json.loads((copied / "model.ipynb").read_text())
+    assert not any(cell.get("outputs") for cell in notebook["cells"]), "the example is kept without outputs"
+    notebook["cells"][1]["execution_count"] = 1
+    (copied / "model.ipynb").write_text(json.dumps(notebook))
+    assert turn(copied)["outcome"] == "unchanged"

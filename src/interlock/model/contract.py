@@ -4,13 +4,14 @@ All of it is done on the syntax tree, in the project folder. The other half, imp
 happens in a worker process: see :mod:`interlock.model.calls`.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from interlock.errors import ContractError
+from interlock.model.cells import SUFFIX, file_digest
 from interlock.model.entry import Entry, function_entry, misfit, offered
+from interlock.model.notebook import NOTEBOOK_NAMES, notebook_entry, unseen_rows
 from interlock.model.source import Project
 from interlock.records import Record, digest
 from interlock.settings import Settings
@@ -23,14 +24,14 @@ TRAINING_NAMES = (
 INFERENCE_NAMES = ("model", "data", "df", "X", "params", "seed", "model_dir")
 """What an inference function may ask for by name, besides the keys of ``[params]``."""
 TARGET_NAMES = frozenset({"y", "y_train", "y_valid"})
-ROW_NAMES = frozenset({"data", "df", "X", "X_train", "data_dir"})
+ROW_NAMES = frozenset({"data", "df", "X", "X_train", "data_dir", "train_path"})
 
 
 class Contract(Record, frozen=True, kw_only=True):
     """What the loop calls, and the files that belong to it (relative to the project, sorted).
 
-    ``code`` is the digest of ``[[path, sha256], …]`` and the entry names; ``preload`` names the third-party modules
-    that the files import at top level.
+    ``code`` is the digest of ``[[path, sha256], …]`` and the entry names; of a notebook only what runs counts.
+    ``preload`` names the third-party modules that the files import at top level.
     """
 
     train: Entry
@@ -48,9 +49,8 @@ def read_contract(settings: Settings) -> Contract:
     """
     model = settings.model
     project = Project(settings.root)
-    train = function_entry(project, model.train, "train")
+    train = _training_entry(project, settings)
     predict = function_entry(project, model.predict, "predict") if model.predict else None
-    _check_offer(train, TRAINING_NAMES, settings, _references(settings))
     if predict is not None:
         _check_offer(predict, INFERENCE_NAMES, settings)
     entries = [train, *([predict] if predict else [])]
@@ -62,6 +62,19 @@ def read_contract(settings: Settings) -> Contract:
         code=_code(project.sources, train, predict),
         preload=tuple(sorted(project.third_party | {"pandas"})),
     )
+
+
+def _training_entry(project: Project, settings: Settings) -> Entry:
+    text = settings.model.train
+    names: tuple[str, ...] = TRAINING_NAMES
+    references = _references(settings)
+    if text.partition(":")[0].endswith(SUFFIX):
+        names = (*TRAINING_NAMES, *NOTEBOOK_NAMES)
+        entry = notebook_entry(project, text, (*names, *references), settings.params)
+    else:
+        entry = function_entry(project, text, "train")
+    _check_offer(entry, names, settings, references)
+    return entry
 
 
 def _references(settings: Settings) -> tuple[str, ...]:
@@ -91,7 +104,7 @@ def search_folders(entries: Iterable[Entry]) -> tuple[str, ...]:
 
 
 def _code(sources: Mapping[str, bytes], train: Entry, predict: Entry | None) -> str:
-    files = [[path, hashlib.sha256(content).hexdigest()] for path, content in sorted(sources.items())]
+    files = [[path, file_digest(path, content)] for path, content in sorted(sources.items())]
     names = [f"{entry.path}:{entry.function}" if entry else "" for entry in (train, predict)]
     return digest({"files": files, "entries": names})
 
@@ -115,6 +128,8 @@ def _check_offer(entry: Entry, standard: Sequence[str], settings: Settings, refe
         if name not in offer:
             raise misfit(entry.path, entry.signature, name, offer)
     if not ROW_NAMES & set(entry.parameters) & set(standard) and not set(references) & set(entry.parameters):
+        if entry.kind == "notebook":
+            raise unseen_rows(entry)
         raise ContractError(
             f"{entry.signature} in {entry.path} never sees the rows.",
             next_step=f"Take one of {', '.join(name for name in standard if name in ROW_NAMES)}.",

@@ -47,6 +47,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     references: dict[str, str] = {}
 
 
+def executed_path(task: Task) -> Path:
+    """Where a notebook is written as it is executed."""
+    return Path(task.model_dir).parent / "notebook" / "executed.ipynb"
+
+
 def run_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Call the user's training function and save what it returns; gives its metrics and row count.
 
@@ -191,9 +196,10 @@ def save_model(model: Any, task: Task) -> None:
             next_step="Return the model, or take a parameter model_dir and save into it.",
         )
     if task.needs_predict and not callable(getattr(model, "predict", None)):
+        verb = "is" if task.entry.kind == "notebook" else "returned"
         raise ContractError(
-            f"{where} returned {_kind(model)}, which has no .predict, and the project names no inference file.",
-            next_step="Return an object with .predict, or set model.predict in interlock.toml.",
+            f"{where} {verb} {_kind(model)}, which has no .predict, and the project names no inference file.",
+            next_step="Give an object with .predict, or set model.predict in interlock.toml.",
         )
     path = folder / MODEL_FILE
     try:

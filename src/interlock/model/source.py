@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from interlock.errors import ContractError
+from interlock.model.cells import SUFFIX, notebook_tree
 
 
 class Project:
@@ -64,7 +65,9 @@ class Project:
         return self.sources[path]
 
     def tree(self, path: str) -> ast.Module:
-        """Syntax tree of a file; raises :class:`ContractError` with the line where Python cannot read it."""
+        """Syntax tree of a file or notebook; raises :class:`ContractError` with the line that Python cannot read."""
+        if path.endswith(SUFFIX):
+            return notebook_tree(self.read(path), path)
         try:
             return ast.parse(self.read(path), filename=path)
         except SyntaxError as error:
@@ -110,7 +113,7 @@ class Project:
         while waiting:
             path = waiting.pop()
             self.read(path)
-            if not path.endswith(".py"):
+            if not path.endswith((".py", SUFFIX)):
                 continue
             for reached in [*self._packages(path), *self._imports(path, search)]:
                 if reached not in seen:
