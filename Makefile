@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE # a turn starts several processes; compiling ea
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run test lint type bench peers docs lock format clean
+.PHONY: help run test lint type bench peers mlflow docs lock format clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,10 +28,19 @@ $(VENV)/dev.stamp: $(BIN)/uv requirements-dev.lock pyproject.toml
 	$(UV) pip install --quiet --no-deps --editable .
 	@touch $@ $(VENV)/run.stamp
 
+# An old MLflow server lives apart: its libraries are older than ours. It needs Python 3.11; elsewhere its tests skip.
+$(VENV)/mlflow-oldest.stamp: $(BIN)/uv requirements-mlflow-oldest.lock
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
+	  $(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/mlflow-oldest && \
+	  $(UV) pip sync --quiet --require-hashes --python $(VENV)/mlflow-oldest/bin/python requirements-mlflow-oldest.lock; fi
+	@touch $@
+
+mlflow: $(VENV)/mlflow-oldest.stamp ## the oldest MLflow server that the mirror is tested with
+
 run: $(VENV)/run.stamp ## the loop on real input: examples/quality, slot after slot
 	@$(BIN)/python examples/quality/story.py
 
-test: $(VENV)/dev.stamp ## all tests, with coverage
+test: $(VENV)/dev.stamp $(VENV)/mlflow-oldest.stamp ## all tests, with coverage
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/dev.stamp ## style, types, layers, generated files
@@ -75,6 +84,7 @@ lock: $(BIN)/uv ## lock the newest allowed versions, with hashes
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --extra s3 --extra examples pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate $(foreach extra,examples lineage mlflow notebook postgres s3 tune dev,--extra $(extra)) pyproject.toml -o requirements-dev.lock
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate -c requirements-dev.lock bench/peers.in -o requirements-peers.lock
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --override requirements-mlflow-oldest.override requirements-mlflow-oldest.in -o requirements-mlflow-oldest.lock
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
 
 clean: ## remove what was set up here

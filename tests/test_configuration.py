@@ -177,7 +177,8 @@ def test_lines_of_inline_tables_are_those_of_their_key() -> None:
 def test_the_schema_knows_every_section() -> None:
     schema = json_schema()
     properties = schema["$defs"]["Settings"]["properties"]
-    assert {"model", "params", "data", "tune", "gate", "batch", "store", "env"} == set(properties)
+    sections = {"model", "params", "data", "script", "tune", "gate", "batch", "store", "lineage", "env"}
+    assert sections == set(properties)
     assert json.dumps(schema)
 
 
@@ -249,3 +250,14 @@ def test_what_a_range_holds_is_low_plus_whole_steps(low: int, width: int, step: 
     held = {number for number in range(low - 5, low + width + 6) if dimension.holds(number)}
     assert held == set(range(low, low + width + 1, step))
     assert not dimension.holds(value)
+
+
+def test_the_variable_of_mlflow_is_taken_where_nothing_else_is_said(tmp_path: Path) -> None:
+    (tmp_path / "interlock.toml").write_text('[model]\nname = "m"\ntask = "custom"\n[data]\ninbox = "in"\n')
+    variables = {"MLFLOW_TRACKING_URI": "http://there:5000"}
+    assert load_settings(tmp_path, variables=variables).tracking_uri == "http://there:5000"
+    assert not load_settings(tmp_path).is_followed
+    for said, found in (("http://here:1", "http://here:1"), ("off", "")):
+        told = load_settings(tmp_path, variables=variables, overrides=[f"store.tracking={said}"])
+        assert told.tracking_uri == found
+    assert not load_settings(tmp_path, variables=variables, overrides=["store.tracking=off"]).is_followed

@@ -80,6 +80,8 @@ def load_settings(
     for key, value in (*_from_variables(variables or {}, merged), *map(_from_override, overrides)):
         merged = _merge(merged, _nested(key, value))
     _refuse_unknown(merged, "", "")
+    if not merged.get("store", {}).get("tracking"):
+        merged = _merge(merged, _from_elsewhere(variables or {}))
     return _coherent(_convert(merged, text, root.resolve(), environment))
 
 
@@ -111,6 +113,12 @@ def _from_variables(variables: Mapping[str, str], known: Mapping[str, Any]) -> I
         if name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
             path = tuple(name.removeprefix(_PREFIX).lower().split("__"))
             yield _spelled_as_in(known, path), _value(variables[name])
+
+
+def _from_elsewhere(variables: Mapping[str, str]) -> dict[str, Any]:
+    """What other tools' variables say, where nothing is said to us."""
+    uri = variables.get("MLFLOW_TRACKING_URI", "")
+    return {"store": {"tracking": uri}} if uri else {}
 
 
 def _spelled_as_in(known: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:

@@ -109,7 +109,27 @@ def run_turn(parts: Parts, progress: Progress, runner: Runner | None = None, *, 
         shutil.rmtree(scratch, ignore_errors=True)
         with turn.transaction(parts.ledger) as transaction:
             transaction.append("turn.ended", turn.id, facts_of(result))
+        if parts.settings.is_followed:
+            result = _tell(parts, progress, result)
     return result
+
+
+def _tell(parts: Parts, progress: Progress, result: TurnResult) -> TurnResult:
+    """Tell the systems that follow the ledger; the turn is recorded already, and nothing here changes how it ended."""
+    from interlock.report.followers import tell
+
+    started = parts.clock.monotonic()
+    progress.begin("mirror")
+    told = tell(parts, progress.say)
+    elapsed = parts.clock.monotonic() - started
+    note = "; ".join(one.note for one in told) or "nothing new"
+    failed = any(one.problem for one in told)
+    progress.end("mirror", note, elapsed, failed=failed)
+    return msgspec.structs.replace(
+        result,
+        notes=(*result.notes, *(f"mirror: {one.note}" for one in told if one.problem)),
+        steps=(*result.steps, Step(name="mirror", note=note, seconds=elapsed, failed=failed)) if told else result.steps,
+    )
 
 
 def _new_id(parts: Parts) -> str:

@@ -356,6 +356,28 @@ class Store(_Section, frozen=True, kw_only=True):
     cache_gb: Annotated[
         float, Meta(gt=0.0, description="Gigabytes of local copies kept of a lake that is not on this machine.")
     ] = 20.0
+    tracking: Annotated[
+        str,
+        Meta(
+            description="An MLflow server that is told of trainings, models and releases, as http://host:5000. "
+            "Empty: the variable MLFLOW_TRACKING_URI, if it is set. off: none."
+        ),
+    ] = ""
+    tracking_deadline: Annotated[
+        Duration, Meta(description="How long a turn may wait for the MLflow server; the rest is told the next time.")
+    ] = "10s"
+
+
+class Lineage(_Section, frozen=True, kw_only=True):
+    """[lineage]: OpenLineage events, one run for each stage of a turn."""
+
+    to: Annotated[
+        str, Meta(description="Where they go: a file (one event a line), or an http(s) URL. Empty: nowhere.")
+    ] = ""
+    namespace: Annotated[str, Meta(min_length=1, description="Namespace of the jobs.")] = "interlock"
+    deadline: Annotated[
+        Duration, Meta(description="How long a turn may wait for them to be taken; the rest is told the next time.")
+    ] = "10s"
 
 
 class Settings(_Section, frozen=True, kw_only=True):
@@ -369,6 +391,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     gate: Gate = Gate()
     batch: Batch = Batch()
     store: Store = Store()
+    lineage: Lineage = Lineage()
     root: Path = msgspec.field(default_factory=Path)
     environment: str = ""
 
@@ -398,6 +421,16 @@ class Settings(_Section, frozen=True, kw_only=True):
     def path(self, text: str) -> Path:
         """A path of the settings, taken relative to the project folder."""
         return (self.root / text).resolve()
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow server to tell, or empty."""
+        return "" if self.store.tracking == "off" else self.store.tracking
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether another system is told what happens."""
+        return bool(self.tracking_uri or self.lineage.to)
 
     @property
     def home(self) -> Path:

@@ -19,7 +19,9 @@ from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
 from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, facts_of, short
 from interlock.release.registry import Replay, current, release_at, releases
-from interlock.settings import Settings
+from interlock.report.followers import tell
+from interlock.report.following import Told
+from interlock.settings import Settings, seconds
 from interlock.store.address import state_address
 from interlock.tuning.standing import InForce, in_force, params_text
 
@@ -59,6 +61,41 @@ def score_one(parts: Parts, file: Path, output: Path | None) -> BatchResult:
 def _started(runner: Runner) -> Runner:
     runner.start()
     return runner
+
+
+# ---- followers ---------------------------------------------------------------------------------------------------
+
+
+class Synced(Record, frozen=True, kw_only=True):
+    """What was told to the systems that follow the ledger."""
+
+    told: tuple[Told, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing waits any more."""
+        return not any(one.problem for one in self.told)
+
+    def lines(self) -> list[str]:
+        """The outcome for people."""
+        return [one.note for one in self.told] or ["Everything was told before."]
+
+
+def sync_followers(parts: Parts, deadline: str, *, again: bool) -> Synced:
+    """Tell all that is new; raises :class:`SettingsError` when nobody follows."""
+    if not parts.settings.is_followed:
+        raise SettingsError(
+            "Nobody follows the ledger of this project.",
+            next_step="Set store.tracking (an MLflow server) or lineage.to (OpenLineage).",
+        )
+    return Synced(told=tell(parts, lambda _: None, deadline_s=seconds(deadline), again=again))
+
+
+def told_after(parts: Parts) -> list[str]:
+    """Tell the followers of what a person just did; lines only about what could not be told."""
+    if not parts.settings.is_followed:
+        return []
+    return [f"mirror: {one.note}" for one in tell(parts, lambda _: None) if one.problem]
 
 
 # ---- status ------------------------------------------------------------------------------------------------------
