@@ -15,8 +15,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from interlock.release.bounds import paired_gain
 from interlock.release.gate import level
-from interlock.release.resample import generator, paired_gain
+from interlock.release.resample import generator
 from interlock.release.score import METRICS, Answers, Problem
 
 CONFIDENCE = 0.95

@@ -8,6 +8,7 @@ in it, except as slices. Its header, in the file's own metadata, holds what else
 import io
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace as with_changes
 from typing import Final, Literal
 
 import msgspec
@@ -17,20 +18,13 @@ from numpy.typing import NDArray
 
 from interlock.errors import SettingsError, StoreFault
 from interlock.records import Comparison, Record, Score, SliceScore, canonical
+from interlock.release.bounds import interval, paired_gain, percentiles, student
 from interlock.release.own_metric import Measured, Sample
-from interlock.release.resample import (
-    Floats,
-    Integers,
-    Joint,
-    from_draws,
-    generator,
-    interval,
-    paired_gain,
-    percentiles,
-    student,
-)
+from interlock.release.resample import Floats, Groups, Integers, Joint, from_draws, generator, group_count
 from interlock.release.score import METRICS, Answers, Problem, Undefined, is_own, named_metric
 
+EDITION = 2
+"""Rules of today: 1 knew neither skewness nor rows that belong together."""
 FORMAT = 1
 """Version of the evidence's columns and header."""
 _HEADER = "interlock"
@@ -84,7 +78,10 @@ class Header(Record, frozen=True, kw_only=True):
 
 
 class Terms(Record, frozen=True, kw_only=True):
-    """How to score. ``alpha`` is the level of every comparison, ``confidence`` that of intervals and slices."""
+    """How to score. ``alpha`` is the level of every comparison, ``confidence`` that of intervals and slices.
+
+    ``edition``: by the rules of which day, see :class:`~interlock.records.Evaluation`.
+    """
 
     metric: str
     greater_is_better: bool
@@ -93,6 +90,7 @@ class Terms(Record, frozen=True, kw_only=True):
     min_slice_rows: int
     seed: int
     resamples: int
+    edition: int = EDITION
 
 
 class Assessment(Record, frozen=True, kw_only=True):
@@ -102,6 +100,7 @@ class Assessment(Record, frozen=True, kw_only=True):
     extra: dict[str, dict[str, float]]
     comparisons: tuple[Comparison, ...]
     slices: tuple[SliceScore, ...]
+    units: int | None
 
 
 # ---- evidence as bytes -------------------------------------------------------------------------------------------
@@ -211,6 +210,7 @@ def assess(frame: pl.DataFrame, header: Header, terms: Terms) -> Assessment:
         extra=_extra(header, scorer),
         comparisons=tuple(comparisons),
         slices=tuple(scorer.slices()),
+        units=None if terms.edition == 1 else group_count(scorer.groups, frame.height),
     )
 
 
@@ -221,11 +221,11 @@ class _Scorer:
         self.frame, self.header, self.terms = frame, header, terms
         self.own = header.own.get(terms.metric)
         self.metric = None if is_own(terms.metric) else named_metric(terms.metric, header.task)
+        self.groups = None if terms.edition == 1 else groups_of(frame["row"])
         self.problem: Problem | None = None
-        if self.metric is not None:
-            self.problem = problem_of(frame, header, labels=self.metric.labels)
-        elif header.task != "custom":
-            self.problem = problem_of(frame, header, labels=header.task == "classification")
+        if self.metric is not None or header.task != "custom":
+            labels = header.task == "classification" if self.metric is None else self.metric.labels
+            self.problem = with_changes(problem_of(frame, header, labels=labels), groups=self.groups)
 
     def joint(self, rows: NDArray[np.bool_] | None = None, name: str = "", stream: int = 0) -> Joint:
         """Score all models on all rows, or on those of the slice ``name``; raises :class:`Undefined`."""
@@ -233,7 +233,8 @@ class _Scorer:
             return self._given(name, self.frame.height if rows is None else int(rows.sum()))
         assert self.problem is not None
         problem = self.problem if rows is None else self.problem.where(rows)
-        return self.metric.joint(problem, generator(self.terms.seed, stream), self.terms.resamples)
+        found = self.metric.joint(problem, generator(self.terms.seed, stream), self.terms.resamples)
+        return with_changes(found, influence=None) if self.terms.edition == 1 else found
 
     def _given(self, name: str, rows: int) -> Joint:
         """Take what the user's own metric gave."""
@@ -290,10 +291,13 @@ class _Scorer:
         mean, spread, own = float(values.mean()), float(values.std(ddof=1)), float(joint.estimates[0])
         reach = student(self.terms.alpha, count - 1) * spread * math.sqrt(1.0 + 1.0 / count)
         below, above = percentiles(values, self.terms.alpha)
+        low = own - max(mean + reach, above)
+        if self.groups is not None:  # shuffled row by row: what whole groups do to the own score is added
+            low = min(low, interval(joint, 0, confidence=1.0 - 2.0 * self.terms.alpha)[0] - mean)
         comparison = Comparison(
             against=SHUFFLED,
             gain=own - mean,
-            low=own - max(mean + reach, above),
+            low=low,
             high=own - min(mean - reach, below),
             standard_error=spread,
             alpha=self.terms.alpha,
@@ -327,6 +331,13 @@ class _Scorer:
                 gain=gain.gain,
                 high=gain.high,
             )
+
+
+def groups_of(names: pl.Series) -> Groups:
+    """Number the groups of rows that share a name (their key); None where no two do."""
+    if names.n_unique() == len(names):
+        return None
+    return (names.rank("dense").cast(pl.Int64) - 1).to_numpy()
 
 
 def _slice_rows(frame: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:

@@ -15,7 +15,6 @@ Statistics 9, 1981, section 6), so that no honest bound could be given.
 """
 
 import difflib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interlock.errors import DataRefused, SettingsError
-from interlock.release.resample import Floats, Integers, Joint, Tally, by_cells, by_ranks, by_sums, by_weights
+from interlock.release.resample import (
+    Floats,
+    Groups,
+    Integers,
+    Joint,
+    Labels,
+    Tally,
+    by_cells,
+    by_ranks,
+    by_sums,
+    by_weights,
+)
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -62,6 +72,7 @@ class Problem:
 
     With ``classes`` (labels in sorted order) the truth is ``codes``, int64 [n]; else it is ``numbers``, float64 [n].
     ``scale`` is the mean absolute change of the target from one training row to the next in time, for ``neg_mase``.
+    ``groups``: rows that were held out together, hence count as one.
     """
 
     answers: tuple[Answers, ...]
@@ -69,6 +80,7 @@ class Problem:
     codes: Integers | None = None
     numbers: Floats | None = None
     scale: float | None = None
+    groups: Groups = None
 
     @property
     def rows(self) -> int:
@@ -91,6 +103,7 @@ class Problem:
             answers=tuple(answer.where(rows) for answer in self.answers),
             codes=None if self.codes is None else self.codes[rows],
             numbers=None if self.numbers is None else self.numbers[rows],
+            groups=None if self.groups is None else np.unique(self.groups[rows], return_inverse=True)[1],
         )
 
 
@@ -111,10 +124,11 @@ class Metric(ABC):
         return self.reads != "numbers"
 
     def differing(self, problem: Problem, one: int, other: int) -> int:
-        """Count the rows on which two models answer differently, as far as this metric can see."""
+        """Count the rows, or groups of them, on which two models answer differently, as far as this metric can see."""
         mine, theirs = (getattr(problem.answers[model], self.reads) for model in (one, other))
         differs = np.asarray(mine != theirs)
-        return int((differs.any(axis=1) if differs.ndim == 2 else differs).sum())
+        rows = differs.any(axis=1) if differs.ndim == 2 else differs
+        return int(rows.sum()) if problem.groups is None else len(np.unique(problem.groups[rows]))
 
     def joint(self, problem: Problem, rng: np.random.Generator, resamples: int) -> Joint:
         """Scores of all models and their joint variation; raises :class:`Undefined` with the reason."""
@@ -211,7 +225,8 @@ class Counts(Metric):
         assert problem.codes is not None
         assert problem.classes is not None
         labels = [answer.labels for answer in problem.answers if answer.labels is not None]
-        return by_cells(problem.codes, labels, len(problem.classes), self.tally, rng, resamples)
+        counted = Labels(problem.codes, labels, len(problem.classes), problem.groups)
+        return by_cells(counted, self.tally, rng, resamples)
 
 
 # ---- means -------------------------------------------------------------------------------------------------------
@@ -304,7 +319,7 @@ class Means(Metric):
 
     def _joint(self, problem: Problem, rng: np.random.Generator, resamples: int) -> Joint:
         columns = [self.components(problem, answers) for answers in problem.answers]
-        return by_sums(columns, self.finish, rng, resamples)
+        return by_sums(columns, self.finish, rng, resamples, problem.groups)
 
 
 # ---- ranks and weights -------------------------------------------------------------------------------------------
@@ -329,7 +344,7 @@ class Area(Metric):
         usable = (positive.sum(axis=0) >= 2) & ((~positive).sum(axis=0) >= 2)
         if not usable.any():
             raise Undefined(f"{self.name} has no value: it needs two rows of each class.", metric=self.name)
-        return by_ranks(positive[:, usable], [c[:, questions[usable]] for c in chances])
+        return by_ranks(positive[:, usable], [c[:, questions[usable]] for c in chances], problem.groups)
 
 
 def _average_precision(problem: Problem, answers: Answers) -> Callable[[Floats], Floats]:
@@ -379,7 +394,7 @@ class Weighted(Metric):
         if self.binary:
             self._needs_two_classes(problem)
         models = [self.statistic(problem, answers) for answers in problem.answers]
-        return by_weights(models, problem.rows, rng, resamples)
+        return by_weights(models, problem.rows, rng, resamples, problem.groups)
 
 
 # ---- the names ---------------------------------------------------------------------------------------------------
@@ -483,8 +498,3 @@ def shown_metrics(task: str, also: Sequence[str], deciding: str) -> tuple[str, .
     """Names of the metrics to show besides the one that decides: the user's, then a few usual ones of the task."""
     names = dict.fromkeys([*also, *_ALSO.get(task, ())])
     return tuple(name for name in names if name != deciding)
-
-
-def error_of(value: float, best: float) -> float:
-    """Distance from a perfect score; 0 when perfect."""
-    return max(best - value, 0.0) if math.isfinite(best) else math.nan
