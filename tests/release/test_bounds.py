@@ -132,3 +132,45 @@ def test_bounds_keep_their_promise():
         false += paired_gain(joint, 0, 1, alpha=alpha, differing=40).low > 0.0
     assert false / trials <= alpha + 3.3 * math.sqrt(alpha * (1 - alpha) / trials)
     assert false > 0
+
+
+def lopsided(rows=200, seed=1):
+    """A gain that is small on most rows and a large loss on a few."""
+    rng = np.random.default_rng(seed)
+    loss = rng.exponential(size=(rows, 1)) ** 2
+    joint = by_sums([-loss, np.full((rows, 1), -2.0)], mean, generator(0), 2000)
+    return loss, joint
+
+
+def test_the_influence_of_rows_has_the_variance_and_skewness_of_the_mean():
+    loss, joint = lopsided()
+    influence = joint.influence[0] - joint.influence[1]
+    assert influence == pytest.approx(-(loss[:, 0] - loss.mean()))
+    assert skewness(influence) == pytest.approx(stats.skew(-loss[:, 0]) / math.sqrt(200))
+    draws = joint.draws[0] - joint.draws[1]
+    assert skewness(influence) == pytest.approx(stats.skew(draws), abs=0.12)
+    assert skewness(np.zeros(5)) == 0.0
+
+
+@given(t=st.floats(-6, 6), skew=st.floats(-0.4, 0.4))
+def test_unskewed_is_the_inverse_of_halls_transformation(t, skew):
+    cut = unskewed(t, skew)
+    back = cut + skew * cut**2 / 3 + skew**2 * cut**3 / 27 + skew / 6
+    assert back == pytest.approx(t, abs=1e-6)
+
+
+def test_unskewed_is_smooth_where_there_is_no_skewness():
+    assert unskewed(1.9, 0.0) == 1.9
+    assert unskewed(1.9, 1.1e-6) == pytest.approx(unskewed(1.9, 0.9e-6), abs=1e-5)
+
+
+def test_a_long_tail_of_losses_lowers_the_lower_bound_and_one_of_gains_raises_the_upper():
+    _, joint = lopsided()
+    plain = replace(joint, influence=None)
+    for alpha in (0.03, 0.001):
+        now, before = (paired_gain(one, 0, 1, alpha=alpha, differing=200) for one in (joint, plain))
+        assert now.low < before.low
+        assert now.high == before.high
+        back = paired_gain(joint, 1, 0, alpha=alpha, differing=200)
+        assert back.high == pytest.approx(-now.low)
+        assert back.low == pytest.approx(-now.high)

@@ -150,3 +150,68 @@ def test_two_thousand_resamples_of_ten_thousand_rows_are_quick():
     by_sums(losses, mean, generator(0), 2000)
     by_ranks((truth == 0)[:, None], losses)
     assert time.process_time() - started < 0.9
+
+
+# ---- rows that belong together -----------------------------------------------------------------------------------
+
+
+def copied(times, *arrays):
+    """Every row ``times`` times over, and the group of each."""
+    return [np.repeat(array, times, axis=0) for array in arrays], np.repeat(np.arange(len(arrays[0])), times)
+
+
+def test_copies_of_rows_prove_no_more_than_the_rows():
+    """Each family: five copies of a row, in one group, give the variation of the row alone."""
+    rng = np.random.default_rng(6)
+    truth, answers = two_answers(6, 150)
+    losses = [rng.exponential(size=(150, 1)) for _ in range(2)]
+    (many_truth, *many), groups = copied(5, truth, *answers, *losses)
+    alone = [
+        by_cells(Labels(truth, answers, 3), accuracy, generator(0), 4000),
+        by_sums(losses, mean, generator(0), 4000),
+        by_ranks((truth == 0)[:, None], losses),
+        by_weights([lambda w, x=x[:, 0]: (w * x).sum(axis=1) / w.sum(axis=1) for x in losses], 150, generator(0), 4000),
+    ]
+    together = [
+        by_cells(Labels(many_truth, many[:2], 3, groups), accuracy, generator(1), 4000),
+        by_sums(many[2:], mean, generator(1), 4000, groups),
+        by_ranks((many_truth == 0)[:, None], many[2:], groups),
+        by_weights(
+            [lambda w, x=x[:, 0]: (w * x).sum(axis=1) / w.sum(axis=1) for x in many[2:]],
+            750,
+            generator(1),
+            4000,
+            groups,
+        ),
+    ]
+    for one, other in zip(alone, together, strict=True):
+        assert other.estimates == pytest.approx(one.estimates)
+        spread = np.sqrt(np.diag(one.covariance))
+        assert np.abs(other.covariance - one.covariance).max() < 0.12 * spread.max() ** 2
+        assert other.units == one.units
+        assert other.method.endswith("whole groups of rows")
+
+
+def test_groups_of_one_row_change_nothing():
+    rng = np.random.default_rng(7)
+    losses = [rng.exponential(size=(80, 1)) for _ in range(2)]
+    own = np.arange(80)
+    truth, answers = two_answers(7, 80)
+    plain, grouped = (by_sums(losses, mean, generator(0), 50, groups) for groups in (None, own))
+    assert grouped.draws == pytest.approx(plain.draws)
+    assert grouped.influence == pytest.approx(plain.influence)
+    ranks, by_key = (by_ranks((truth == 0)[:, None], losses, groups) for groups in (None, own))
+    assert by_key.covariance == pytest.approx(ranks.covariance)
+    assert by_key.units == ranks.units
+    cells = by_cells(Labels(truth, answers, 3, own), accuracy, generator(0), 4000)
+    assert cells.covariance == pytest.approx(
+        by_cells(Labels(truth, answers, 3), accuracy, generator(0), 4000).covariance, rel=0.15
+    )
+
+
+def test_groups_of_unlike_size_weigh_as_many_rows_as_they_have():
+    values = np.array([[1.0], [1.0], [1.0], [5.0]])
+    joint = by_sums([values], mean, generator(0), 500, np.array([0, 0, 0, 1]))
+    assert joint.estimates == pytest.approx([2.0])
+    assert set(np.round(joint.draws[0], 6)) == {1.0, 2.0, 5.0}
+    assert joint.units == 2
