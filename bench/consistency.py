@@ -1,12 +1,14 @@
 """How much does an answer move when the row is asked in other company? Prints a table, writes nothing.
 
 Each model answers 4,096 rows, then the same rows shuffled, alone, and in pieces of 7, 64 and 1,000. Shown: the largest
-difference, relative to the root mean square of the answers; the gate lets pass ``interlock.release.consistency.TOLERANCE``.
+difference, relative to the root mean square of the answers, of which the gate lets pass
+``interlock.release.consistency.TOLERANCE``.
 """
 
 import platform
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 
 import lightgbm
 import numpy as np
@@ -30,7 +32,7 @@ def network(width: int) -> Predict:
     rng = np.random.default_rng(width)
     sizes = [COLUMNS, width, width, 1]
     weights = [
-        (rng.normal(size=(i, o)) / float(i) ** 0.5).astype(np.float32) for i, o in zip(sizes, sizes[1:], strict=False)
+        (rng.normal(size=(i, o)) / float(i) ** 0.5).astype(np.float32) for i, o in pairwise(sizes)
     ]
 
     def predict(rows: np.ndarray) -> np.ndarray:

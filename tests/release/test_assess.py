@@ -139,12 +139,12 @@ def test_guessing_is_told_from_knowing_on_few_rows():
 
 def test_rows_of_one_key_count_as_one():
     """Eight copies of every row: by key the bounds are those of the rows, and the copies prove nothing."""
-    single = evidence(rows=60)
+    single, header = evidence(rows=60)
     copies = pl.concat([single] * 8)
     for metric in ("accuracy", "f1_macro"):
-        alone = assess(single, header(), terms(metric=metric, resamples=2000))
-        by_key = assess(copies, header(), terms(metric=metric, resamples=2000))
-        bold = assess(copies, header(), terms(metric=metric, resamples=2000, edition=1))
+        alone = assess(single, header, terms(metric=metric, resamples=2000))
+        by_key = assess(copies, header, terms(metric=metric, resamples=2000))
+        bold = assess(copies, header, terms(metric=metric, resamples=2000, edition=1))
         assert (alone.units, by_key.units, bold.units) == (60, 60, None)
         for one, same, more in zip(alone.comparisons, by_key.comparisons, bold.comparisons, strict=True):
             assert same.low == pytest.approx(one.low, abs=0.03)

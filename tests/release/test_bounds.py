@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from interlock.release.bounds import interval, paired_gain, percentiles, student
+from interlock.release.bounds import interval, paired_gain, percentiles, skewness, student, unskewed
 from interlock.release.resample import (
     Joint,
     Labels,
