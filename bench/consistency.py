@@ -31,9 +31,7 @@ def network(width: int) -> Predict:
     """Two hidden layers and one output in 32 bits, as torch would compute them on a processor."""
     rng = np.random.default_rng(width)
     sizes = [COLUMNS, width, width, 1]
-    weights = [
-        (rng.normal(size=(i, o)) / float(i) ** 0.5).astype(np.float32) for i, o in pairwise(sizes)
-    ]
+    weights = [(rng.normal(size=(i, o)) / float(i) ** 0.5).astype(np.float32) for i, o in pairwise(sizes)]
 
     def predict(rows: np.ndarray) -> np.ndarray:
         hidden = rows.astype(np.float32)

@@ -322,7 +322,8 @@ def test_consistent_answers_are_told():
     decision = decide(evaluation(consistency=again(0, 0, 1e-9)), POLICY)
     assert decision.verdict == "promote"
     assert check(decision, "consistent").reason == (
-        "Asked again, the same rows got the same answers: 4,096 with the rows shuffled and 158 alone or in small pieces."
+        "Asked again, the same rows got the same answers: 4,096 with the rows shuffled and 158 alone or in small "
+        "pieces."
     )
 
 

@@ -4,9 +4,9 @@ What was judged on a whole holdout is later asked for one row, or in other batch
 batch, fills gaps from the row before, sorts its answers, or draws at random is another model then, and the evidence
 says nothing of it. So some held-out rows are asked again, in shuffled order, in small chunks, and alone.
 
-**Tolerance.** Sums in another order end in other digits. Measured (``bench/consistency.py``): up to 1e-15 of the size
-of the answers for linear models and trees in 64 bits, 2e-7 for XGBoost and small networks in 32 bits, 1e-6 for wide
-ones. :data:`TOLERANCE` is ten times that; labels must be equal, unless the probabilities say that it was a tie.
+**Tolerance.** Sums in another order end in other digits. Measured (``bench/consistency.py``), relative to the size of
+the answers: nothing for trees, 5e-14 and less for linear models and kernels in 64 bits, up to 2.1e-6 for networks in 32
+bits. :data:`TOLERANCE` is five times that; labels must be equal, unless the probabilities say that it was a tie.
 """
 
 from collections.abc import Callable, Iterator
