@@ -61,6 +61,7 @@ bench: $(VENV)/dev.stamp ## the figures of docs/benchmarks.md (minutes)
 	$(BIN)/python bench/turn.py
 	$(BIN)/python bench/resample.py
 	$(BIN)/python bench/decisions.py
+	$(BIN)/python bench/consistency.py
 	$(BIN)/python bench/batch.py
 
 docs: $(VENV)/dev.stamp ## generate the reference pages from the code

@@ -77,6 +77,7 @@ def mutate(name: str, folder: Path) -> tuple[dict[str, int], list[str], float]:
 
 
 def main() -> None:
+    """Mutate the modules asked for, one after the other."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("modules", nargs="*", default=list(MODULES), choices=[*MODULES, []])
     chosen = options.parse_args()

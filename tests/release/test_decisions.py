@@ -58,7 +58,7 @@ def test_rows_of_one_key_do_not_count_one_by_one(bench):
 def test_a_better_model_is_seen(bench):
     """Four times in five at the number of rows that the formula names; and so does a regression's."""
     rows = bench.rows_needed(0.05, 0.2)
-    assert rows == 589
+    assert rows == 584
     found = bench.power(0.05, 0.2, rows, trials=100)
     assert found.value >= 0.8 - 3 * found.error
     assert bench.rate("r2", bench.numbers, 400, 0.15, trials=40).value >= 0.9
