@@ -30,3 +30,9 @@ def test_facts_are_fields_and_the_message_is_bounded() -> None:
 
 def test_short_text_is_left_alone() -> None:
     assert bounded("abc", 3) == "abc"
+
+
+def test_a_kind_is_found_by_its_name() -> None:
+    assert errors.error_named("ContractError") is errors.ContractError
+    assert errors.error_named("bounded") is errors.Fault
+    assert errors.error_named("nonsense") is errors.Fault

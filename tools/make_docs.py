@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from interlock.cli.main import app
 from interlock.configuration import json_schema
-from interlock.release.score import METRICS
+from interlock.release.metrics import METRICS
 from interlock.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,12 +146,13 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "Generated from `src/interlock/release/score.py` by `make docs`.",
+        "Generated from `src/interlock/release/metrics.py` by `make docs`.",
         "",
-        "Names and definitions are scikit-learn's, and more is always better: an error is negated and named `neg_…`.",
-        "`f1`, `precision` and `recall` are about the greater of two labels. The default is `f1_macro` for",
-        "classification, `r2` for regression, `neg_mean_absolute_error` for forecasts. A function of your own is named",
-        "`file.py:function`: [judge by your own metric](../how-to/your-own-metric.md).",
+        "Definitions are scikit-learn's; those for rankings and text are told in `release/found.py`. More is always",
+        "better: an error is negated and named `neg_…`. `f1`, `precision` and `recall` are about the greater of two",
+        "labels. Default: `f1_macro` for classification, `r2` for regression, `neg_mean_absolute_error` for forecasts,",
+        "`recall_at_10` for rankings, `token_f1` for text. A function of your own is named `file.py:function`:",
+        "[judge by your own metric](../how-to/your-own-metric.md).",
         "",
         "| name | scores | best | interval by |",
         "| --- | --- | ---: | --- |",

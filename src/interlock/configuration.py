@@ -280,7 +280,9 @@ def _incoherent(settings: Settings) -> Iterator[tuple[str, str]]:
         yield f"model.features names the target '{model.target}'.", "Take it out: the model may not see it."
     if data.sources and data.inbox:
         yield "[data] has an inbox of its own and sources.", "Keep one of the two."
-    if len(data.sources) > 1 and not data.query:
+    if not settings.row_sources:
+        yield "All sources are for reference, so there are no rows to judge by.", "Leave out 'reference' of one."
+    if len(settings.row_sources) > 1 and not data.query:
         yield "There are several sources and no data.query.", "Join them in SQL, by their names."
     for name, source in settings.sources.items():
         yield from _incoherent_source(name, source, bool(data.sources))

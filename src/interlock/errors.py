@@ -150,3 +150,9 @@ class LeaseLost(Fault):
 
 class StoreFault(Fault):
     """The database, the disk or the object store failed."""
+
+
+def error_named(code: str) -> type[InterlockError]:
+    """The class that :attr:`InterlockError.code` names; :class:`Fault` when there is none of that name."""
+    found = globals().get(code)
+    return found if isinstance(found, type) and issubclass(found, InterlockError) else Fault

@@ -128,6 +128,7 @@ class _Pass:
         self.files: list[FileResult] = []
         self.batches: list[BatchResult] = []
         self.snapshot: Snapshot | None = None
+        self.baseline: Bundle | None = None
         self.candidate: str = ""
         self.decision: Decision | None = None
         self.receipt: int | None = None
@@ -269,7 +270,8 @@ class _Pass:
         policy_of(self.parts.settings)  # an impossible metric is told before the training, not after it
         runner = self.ready_runner()
         require_intact(self.parts, snapshot, "training")
-        pack_baseline(self.parts, self.turn, snapshot=snapshot)  # while the worker still imports the user's libraries
+        # while the worker still imports the user's libraries
+        self.baseline = pack_baseline(self.parts, self.turn, snapshot=snapshot)
         trained = train(self.parts, self.turn, self.contract, snapshot, runner)
         self.turn.say("packing")
         bundle = pack(self.parts, self.turn, trained=trained, contract=self.contract, snapshot=snapshot, runner=runner)
@@ -285,7 +287,7 @@ class _Pass:
         parts, turn = self.parts, self.turn
         runner = self.ready_runner()
         require_intact(parts, snapshot, "holdout")  # the user's training code has run since it was written
-        baseline = pack_baseline(parts, turn, snapshot=snapshot)
+        baseline = self.baseline or pack_baseline(parts, turn, snapshot=snapshot)
         evaluation = judge(
             parts,
             turn,

@@ -96,9 +96,13 @@ class Column(Record, frozen=True, kw_only=True):
 
 
 class Output(Record, frozen=True, kw_only=True):
-    """Shape of the answer: a ``label`` out of ``classes``, a ``number`` (training saw low to high), or ``any``."""
+    """Shape of the answer.
 
-    kind: Literal["label", "number", "any"]
+    kind: a ``label`` out of ``classes``, a ``number`` (training saw low to high), a ``ranking`` (a list of values of
+    ``type``, best first), a ``text``, or ``any``.
+    """
+
+    kind: Literal["label", "number", "ranking", "text", "any"]
     type: ColumnType
     classes: tuple[str | int | bool, ...] | None = None
     low: float | None = None
@@ -155,6 +159,15 @@ class SourceVersion(Record, frozen=True, kw_only=True):
     digest: str
 
 
+class ReferenceRows(Record, frozen=True, kw_only=True):
+    """The rows of a source for reference, as a snapshot pinned them: ``key`` of the blob, ``digest`` of the content."""
+
+    source: str
+    key: str
+    digest: str
+    rows: int
+
+
 class Snapshot(Record, frozen=True, kw_only=True):
     """One immutable version of the accepted rows, split. ``digest`` is of what it was made from, not of a path.
 
@@ -174,6 +187,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     training_digest: str
     holdout_digest: str
     split: str
+    references: tuple[ReferenceRows, ...] = ()
     join_notes: tuple[str, ...] = ()
     at: str = ""
 
@@ -182,7 +196,10 @@ class Snapshot(Record, frozen=True, kw_only=True):
 
 
 class Training(Record, frozen=True, kw_only=True):
-    """One run of the user's training function."""
+    """One run of the user's training function, script or notebook.
+
+    ``notebook`` is the SHA-256 of the executed notebook, which is the blob ``notebooks/<sha256>.ipynb``.
+    """
 
     digest: str
     snapshot: str
@@ -196,6 +213,7 @@ class Training(Record, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     output_tail: str = ""
     error: str = ""
+    notebook: str = ""
     at: str = ""
 
 

@@ -49,8 +49,11 @@ class Model(_Section, frozen=True, kw_only=True):
 
     name: Annotated[Name, Meta(description="Name of the model, used in bundles, reports and MLflow folders.")]
     task: Annotated[
-        Literal["classification", "regression", "forecast", "custom"],
-        Meta(description="What the answers are: labels, numbers, numbers over time, or anything (custom)."),
+        Literal["classification", "regression", "forecast", "ranking", "text", "custom"],
+        Meta(
+            description="What the answers are: labels, numbers, numbers over time, lists of what was found with the "
+            "best first (ranking), text, or anything (custom)."
+        ),
     ]
     train: Annotated[str, Meta(description="Training file, or file.py:function. Default function: train.")] = "train.py"
     predict: Annotated[
@@ -119,6 +122,13 @@ class Source(_Section, frozen=True, kw_only=True):
         tuple[str, ...], Meta(description="Columns that a file may lack; their rows are empty there.")
     ] = ()
     delimiter: Annotated[Character | None, Meta(description="Delimiter of CSV files. Default: found per file.")] = None
+    reference: Annotated[
+        bool,
+        Meta(
+            description="Rows that training may see whole, under the source's name (documents to search, a catalogue): "
+            "they are not learnt from row by row, never held out, and need no place in data.query."
+        ),
+    ] = False
 
 
 class Data(Source, frozen=True, kw_only=True):
@@ -220,6 +230,11 @@ class Settings(_Section, frozen=True, kw_only=True):
             return dict(self.data.sources)
         fields = {name: getattr(self.data, name) for name in Source.__struct_fields__}
         return {"data": Source(**fields)}
+
+    @property
+    def row_sources(self) -> dict[str, Source]:
+        """The sources whose rows are learnt from and judged by: all but those for reference."""
+        return {name: source for name, source in self.sources.items() if not source.reference}
 
     def bad_row_share(self, source: Source) -> float:
         """Share of bad rows above which a file of ``source`` is refused."""

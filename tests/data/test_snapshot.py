@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from interlock.data.content import rows_digest
 from interlock.data.ingest import ingest
-from interlock.data.snapshot import content_digest, make_snapshot, require_intact, snapshot_frame
+from interlock.data.snapshot import make_snapshot, require_intact, snapshot_frame
 from interlock.errors import DataRefused, SettingsError, StoreFault
 from interlock.records import Snapshot
 from interlock.settings import HoldoutSpec, Source
@@ -111,7 +112,7 @@ def test_the_same_rows_give_the_same_digests_however_they_came(
 def test_another_value_gives_another_digest() -> None:
     frame = pl.DataFrame({"a": [1, 2], "s": ["", None], "f": [0.1, 2.0]})
     digests = {
-        content_digest(each.lazy())
+        rows_digest(each.lazy())
         for each in (
             frame,
             frame.rename({"a": "b"}),
@@ -122,7 +123,7 @@ def test_another_value_gives_another_digest() -> None:
         )
     }
     assert len(digests) == 6
-    assert content_digest(frame.lazy()) == content_digest(frame.lazy())
+    assert rows_digest(frame.lazy()) == rows_digest(frame.lazy())
 
 
 def test_new_training_rows_leave_the_holdouts_digest_alone(project: Any) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,3 +89,56 @@ def test_hotel_is_released_with_a_signal_and_refused_without(copied: Path) -> No
     refused = turn(copied, code=1)
     assert refused["outcome"] == "kept"
     assert "baseline" in refused["sentence"]
+
+
+@pytest.mark.parametrize("copied", ["search"], indirect=True)
+def test_search_finds_pages_and_learns_of_another_manual(copied: Path) -> None:
+    call(copied, "prepare.py")
+    first = turn(copied)
+    assert first["outcome"] == "released", first["sentence"]
+    found = pl.read_parquet(next((copied / "data" / "found").glob("*.parquet")))
+    assert found["prediction"].list.len().to_list() == [10] * 6
+    assert "numpy.linalg.solve" in found["prediction"][2].head(3).to_list()
+    call(copied, "prepare.py", "--next")
+    second = turn(copied)
+    assert (second["outcome"], second["release"]["generation"]) == ("released", 2), second["sentence"]
+
+
+@pytest.mark.parametrize("copied", ["answers"], indirect=True)
+def test_answers_are_pieces_of_their_pages(copied: Path) -> None:
+    call(copied, "prepare.py")
+    assert turn(copied)["outcome"] == "released"
+    answered = pl.read_parquet(next((copied / "data" / "answered").glob("*.parquet")))
+    pages = dict(pl.read_csv(copied / "data" / "documents" / "numpy.csv").iter_rows())
+    assert answered["prediction"][0] == "-1"
+    for row in answered.iter_rows(named=True):
+        assert pages[row["page"]][row["start"] : row["end"]] == row["prediction"]
+
+
+@pytest.mark.parametrize("copied", ["forecast"], indirect=True)
+def test_forecast_beats_the_season_and_more_data_does_not_beat_it(copied: Path) -> None:
+    call(copied, "prepare.py")
+    first = turn(copied)
+    assert first["outcome"] == "released", first["sentence"]
+    ahead = pl.read_parquet(next((copied / "data" / "forecasts").glob("1996*.parquet")))
+    assert ahead.height == 12
+    assert ahead["prediction"].is_between(355, 370).all()
+    call(copied, "prepare.py", "--next")
+    assert turn(copied, code=1)["outcome"] == "kept"
+    assert len(list((copied / "data" / "forecasts").glob("2002*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("copied", ["notebook"], indirect=True)
+def test_notebook_is_released_shown_and_not_trained_again_by_opening_it(copied: Path) -> None:
+    call(copied, "prepare.py")
+    result = turn(copied)
+    assert result["outcome"] == "released", result["sentence"]
+    call(copied, "-m", "interlock", "report")
+    page = (copied / "reports" / "release-0001.html").read_text()
+    assert "cv_accuracy" in page
+    assert 'src="data:image/png;base64,' in page
+    notebook = json.loads((copied / "model.ipynb").read_text())
+    assert not any(cell.get("outputs") for cell in notebook["cells"]), "the example is kept without outputs"
+    notebook["cells"][1]["execution_count"] = 1
+    (copied / "model.ipynb").write_text(json.dumps(notebook))
+    assert turn(copied)["outcome"] == "unchanged"

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,15 @@ def test_evidence_and_rows_that_were_exchanged_are_found(project: Path) -> None:
     assert stopped["problems"][0]["step"] == "judge"
     holdout.unlink()
     interlock(project, "run", code=1)
+
+
+def test_a_release_that_was_written_by_hand_is_found(project: Path) -> None:
+    interlock(project, "run")
+    with sqlite3.connect(project / ".interlock" / "state.db") as database:
+        database.execute("update documents set value = '{\"generation\": \"one\"}' where collection = 'release'")
+    database.close()
+    told = interlock(project, "verify", code=3)
+    assert any("record 'release/" in problem and "cannot be read" in problem for problem in told["problems"])
 
 
 def test_the_dossier_is_written_for_releases_and_refusals(project: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from interlock.errors import ContractError
 from interlock.model.calls import as_column, as_frame, bind, frame_kind, parameters_of
-from interlock.model.contract import Entry
+from interlock.model.entry import Entry
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.errors import ContractError
-from interlock.model.contract import TRAINING_NAMES, code_digest, misfit, read_contract
+from interlock.model.contract import TRAINING_NAMES, code_digest, read_contract
+from interlock.model.entry import misfit
 from interlock.settings import Model, Settings
 
 

@@ -100,18 +100,18 @@ def test_labels_of_different_types_are_brought_together():
         }
     )
     header = Header(task="classification", models=MODELS)
-    problem = problem_of(frame, header, labels=True)
+    problem = problem_of(frame, header, "labels")
     assert problem.classes == (0.0, 1.0, 2.0)
     assert problem.codes.tolist() == [1, 0, 1, 1]
     assert [answer.labels.tolist() for answer in problem.answers] == [[1, 0, 1, 0], [1, 0, 1, 1], [2, 2, 2, 2]]
-    text = problem_of(frame.with_columns(pl.col("truth").cast(pl.String)), header, labels=True)
+    text = problem_of(frame.with_columns(pl.col("truth").cast(pl.String)), header, "labels")
     assert "1" in text.classes
 
 
 def test_a_metric_of_numbers_cannot_score_text():
     frame, header = evidence()
     with pytest.raises(SettingsError, match="metric of numbers"):
-        problem_of(frame, header, labels=False)
+        problem_of(frame, header, "numbers")
 
 
 def test_guessing_is_told_from_knowing_on_few_rows():

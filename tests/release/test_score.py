@@ -9,16 +9,7 @@ from hypothesis import strategies as st
 
 from interlock.errors import SettingsError
 from interlock.release.resample import generator
-from interlock.release.score import (
-    METRICS,
-    Answers,
-    Metric,
-    Problem,
-    Undefined,
-    chosen_metric,
-    named_metric,
-    shown_metrics,
-)
+from interlock.release.score import METRICS, Answers, Metric, Problem, Undefined
 
 TASKS = ("classification", "regression", "forecast")
 
@@ -146,7 +137,7 @@ def test_forecast_errors():
 
 def perfect_and_poor(metric: Metric):
     rng = np.random.default_rng(3)
-    if metric.labels:
+    if metric.truth == "labels":
         truth = np.r_[0, 0, 1, 1, rng.integers(0, 2, 30)]
         right, wrong = np.eye(2)[truth], np.eye(2)[1 - truth]
         return labelled(truth, truth, 1 - truth, probabilities=[right, wrong])
@@ -164,7 +155,7 @@ def test_more_is_better_and_the_best_is_known(name):
 
 def middling(metric: Metric):
     rng = np.random.default_rng(4)
-    if metric.labels:
+    if metric.truth == "labels":
         truth = rng.integers(0, 2, 60)
         answers = [np.where(rng.random(60) < 0.7, truth, 1 - truth) for _ in range(2)]
         return labelled(truth, *answers, probabilities=[chances(rng, truth, 2) for _ in range(2)])
@@ -211,20 +202,9 @@ def test_slices_keep_the_classes():
     assert METRICS["accuracy"].values(part) == (0.5,)
 
 
-def test_choosing_a_metric():
-    assert [chosen_metric("", task) for task in TASKS] == ["f1_macro", "r2", "neg_mean_absolute_error"]
-    assert chosen_metric("metrics.py:cost", "custom") == "metrics.py:cost"
-    assert chosen_metric("accuracy", "custom") == "accuracy"
-    with pytest.raises(SettingsError, match="no metric of its own"):
-        chosen_metric("", "custom")
-    with pytest.raises(SettingsError, match="'f1_macro'"):
-        chosen_metric("f1_marco", "classification")
-    with pytest.raises(SettingsError, match="'neg_mean_squared_error'"):
-        named_metric("mean_squared_error", "regression")
-    with pytest.raises(SettingsError, match="answers with numbers"):
-        named_metric("accuracy", "regression")
-    with pytest.raises(SettingsError, match="answers with labels"):
-        named_metric("r2", "classification")
+def test_names_are_scikit_learns():
+    known = set(peer.get_scorer_names())
+    assert set(METRICS) - known == {"neg_smape", "neg_mase"}
 
 
 def test_a_metric_of_two_classes_names_the_one_for_many():
@@ -234,22 +214,6 @@ def test_a_metric_of_two_classes_names_the_one_for_many():
         METRICS["f1"].values(labelled([0, 1, 2], [0, 1, 2]))
     with pytest.raises(SettingsError, match="needs probabilities"):
         METRICS["neg_log_loss"].values(labelled([0, 1], [0, 1]))
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_shown_metrics_fit_the_task_and_leave_out_the_deciding_one(task):
-    deciding = chosen_metric("", task)
-    shown = shown_metrics(task, (deciding, "r2"), deciding)
-    assert deciding not in shown
-    assert len(set(shown)) == len(shown)
-    for name in shown:
-        if name != "r2":
-            named_metric(name, task)
-
-
-def test_names_are_scikit_learns():
-    known = set(peer.get_scorer_names())
-    assert set(METRICS) - known == {"neg_smape", "neg_mase"}
 
 
 def test_the_rows_of_a_slice_keep_their_groups_numbered_without_gaps():
@@ -311,12 +275,3 @@ def test_a_metric_that_lacks_probabilities_names_itself_and_a_way_out():
             METRICS[name].values(labelled([0, 1, 0, 1], [0, 1, 0, 1]))
         assert told.value.facts["metric"] == name
         assert "predict_proba" in told.value.next_step
-
-
-def test_usual_metrics_are_shown_beside():
-    assert shown_metrics("regression", (), "r2") == (
-        "neg_mean_absolute_error",
-        "neg_root_mean_squared_error",
-        "neg_median_absolute_error",
-    )
-    assert shown_metrics("custom", ("accuracy",), "m.py:cost") == ("accuracy",)

@@ -181,7 +181,7 @@ def _signature(tally: Tally, staged: Staged, columns: Sequence[str], output: Out
 def _described(output: Output) -> str:
     if output.kind == "label":
         return f"one of {len(output.classes or ()):,} classes"
-    return "numbers" if output.kind == "number" else "anything"
+    return {"number": "numbers", "ranking": "rankings, best first", "text": "text"}.get(output.kind, "anything")
 
 
 def _finite(tally: Tally, staged: Staged) -> Audit:

@@ -13,6 +13,7 @@ from interlock.answer.overlap import ahead
 from interlock.answer.staging import LINEAGE, Quarantine, Seal, Stage
 from interlock.answer.tally import Counter, with_codes
 from interlock.errors import UserCodeFailed
+from interlock.model.answers import COMPANIED
 from interlock.records import Signature
 
 Predict = Callable[[pl.DataFrame], pl.DataFrame]
@@ -67,8 +68,8 @@ def score(job: Job, predict: Predict, progress: Progress) -> Scored:
             if chunk.frame.height:
                 answers, unknown = with_codes(_answered(predict, chunk.frame), job.signature.output)
                 counter.add(chunk, answers, unknown)
-                stage.add(chunk, answers)
                 columns = columns or _expected(tuple(chunk.kept), answers.columns, job.signature)
+                stage.add(chunk, answers)
             progress(counter.read, intake.rows)
         tally = counter.tally() if counter else Tally(rows=0, scored=0, quarantined=0)
         quarantine.finish()
@@ -96,9 +97,20 @@ def _answered(predict: Predict, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _expected(kept: Sequence[str], answered: Sequence[str], signature: Signature) -> tuple[str, ...]:
-    """Columns that the staged file must have, by the signature: all probabilities of the classes, or none."""
-    classes = signature.output.classes if signature.output is not None else None
-    shares = [name for name in answered if name.startswith(PROBABILITY)]
-    if shares and classes is not None:
-        shares = [f"{PROBABILITY}{place}" for place in range(len(classes))]
-    return (*kept, PREDICTION, *shares, *LINEAGE)
+    """Columns that the staged file must have, by the signature: all probabilities of the classes, or none.
+
+    Rankings and text may come with columns of their own. Raises :class:`UserCodeFailed` when one is a kept column.
+    """
+    output = signature.output
+    further = [name for name in answered if name.startswith(PROBABILITY)]
+    if further and output is not None and output.classes is not None:
+        further = [f"{PROBABILITY}{place}" for place in range(len(output.classes))]
+    if output is not None and output.kind in COMPANIED:
+        further = [name for name in answered if name != PREDICTION]
+        for name in set(further) & set(kept):
+            raise UserCodeFailed(
+                f"The answer has a column '{name}', and so have the rows that it is published with.",
+                next_step="Let the inference function call it something else, or change batch.keep.",
+                cause="nonsense",
+            )
+    return (*kept, PREDICTION, *further, *LINEAGE)

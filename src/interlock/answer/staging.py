@@ -214,7 +214,8 @@ def _staged(metadata: Any) -> Staged:
     nulls: dict[str, int | None] = {}
     low: dict[str, float] = {}
     high: dict[str, float] = {}
-    names = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
+    places = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
+    names = [path.partition(".list.")[0] for path in places]  # a column of lists is stored as its elements
     for place, name in enumerate(names):
         found = [metadata.row_group(group).column(place).statistics for group in range(metadata.num_row_groups)]
         known = [one for one in found if one is not None and one.has_null_count]

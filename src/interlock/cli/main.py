@@ -80,14 +80,25 @@ def init(
         Path | None, typer.Option("--data", help="A data file to begin with. Default: made-up rows.")
     ] = None,
     target: Annotated[str, typer.Option("--target", help="Column of the data file to predict.")] = "",
+    from_notebook: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-notebook", help="A notebook to turn into a training and an inference file. It is not run."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start a project: interlock.toml, a training file and an inbox."""
     from interlock.cli.scaffold import scaffold
 
     current.json = json
-    made = scaffold(folder, data=data, target=target)
-    show([*(f"wrote {path}" for path in made.files), f"Next: {made.next_step}"], made)
+    if from_notebook is None:
+        made = scaffold(folder, data=data, target=target)
+    else:
+        from interlock.cli.from_notebook import scaffold_from_notebook
+
+        made = scaffold_from_notebook(folder, from_notebook, data=data, target=target)
+    show([*(f"wrote {path}" for path in made.files), *made.notes, f"Next: {made.next_step}"], made)
 
 
 @app.command()

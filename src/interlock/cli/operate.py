@@ -12,7 +12,7 @@ from typing import Any
 from interlock.answer.batch import score_file
 from interlock.cli import render
 from interlock.data.snapshot import require_intact
-from interlock.errors import BundleCorrupt, InterlockError, Misuse, NotFound, SettingsError
+from interlock.errors import InterlockError, Misuse, NotFound, SettingsError, StoreFault
 from interlock.model.bundle import open_bundle
 from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
@@ -208,17 +208,22 @@ def verify_project(parts: Parts) -> Verified:
     """Check the chain, that the release in force is the one the chain tells of, and every released bundle."""
     chain = parts.ledger.verify()
     problems = [] if chain.broken_at is None else [f"entry {chain.broken_at}: {chain.reason}"]
-    told = [event.facts for event in parts.ledger.events(kinds=["release.made"])]
-    listed = releases(parts.ledger)
-    if [facts_of(item) for item in reversed(listed)] != told:
-        problems.append("the releases are not those that the chain tells of")
+    listed: list[Release] = []
+    try:
+        listed = releases(parts.ledger)
+        told = [event.facts for event in parts.ledger.events(kinds=["release.made"])]
+        if [facts_of(item) for item in reversed(listed)] != told:
+            problems.append("the releases are not those that the chain tells of")
+        problems += _altered_evidence(parts)
+    except StoreFault as problem:
+        problems.append(problem.message)
     digests = sorted({digest for item in listed for digest in (item.champion, item.baseline)})
     for digest in digests:
         try:
             open_bundle(parts, digest)
-        except (BundleCorrupt, InterlockError) as problem:
+        except InterlockError as problem:
             problems.append(f"bundle {short(digest)}: {problem.message}")
-    problems += [*_altered_evidence(parts), *_altered_snapshots(parts, listed), *_missing_tables(parts)]
+    problems += [*_altered_snapshots(parts, listed), *_missing_tables(parts)]
     return Verified(events=chain.events, head=chain.head, bundles=len(digests), problems=tuple(problems))
 
 
@@ -238,10 +243,17 @@ def _altered_evidence(parts: Parts) -> Iterator[str]:
 
 def _altered_snapshots(parts: Parts, listed: Sequence[Release]) -> Iterator[str]:
     """Hold the rows that released models learnt from and were judged by against what was pinned."""
-    champions = {release.champion for release in listed}
-    bundles = (parts.ledger.read("bundle", digest, Bundle) for digest in sorted(champions))
-    names = sorted({bundle.snapshot for bundle in bundles if bundle is not None})
-    for snapshot in filter(None, (parts.ledger.read("snapshot", name, Snapshot) for name in names)):
+    learnt_from: dict[str, Snapshot] = {}
+    for champion in sorted({release.champion for release in listed}):
+        try:
+            bundle = parts.ledger.read("bundle", champion, Bundle)
+            found = None if bundle is None else parts.ledger.read("snapshot", bundle.snapshot, Snapshot)
+        except StoreFault as problem:
+            yield problem.message
+            continue
+        if found is not None:
+            learnt_from[found.digest] = found
+    for snapshot in learnt_from.values():
         for part in ("training", "holdout"):
             try:
                 require_intact(parts, snapshot, part)

@@ -53,7 +53,7 @@ output = "data/predictions"
 
 _KEY = 'key     = ["part"]                   # names a row: found again across all files, and not a feature'
 _HINT = '# key   = ["id"]                     # columns that name a row, if it has any; they are no features then'
-_IGNORED = ".interlock/\nreports/\ndata/predictions/\n__pycache__/\n"
+IGNORED = ".interlock/\nreports/\ndata/predictions/\n__pycache__/\n"
 
 
 class Scaffold(Record, frozen=True, kw_only=True):
@@ -62,6 +62,7 @@ class Scaffold(Record, frozen=True, kw_only=True):
     folder: str
     files: tuple[str, ...]
     next_step: str
+    notes: tuple[str, ...] = ()
 
 
 def scaffold(folder: Path, *, data: Path | None, target: str) -> Scaffold:
@@ -78,18 +79,20 @@ def scaffold(folder: Path, *, data: Path | None, target: str) -> Scaffold:
         raise Misuse("--target needs --data.", next_step="Name the data file that has this column: --data FILE.")
     if data is not None and not target:
         raise Misuse("--data needs --target.", next_step="Name the column to predict: --target COLUMN.")
-    task = _task_of(data, target) if data is not None else "classification"
+    task = task_of(data, target) if data is not None else "classification"
     estimator = "RandomForestClassifier" if task == "classification" else "RandomForestRegressor"
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-._") or "model"
     written = [
-        _write(
+        write(
             folder / FILE_NAME,
             _TOML.format(
-                name=name[:64], task=task, target=_quoted(target or "passed"), key=_KEY if data is None else _HINT
+                name=project_name(folder),
+                task=task,
+                target=quoted(target or "passed"),
+                key=_KEY if data is None else _HINT,
             ),
         ),
-        _write(folder / "train.py", _TRAIN.format(estimator=estimator)),
-        _write(folder / ".gitignore", _IGNORED),
+        write(folder / "train.py", _TRAIN.format(estimator=estimator)),
+        write(folder / ".gitignore", IGNORED),
     ]
     inbox = folder / "data" / "inbox"
     inbox.mkdir(parents=True, exist_ok=True)
@@ -103,7 +106,13 @@ def scaffold(folder: Path, *, data: Path | None, target: str) -> Scaffold:
     return Scaffold(folder=str(folder), files=tuple(str(path) for path in written), next_step=f"{where}interlock run")
 
 
-def _write(path: Path, text: str) -> Path:
+def project_name(folder: Path) -> str:
+    """Name of the model, after its folder."""
+    return (re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-._") or "model")[:64]
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a new file; raises :class:`Misuse` when it is there already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         raise Misuse(f"{path} exists and would be overwritten.", next_step="Move it away, or name another folder.")
@@ -111,12 +120,13 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Text as a TOML string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
-def _task_of(data: Path, target: str) -> str:
+def task_of(data: Path, target: str) -> str:
     """Classification for text, truth values and few distinct integers; else regression."""
     from interlock.data.readers import read_file
     from interlock.data.signature import infer

@@ -78,7 +78,7 @@ def source_of(settings: Settings, name: str) -> Source:
                 "A source is named 'holdout', and [data] holdout has an inbox of its own.",
                 next_step="Give the source another name.",
             )
-        first = next(iter(sources.values()))
+        first = next(iter(settings.row_sources.values()))
         return msgspec.structs.replace(first, inbox=settings.data.holdout.inbox)
     if name not in sources:
         raise NotFound(f"There is no source '{name}'.", next_step=f"Sources: {', '.join(sources)}.")

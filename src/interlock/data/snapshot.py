@@ -9,7 +9,6 @@ Rows are ordered by the hash of their key (by time first, in a split by time): a
 rows arrived, and as good as shuffled for a learner that looks at them in turn.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import msgspec
 import polars as pl
 
 from interlock.data.casting import DTYPES, logical
+from interlock.data.content import rows_digest
 from interlock.data.dedupe import newest_rows
 from interlock.data.ingest import HOLDOUT, source_of
 from interlock.data.layout import Layout
@@ -38,12 +38,11 @@ from interlock.data.split import (
 )
 from interlock.errors import DataRefused, SettingsError, StoreFault
 from interlock.ports import Parts, Turn
-from interlock.records import FileResult, Snapshot, SourceVersion, digest, facts_of, timestamp
+from interlock.records import FileResult, ReferenceRows, Snapshot, SourceVersion, digest, facts_of, timestamp
 from interlock.settings import Settings
 
 __all__ = ["feature_names", "key_names", "make_snapshot", "require_intact", "snapshot_frame"]
 
-_BATCH = 262_144
 _FORMAT = 1
 """Part of the digest: raise it when the same inputs begin to give other rows."""
 
@@ -68,7 +67,7 @@ def make_snapshot(parts: Parts, turn: Turn) -> Snapshot:
     inputs = _inputs(parts)
     name = digest(_made_from(settings, inputs))
     recorded = parts.ledger.read("snapshot", name, Snapshot)
-    if recorded and parts.blobs.exists(recorded.training_key) and parts.blobs.exists(recorded.holdout_key):
+    if recorded and all(parts.blobs.exists(key) for key in _keys(recorded)):
         _check_names({"model.features": settings.model.features}, recorded.columns)  # not part of what it is made from
         return recorded
     for source in inputs.values():
@@ -88,6 +87,11 @@ def make_snapshot(parts: Parts, turn: Turn) -> Snapshot:
     return snapshot
 
 
+def _keys(snapshot: Snapshot) -> list[str]:
+    """Keys of all blobs of a snapshot."""
+    return [snapshot.training_key, snapshot.holdout_key, *(reference.key for reference in snapshot.references)]
+
+
 def snapshot_frame(parts: Parts, key: str) -> pl.LazyFrame:
     """Rows of a snapshot's ``training_key`` or ``holdout_key``, lazily; fetched once when blobs are not local."""
     path = parts.blobs.local(key)
@@ -105,22 +109,21 @@ def require_intact(parts: Parts, snapshot: Snapshot, part: Literal["training", "
     Raises :class:`StoreFault` when the file cannot be read or holds other rows: user code or a person may have written
     to it since.
     """
-    training = part == "training"
-    key, pinned = (
-        (snapshot.training_key, snapshot.training_digest)
-        if training
-        else (snapshot.holdout_key, snapshot.holdout_digest)
-    )
-    try:
-        intact = content_digest(snapshot_frame(parts, key)) == pinned
-    except (pl.exceptions.PolarsError, OSError):
-        intact = False
-    if not intact:
-        raise StoreFault(
-            f"The {part} rows in {key} are not those that were pinned.",
-            next_step="Delete that file from the lake and run again: it is made again from the tables.",
-            key=key,
-        )
+    pinned = {snapshot.holdout_key: snapshot.holdout_digest}
+    if part == "training":
+        pinned = {snapshot.training_key: snapshot.training_digest}
+        pinned |= {reference.key: reference.digest for reference in snapshot.references}
+    for key, expected in pinned.items():
+        try:
+            intact = rows_digest(snapshot_frame(parts, key)) == expected
+        except (pl.exceptions.PolarsError, OSError):
+            intact = False
+        if not intact:
+            raise StoreFault(
+                f"The {part} rows in {key} are not those that were pinned.",
+                next_step="Delete that file from the lake and run again: it is made again from the tables.",
+                key=key,
+            )
 
 
 # ---- what it is made from --------------------------------------------------------------------------------------------
@@ -143,7 +146,9 @@ def _input(parts: Parts, name: str) -> _Inputs:
 
 def _made_from(settings: Settings, inputs: Mapping[str, _Inputs]) -> dict[str, Any]:
     rules = {name: source_of(settings, name) for name in inputs}
+    references = [name for name in inputs if rules[name].reference]
     return {
+        **({"references": references} if references else {}),
         "format": _FORMAT,
         "sources": [[name, each.digest, rules[name].key, rules[name].on_duplicate] for name, each in inputs.items()],
         "query": settings.data.query,
@@ -226,9 +231,23 @@ def _made(making: _Making) -> Snapshot:
         training_digest=training.digest,
         holdout_digest=holdout.digest,
         split=described(settings.data.holdout, rows.key),
+        references=tuple(_references(making)),
         join_notes=tuple(notes),
         at=timestamp(making.parts.clock.now()),
     )
+
+
+def _references(making: _Making) -> Iterator[ReferenceRows]:
+    """Pin the rows of every source for reference, ordered by their key (by all columns without one)."""
+    for name, source in making.settings.sources.items():
+        if source.reference:
+            rows = making.rows(name).drop("_seq", "_row")
+            path = making.scratch / f"reference-{name}.parquet"
+            order = list(source.key) or rows.collect_schema().names()
+            rows.sort(order).sink_parquet(path, compression="zstd", compression_level=1)
+            key, written = f"snapshots/{making.name}/{path.name}", pl.scan_parquet(path, glob=False)
+            making.parts.blobs.put(key, path)
+            yield ReferenceRows(source=name, key=key, digest=rows_digest(written), rows=_count(written))
 
 
 def _version(making: _Making, name: str) -> SourceVersion:
@@ -262,14 +281,16 @@ def _prepared(making: _Making, name: str, notes: list[str], *, first: str | None
 def _joined(making: _Making, name: str, notes: list[str], first: str | None) -> pl.LazyFrame:
     settings = making.settings
     if not settings.data.query:
-        if len(settings.sources) > 1:
+        if len(settings.row_sources) > 1:
             raise SettingsError(
-                f"There are {len(settings.sources)} sources and no data.query.",
-                next_step=f"Say in data.query how {', '.join(settings.sources)} become one table.",
+                f"There are {len(settings.row_sources)} sources and no data.query.",
+                next_step=f"Say in data.query how {', '.join(settings.row_sources)} become one table.",
             )
-        return making.rows(first or next(iter(settings.sources))).drop("_seq", "_row")
+        return making.rows(first or next(iter(settings.row_sources))).drop("_seq", "_row")
     target = making.scratch / f"{name}-query.parquet"
-    used = {source: first if first and place == 0 else source for place, source in enumerate(settings.sources)}
+    used = {source: source for source in settings.sources}
+    if first:
+        used[next(iter(settings.row_sources))] = first
     run_query(settings.data.query, {source: _view(making, table) for source, table in used.items()}, target)
     result = pl.scan_parquet(target, glob=False)
     notes += _join_notes(making, used, result)
@@ -290,7 +311,8 @@ def _join_notes(making: _Making, used: Mapping[str, str], result: pl.LazyFrame) 
     """What the query dropped or multiplied, source by source, where its key can be found in the result."""
     notes, rows = [], _count(result)
     names = result.collect_schema().names()
-    for source, table in used.items():
+    for source in making.settings.row_sources:
+        table = used[source]
         key, total = list(source_of(making.settings, table).key), _count(making.rows(table))
         if not key or not set(key) <= set(names):
             if rows != total:
@@ -300,7 +322,7 @@ def _join_notes(making: _Making, used: Mapping[str, str], result: pl.LazyFrame) 
         present = _count(result.select(key).unique().join(own, on=key, how="semi"))
         if present < total:
             notes.append(f"{table}: {total - present:,} of {total:,} rows are not in the result of the query")
-        if rows > present and source == next(iter(used)):
+        if rows > present and source == next(iter(making.settings.row_sources)):
             notes.append(f"{table}: {present:,} rows became {rows:,} in the query")
     return notes
 
@@ -330,7 +352,7 @@ def _check_columns(settings: Settings, schema: Mapping[str, pl.DataType]) -> Non
 
 def _require_key(settings: Settings, schema: Mapping[str, pl.DataType]) -> None:
     """Raise :class:`SettingsError` for a query that loses the key: its rows would be split without regard to it."""
-    key = next(iter(settings.sources.values())).key
+    key = next(iter(settings.row_sources.values())).key
     lost = [name for name in key if name not in schema]
     spec = settings.data.holdout
     if settings.data.query and lost and not spec.key and spec.last is None:
@@ -416,7 +438,7 @@ def _order(settings: Settings, rows: _Prepared) -> list[str]:
     """Columns that put the rows into an order that does not depend on when they arrived."""
     spec = settings.data.holdout
     time = [spec.time] if spec.time and spec.time in rows.schema else []
-    only = next(iter(settings.sources.values())).key
+    only = next(iter(settings.row_sources.values())).key
     unique = not rows.key or (not settings.data.query and set(only) <= set(rows.key) and bool(only))
     return [*time, MARK] if unique else [*time, MARK, *(name for name in rows.schema if name not in time)]
 
@@ -425,40 +447,7 @@ def _written(making: _Making, name: str, rows: pl.LazyFrame, order: Sequence[str
     path = making.scratch / f"{name}.parquet"
     rows.sort(order).drop(MARK).sink_parquet(path, compression="zstd", compression_level=1)
     written = pl.scan_parquet(path, glob=False)
-    return _Part(path=path, rows=_count(written), digest=content_digest(written))
-
-
-def content_digest(rows: pl.LazyFrame) -> str:
-    """SHA-256 of names, types and values of rows in their order; how they are stored does not matter.
-
-    The JSON of names and types; then for each 262,144 rows and each column: the nulls as bits, and the
-    values with nulls as zero: numbers as 8 bytes (dates as days, times as microseconds), booleans as bits, text as the
-    length of each in 4 bytes and then all of it as UTF-8. Little-endian.
-    """
-    schema = rows.collect_schema()
-    sha = hashlib.sha256(msgspec.json.encode([[name, logical(dtype)] for name, dtype in schema.items()]))
-    for offset in range(0, _count(rows), _BATCH):
-        for series in rows.slice(offset, _BATCH).collect().iter_columns():
-            for part in _bytes(series):
-                sha.update(part)
-    return sha.hexdigest()
-
-
-def _bytes(series: pl.Series) -> Iterator[bytes]:
-    """The canonical bytes of one column of a batch."""
-    import numpy as np  # 0.1 s that a turn with nothing new need not pay
-
-    yield np.packbits(series.is_null().to_numpy()).tobytes()
-    if series.dtype == pl.String:
-        text = series.fill_null("")
-        yield text.str.len_bytes().to_numpy().astype("<u4").tobytes()
-        yield str(text.str.join("").item()).encode()
-    elif series.dtype == pl.Boolean:
-        yield np.packbits(series.fill_null(value=False).to_numpy()).tobytes()
-    elif series.dtype == pl.Float64:
-        yield (series.fill_null(0.0) + 0.0).to_numpy().astype("<f8").tobytes()
-    else:
-        yield series.to_physical().cast(pl.Int64).fill_null(0).to_numpy().astype("<i8").tobytes()
+    return _Part(path=path, rows=_count(written), digest=rows_digest(written))
 
 
 def _refuse_hopeless(settings: Settings, training: _Part, holdout: _Part) -> None:

@@ -40,7 +40,7 @@ def key_names(settings: Settings, columns: Sequence[str]) -> tuple[str, ...]:
 
     Empty: the whole row is hashed.
     """
-    wanted = settings.data.holdout.key or next(iter(settings.sources.values())).key
+    wanted = settings.data.holdout.key or next(iter(settings.row_sources.values())).key
     return tuple(wanted) if set(wanted) <= set(columns) else ()
 
 
@@ -53,7 +53,7 @@ def feature_names(settings: Settings, snapshot_columns: Sequence[str]) -> tuple[
     """
     if settings.model.features:
         return tuple(settings.model.features)
-    first = next(iter(settings.sources.values()))
+    first = next(iter(settings.row_sources.values()))
     hidden = {settings.model.target, *key_names(settings, snapshot_columns), *first.key}
     spec = settings.data.holdout
     if spec.last is not None and spec.time is not None:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import polars as pl
@@ -25,9 +25,10 @@ from interlock.errors import BundleCorrupt, NotFound, SettingsError, StoreFault,
 from interlock.model import loader
 from interlock.model.calls import FrameKind, frame_kind
 from interlock.model.compile import COMPILE_MODEL, Compiled
-from interlock.model.contract import Contract, Entry, search_folders
+from interlock.model.contract import Contract, search_folders
+from interlock.model.entry import Entry
 from interlock.model.fit import MODEL_FILE
-from interlock.model.forms import Constant, Form
+from interlock.model.forms import Constant, Form, Ranked
 from interlock.model.manifest import (
     FORMAT,
     MANIFEST,
@@ -67,6 +68,8 @@ from interlock.settings import Settings, seconds
 
 PARITY_ROWS = 100_000
 """Holdout rows on which a form is compared and the predictions are profiled: a seeded sample when there are more."""
+RANKED = 100
+"""Values in the ranking of the baseline, the most frequent ones."""
 _SAMPLE_ROWS = 256
 
 
@@ -155,7 +158,14 @@ def _output(rows: pl.LazyFrame, target: Column, task: str) -> Output:
             low=low if isinstance(low, int | float) else None,
             high=high if isinstance(high, int | float) else None,
         )
-    return Output(kind="any", type=target.type)
+    if task == "text" and target.type != "str":
+        raise SettingsError(
+            f"The target '{target.name}' is {target.type}, and the answers are to be text.",
+            next_step=f"Set types.{target.name} = 'str' under [data], or another task.",
+            column=target.name,
+        )
+    kind: Literal["ranking", "text", "any"] = "ranking" if task == "ranking" else "text" if task == "text" else "any"
+    return Output(kind=kind, type=target.type)
 
 
 def _write_code(draft: Path, code: Path, contract: Contract) -> None:
@@ -236,7 +246,8 @@ def _compile(
 def _write_facts(draft: Path, signature: Signature, features: Profile, answers: pl.DataFrame | None) -> None:
     """``signature.json``, and ``profile.json`` over the training rows and the answers on the holdout."""
     (draft / SIGNATURE).write_bytes(canonical(signature))
-    seen = profile(answers).columns if answers is not None else ()
+    kind = signature.output.kind if signature.output is not None else "any"
+    seen = profile(answers).columns if answers is not None and kind in ("label", "number") else ()
     (draft / PROFILE).write_bytes(canonical(Profile(rows=features.rows, columns=(*features.columns, *seen))))
 
 
@@ -281,6 +292,8 @@ def _baseline_form(settings: Settings, signature: Signature, training: pl.LazyFr
         counts = dict(zip(*values.value_counts().get_columns(), strict=True))
         shares = tuple(counts.get(label, 0) / len(values) for label in output.classes)
         return Constant(value=_commonest(values), shares=shares)
+    if output.kind == "ranking":
+        return Ranked(values=tuple(_by_frequency(values).head(RANKED)))
     time = _time_column(settings, signature)
     if settings.model.task == "forecast" and time is not None and values.dtype.is_numeric():
         return fit_seasonal(training.select(time, target).collect(), time, target)
@@ -291,9 +304,16 @@ def _baseline_form(settings: Settings, signature: Signature, training: pl.LazyFr
 
 def _commonest(values: pl.Series) -> Any:
     """The most frequent value, the smallest of equals."""
+    return _by_frequency(values)[0]
+
+
+def _by_frequency(values: pl.Series) -> pl.Series:
+    """The distinct values, the most frequent first, the smaller of equals before the larger."""
     if values.dtype.is_temporal():
         values = values.cast(pl.String)
-    return values.value_counts().sort(["count", values.name], descending=[True, False])[values.name][0]
+    return values.value_counts(name="interlock_count").sort(["interlock_count", values.name], descending=[True, False])[
+        values.name
+    ]
 
 
 def _time_column(settings: Settings, signature: Signature) -> str | None:

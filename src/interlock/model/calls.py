@@ -13,7 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from interlock.errors import ContractError
-from interlock.model.contract import Entry, misfit, offered
+from interlock.model.entry import Entry, misfit, offered
 
 FrameKind = Literal["pandas", "polars", "pyarrow", "numpy"]
 

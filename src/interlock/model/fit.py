@@ -4,10 +4,11 @@ import importlib
 import math
 import numbers
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import polars as pl
 
 from interlock.errors import ContractError, UserCodeFailed, bounded
 from interlock.model.calls import FrameKind, as_column, as_frame, bind, load_function, parameters_of
-from interlock.model.contract import Entry
+from interlock.model.entry import Entry
 
 MODEL_FILE = "model.pkl"
 VALID_SHARE = 0.2
@@ -29,6 +30,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     ``rows`` is a Parquet file with at least ``features`` and ``target``. ``order`` names the column after which rows
     are ordered in time, if they are: then the newest rows are the validation rows, else they are drawn with ``seed``.
+    ``references`` are the Parquet files of the sources for reference, by name.
     """
 
     code: str
@@ -42,6 +44,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     model_dir: str
     data_dir: str
     needs_predict: bool
+    references: dict[str, str] = {}
+
+
+def executed_path(task: Task) -> Path:
+    """Where a notebook is written as it is executed."""
+    return Path(task.model_dir).parent / "notebook" / "executed.ipynb"
 
 
 def run_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +60,7 @@ def run_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     task = msgspec.convert(arguments["task"], Task)
     function = load_function(Path(task.code), task.entry)
-    rows = _Rows(task, splits=bool({"X_valid", "y_valid"} & set(parameters_of(function))))
+    rows = Rows(task, splits=bool({"X_valid", "y_valid"} & set(parameters_of(function))))
     positional, named = bind(function, task.entry, rows.offers(), task.params)
     random.seed(task.seed)
     numpy = importlib.import_module("numpy")
@@ -60,12 +68,12 @@ def run_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     answer = function(*positional, **named)
     elapsed = time.perf_counter() - started
-    model, metrics = _apart(answer)
-    _save(model, task)
+    model, metrics = apart(answer)
+    save_model(model, task)
     return {"rows": rows.count, "metrics": metrics, "function_seconds": elapsed}
 
 
-class _Rows:
+class Rows:
     """The training rows, in whatever shape is asked for; read once, when something is."""
 
     def __init__(self, task: Task, *, splits: bool) -> None:
@@ -123,6 +131,7 @@ class _Rows:
             "seed": lambda _: task.seed,
             "data_dir": lambda _: self._folder(),
             "model_dir": lambda _: task.model_dir,
+            **{name: partial(_reference, path) for name, path in task.references.items()},
         }
 
     def _inputs(self, part: int, kind: FrameKind) -> Any:
@@ -142,10 +151,18 @@ class _Rows:
         self.parts[0].write_parquet(folder / "training.parquet")
         if self.splits:
             self.parts[1].write_parquet(folder / "valid.parquet")
+        for name, path in self.task.references.items():
+            shutil.copyfile(path, folder / f"{name}.parquet")
         return str(folder)
 
 
-def _apart(answer: Any) -> tuple[Any, dict[str, float]]:
+def _reference(path: str, kind: FrameKind) -> Any:
+    """All rows of a source for reference."""
+    frame = pl.read_parquet(path)
+    return as_frame(frame, kind, [name for name in frame.columns if frame[name].null_count()])
+
+
+def apart(answer: Any) -> tuple[Any, dict[str, float]]:
     """Split ``(model, metrics)``; anything else is the model. Metrics that are not finite are left out, and said."""
     if not (isinstance(answer, tuple) and len(answer) == 2 and _are_metrics(answer[1])):
         return answer, {}
@@ -164,7 +181,11 @@ def _are_metrics(value: object) -> bool:
     )
 
 
-def _save(model: Any, task: Task) -> None:
+def save_model(model: Any, task: Task) -> None:
+    """Save what training gave, unless it saved itself into ``model_dir``.
+
+    Raises :class:`ContractError` when it cannot answer, :class:`UserCodeFailed` when it cannot be saved.
+    """
     where = f"{task.entry.function} in {task.entry.path}"
     folder = Path(task.model_dir)
     if model is None:
@@ -175,9 +196,10 @@ def _save(model: Any, task: Task) -> None:
             next_step="Return the model, or take a parameter model_dir and save into it.",
         )
     if task.needs_predict and not callable(getattr(model, "predict", None)):
+        verb = "is" if task.entry.kind == "notebook" else "returned"
         raise ContractError(
-            f"{where} returned {_kind(model)}, which has no .predict, and the project names no inference file.",
-            next_step="Return an object with .predict, or set model.predict in interlock.toml.",
+            f"{where} {verb} {_kind(model)}, which has no .predict, and the project names no inference file.",
+            next_step="Give an object with .predict, or set model.predict in interlock.toml.",
         )
     path = folder / MODEL_FILE
     try:

@@ -93,6 +93,27 @@ def _dtype(value: Value) -> pl.DataType:
     return kinds[type(value)]
 
 
+class Ranked(Record, frozen=True, tag="ranked", tag_field="form", forbid_unknown_fields=True):
+    """The same ranking for every row: the most frequent values first."""
+
+    name: ClassVar[str] = "ranked"
+    values: tuple[Value, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """None: it looks at nothing."""
+        return ()
+
+    def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Repeat the ranking."""
+        one = pl.Series("prediction", [list(self.values)], dtype=pl.List(_dtype(self.values[0])))
+        return pl.DataFrame([one.new_from_index(0, frame.height)])
+
+    def files(self) -> dict[str, bytes]:
+        """``form.json``."""
+        return {FORM_FILE: canonical(self)}
+
+
 # ---- linear ------------------------------------------------------------------------------------------------------
 
 
@@ -276,8 +297,8 @@ class _Categories:
 
 # ---- loading -----------------------------------------------------------------------------------------------------
 
-_Stored: TypeAlias = Constant | Seasonal | Linear | Trees
-_FORMS: dict[str, type[_Stored]] = {"constant": Constant, "seasonal": Seasonal, "linear": Linear, "lightgbm": Trees}
+_Stored: TypeAlias = Constant | Ranked | Seasonal | Linear | Trees
+_FORMS: dict[str, type[_Stored]] = {kind.name: kind for kind in (Constant, Ranked, Seasonal, Linear, Trees)}
 
 
 def load_form(folder: Path, name: str, signature: Signature) -> Form:

@@ -76,6 +76,9 @@ def _outputs(signature: Signature) -> list[dict[str, object]]:
     output = signature.output
     if output is None or output.kind == "any":
         return []
+    if output.kind == "ranking":
+        items = {"type": _TYPES[output.type]}
+        return [{"type": "array", "items": items, "name": "prediction", "required": True}]
     kind = "double" if output.kind == "number" else _TYPES[output.type]
     return [{"type": kind, "name": "prediction", "required": True}]
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import polars as pl
 
 from interlock.errors import UserCodeFailed
+from interlock.model.answers import COMPANIED, as_lists, check_ranking, check_text, companions
 from interlock.model.calls import FrameKind, as_frame
 from interlock.model.loader import Native
 from interlock.records import Column, Output, Record, Signature
@@ -84,9 +85,10 @@ def shape_answers(answer: Any, rows: int, output: Output | None) -> pl.DataFrame
 
     Takes lists, numpy arrays of shape (rows,) or (rows, 1), Series and frames of pandas and Polars, and Arrow arrays
     and tables. Raises :class:`UserCodeFailed` when there are not ``rows`` answers, or one is missing, is not finite, or
-    is not of the type (or among the classes) of ``output``.
+    is not of the type (or among the classes) of ``output``. Rankings, text and answers of any kind may come in a frame
+    with further columns, which are kept.
     """
-    columns = _columns(answer)
+    columns = _columns(answer, lists=output is not None and output.kind == "ranking")
     if PREDICTION not in columns:
         if len(columns) != 1:
             listed = ", ".join(f"'{name}'" for name in list(columns)[:5])
@@ -95,7 +97,8 @@ def shape_answers(answer: Any, rows: int, output: Output | None) -> pl.DataFrame
                 f"Return one value per row, or a frame with a column '{PREDICTION}'.",
             )
         columns = {PREDICTION: next(iter(columns.values()))}
-    prediction = _series(columns.pop(PREDICTION))
+    given = columns.pop(PREDICTION)
+    prediction = _series(as_lists(given) if output is not None and output.kind == "ranking" else given)
     if len(prediction) != rows:
         raise _nonsense(
             f"The prediction has {len(prediction)} answers for {rows} rows.",
@@ -104,11 +107,14 @@ def shape_answers(answer: Any, rows: int, output: Output | None) -> pl.DataFrame
             rows=rows,
         )
     checked = _check_prediction(prediction, output)
-    return pl.DataFrame([checked.alias(PREDICTION), *_given_probabilities(columns, rows, output)])
+    further: list[pl.Series] = []
+    if output is not None and output.kind in COMPANIED:
+        further = companions({name: _series(value) for name, value in columns.items()}, rows)
+    return pl.DataFrame([checked.alias(PREDICTION), *(further or _given_probabilities(columns, rows, output))])
 
 
-def _columns(answer: Any) -> dict[str, Any]:
-    """Take an answer apart into named columns; one without names is the prediction."""
+def _columns(answer: Any, *, lists: bool) -> dict[str, Any]:
+    """Take an answer apart into named columns; one without names is the prediction (two-dimensional for ``lists``)."""
     if answer is None:
         raise _nonsense("The prediction is None.", "Return one answer per row; is a 'return' missing?")
     kind = type(answer)
@@ -118,7 +124,7 @@ def _columns(answer: Any) -> dict[str, Any]:
     if package == "pyarrow" and hasattr(answer, "column_names"):
         return {str(name): answer[name] for name in answer.column_names}
     shape = getattr(answer, "shape", None)
-    if shape is not None and len(shape) > 1:
+    if shape is not None and len(shape) > 1 and not (lists and len(shape) == 2):
         if len(shape) > 2 or shape[1] != 1:
             raise _nonsense(
                 f"The prediction is an array of shape {tuple(shape)}.",
@@ -177,10 +183,21 @@ def _check_prediction(prediction: pl.Series, output: Output | None) -> pl.Series
     if output is None or output.kind == "any":
         return prediction
     if prediction.is_empty():
-        return prediction.cast(pl.Float64 if output.kind == "number" else _DTYPES[output.type])
+        return pl.Series(PREDICTION, [], dtype=_dtype_of(output))
+    if output.kind == "ranking":
+        return check_ranking(prediction, output)
+    if output.kind == "text":
+        return check_text(prediction)
     if output.kind == "number":
         return _check_numbers(prediction)
     return _check_labels(prediction, output)
+
+
+def _dtype_of(output: Output) -> pl.DataType:
+    if output.kind == "number":
+        return pl.Float64()
+    inner = _DTYPES[output.type]()
+    return pl.List(inner) if output.kind == "ranking" else inner
 
 
 def _check_numbers(prediction: pl.Series) -> pl.Series:

@@ -3,6 +3,7 @@
 The function itself runs in a worker process: see :mod:`interlock.model.fit`. The holdout is not handed over.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,21 @@ import msgspec
 
 from interlock.data.split import feature_names
 from interlock.errors import Conflict, ContractError, UserCodeFailed, bounded
+from interlock.model.cells import SUFFIX, stripped
 from interlock.model.contract import Contract, code_digest, search_folders
-from interlock.model.fit import Task
+from interlock.model.entry import Entry
+from interlock.model.fit import Task, executed_path
 from interlock.model.host import Outcome
 from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
 from interlock.records import Record, Snapshot, Training, digest, facts_of, short, timestamp
 from interlock.settings import Settings, seconds
 
+RUNS = {
+    "function": "interlock.model.fit:run_training",
+    "notebook": "interlock.model.execute:run_notebook",
+}
+"""What runs in the worker process, by the kind of the training entry. All take a ``Task`` and give the same facts."""
 _ERROR_CHARS = 8_000
 
 
@@ -61,33 +69,67 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
     arguments = {
         "folders": import_folders(code, contract),
         "seed": settings.model.seed,
-        "label": f"{contract.train.function} in {contract.train.path}",
+        "label": _label(contract.train),
         "task": msgspec.to_builtins(task),
     }
     try:
         outcome = runner.call(
-            "interlock.model.fit:run_training", arguments, deadline_s=seconds(settings.model.deadline), say=turn.say
+            RUNS[contract.train.kind], arguments, deadline_s=seconds(settings.model.deadline), say=turn.say
         )
     except (UserCodeFailed, ContractError) as error:
-        _record(parts, turn, "training.failed", _failed(parts, contract, snapshot, name, error))
+        notebook = _keep_notebook(parts, task)
+        failed = _failed(parts, contract, snapshot, name, error)
+        _record(parts, turn, "training.failed", msgspec.structs.replace(failed, notebook=notebook))
+        _tell_where(parts, error, notebook)
         raise
     training = _done(parts, contract, snapshot, name, outcome)
+    training = msgspec.structs.replace(training, notebook=_keep_notebook(parts, task))
     _record(parts, turn, "training.done", training)
     return Trained(training=training, folder=task.model_dir, code=str(code))
+
+
+def _label(entry: Entry) -> str:
+    return entry.path if entry.kind == "notebook" else f"{entry.function} in {entry.path}"
+
+
+def notebook_key(notebook: str) -> str:
+    """Where the blobs hold the executed notebook with this SHA-256."""
+    return f"notebooks/{notebook}{SUFFIX}"
+
+
+def _keep_notebook(parts: Parts, task: Task) -> str:
+    """Store the executed notebook, up to where it came; its SHA-256, or empty when there is none."""
+    path = executed_path(task)
+    if task.entry.kind != "notebook" or not path.is_file():
+        return ""
+    content = path.read_bytes()
+    notebook = hashlib.sha256(content).hexdigest()
+    parts.blobs.put(notebook_key(notebook), content)
+    return notebook
+
+
+def _tell_where(parts: Parts, error: UserCodeFailed | ContractError, notebook: str) -> None:
+    where = parts.blobs.local(notebook_key(notebook)) if notebook else None
+    if where is not None:
+        error.next_step = f"{error.next_step} The notebook as far as it came: {where}".strip()
 
 
 def freeze(root: Path, contract: Contract, to: Path) -> None:
     """Copy the contract's files into ``to``, so that an edit during the turn changes neither training nor bundle.
 
-    Raises :class:`Conflict` when they are no longer those that the contract was read from.
+    A notebook is copied without its outputs. Raises :class:`Conflict` when they are no longer those that the contract
+    was read from.
     """
     try:
         for path in contract.files:
             copy = to / path
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / path, copy)
+            if path.endswith(SUFFIX):
+                copy.write_bytes(stripped((root / path).read_bytes(), path))
+            else:
+                shutil.copyfile(root / path, copy)
         same = code_digest(to, contract) == contract.code
-    except OSError:
+    except (OSError, ContractError):
         same = False
     if not same:
         raise Conflict("A file of the project changed while the turn was under way.", next_step="Run again.")
@@ -103,15 +145,11 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
     settings = parts.settings
     model_dir = scratch / "model"
     model_dir.mkdir(parents=True)
-    rows = parts.blobs.local(snapshot.training_key)
-    if rows is None:
-        rows = scratch / "training.parquet"
-        parts.blobs.fetch(snapshot.training_key, rows)
     time = settings.data.holdout.time or ""
     return Task(
         code=str(scratch / "code"),
         entry=contract.train,
-        rows=str(rows),
+        rows=_local(parts, snapshot.training_key, scratch),
         features=feature_names(settings, snapshot.columns),
         target=settings.model.target,
         order=time if time in snapshot.columns else "",
@@ -120,7 +158,17 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
         model_dir=str(model_dir),
         data_dir=str(scratch / "data"),
         needs_predict=contract.predict is None,
+        references={each.source: _local(parts, each.key, scratch) for each in snapshot.references},
     )
+
+
+def _local(parts: Parts, key: str, scratch: Path) -> str:
+    """Path of a blob as a file of this machine."""
+    path = parts.blobs.local(key)
+    if path is None:
+        path = scratch / Path(key).name
+        parts.blobs.fetch(key, path)
+    return str(path)
 
 
 def _done(parts: Parts, contract: Contract, snapshot: Snapshot, name: str, outcome: Outcome) -> Training:

@@ -122,7 +122,7 @@ def main(role: str, descriptor: int) -> None:
         _Host(Channel(connection)).run()
     else:
         os.setsid()
-        _die_with(os.getppid())
+        die_with(os.getppid())
         _be_child(connection)
 
 
@@ -225,7 +225,7 @@ class _Host:
             return pid
         try:
             os.setsid()
-            _die_with(host)
+            die_with(host)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(output, 1)
@@ -270,7 +270,7 @@ def _kill(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Ask Linux to kill this process when its parent ends; elsewhere the host's own end does it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
@@ -311,7 +311,7 @@ def _serve(channel: Channel) -> None:
     folders = [str(folder) for folder in spec["folders"]]
 
     def first(arguments: Any) -> Any:
-        _prepare(folders, spec["seed"])
+        prepare(folders, spec["seed"])
         module, _, name = spec["function"].partition(":")
         return getattr(importlib.import_module(module), name)(arguments)
 
@@ -347,6 +347,7 @@ def _answer(
     except InterlockError as error:
         reply = {"failure": "told", "kind": error.code, "message": error.message, "next_step": error.next_step}
         reply["traceback"] = getattr(error, "traceback", "")
+        reply["cause"] = error.facts.get("cause", "nonsense")
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is told, not suffered
         said = summary(error) + place(error, folders)
         reply = {"failure": "raised", "summary": said, "traceback": user_traceback(error, folders)}
@@ -371,7 +372,7 @@ def _peak() -> int:
     return _bytes(max(own, children))
 
 
-def _prepare(folders: Sequence[str], seed: int | None) -> None:
+def prepare(folders: Sequence[str], seed: int | None) -> None:
     """Make the user's folders importable, ahead of everything, and reseed what the host's copy would share."""
     finder = FileFinder.path_hook((ExtensionFileLoader, EXTENSION_SUFFIXES), (_SourceLoader, SOURCE_SUFFIXES))
 

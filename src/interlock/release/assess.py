@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from interlock.errors import SettingsError, StoreFault
 from interlock.records import Comparison, Record, Score, SliceScore, canonical
 from interlock.release.bounds import interval, paired_gain, percentiles, student
+from interlock.release.found import text_codes
+from interlock.release.metrics import METRICS, is_own, named_metric, truth_of
 from interlock.release.own_metric import Measured, Sample
 from interlock.release.resample import Floats, Groups, Integers, Joint, from_draws, generator, group_count
-from interlock.release.score import METRICS, Answers, Problem, Undefined, is_own, named_metric
+from interlock.release.score import Answers, Problem, Truth, Undefined
 
 EDITION = 2
 """Rules of today: 1 knew neither skewness nor rows that belong together."""
@@ -125,10 +127,14 @@ def read_evidence(content: bytes) -> tuple[pl.DataFrame, Header]:
 # ---- evidence as arrays ------------------------------------------------------------------------------------------
 
 
-def problem_of(frame: pl.DataFrame, header: Header, *, labels: bool) -> Problem:
-    """Turn evidence into arrays; raises :class:`SettingsError` when numbers are asked for and there are none."""
-    if labels:
+def problem_of(frame: pl.DataFrame, header: Header, truth: Truth) -> Problem:
+    """Turn evidence into arrays; raises :class:`SettingsError` when it is not of the kind that is asked for."""
+    if truth == "labels":
         return _labelled(frame, header.models)
+    if truth == "ranking":
+        return _ranked(frame, header.models)
+    if truth == "text":
+        return _worded(frame, header.models)
     return Problem(
         answers=tuple(Answers(numbers=_numbers(frame, f"{model.who}.prediction")) for model in header.models),
         numbers=_numbers(frame, "truth"),
@@ -163,6 +169,39 @@ def _labelled(frame: pl.DataFrame, models: Sequence[Witness]) -> Problem:
             Answers(labels=parts[1 + place], probabilities=_probabilities(frame, model.who, of_model, len(classes)))
         )
     return Problem(answers=tuple(answers), classes=classes, codes=parts[0])
+
+
+def _ranked(frame: pl.DataFrame, models: Sequence[Witness]) -> Problem:
+    """Codes of what was found, of one width for all models."""
+    answers = [_of_type(frame, f"{model.who}.prediction", pl.List) for model in models]
+    values = pl.concat([frame["truth"].cast(pl.String), *(one.explode().cast(pl.String) for one in answers)])
+    codes = (values.rank("dense").cast(pl.Int64) - 1).to_numpy()
+    lengths = [one.list.len().to_numpy() for one in answers]
+    width = max((int(one.max(initial=0)) for one in lengths), default=0)
+    start, found = frame.height, []
+    for one in lengths:
+        ranking = np.full((frame.height, width), -1, dtype=np.int64)
+        ranking[np.arange(width)[None, :] < one[:, None]] = codes[start : start + int(one.sum())]
+        start += int(one.sum())
+        found.append(Answers(ranking=ranking))
+    return Problem(answers=tuple(found), codes=codes[: frame.height])
+
+
+def _worded(frame: pl.DataFrame, models: Sequence[Witness]) -> Problem:
+    columns = ["truth", *(f"{model.who}.prediction" for model in models)]
+    (codes, tokens), *answers = text_codes([_of_type(frame, name, pl.String).to_list() for name in columns])
+    found = tuple(Answers(labels=whole, tokens=words) for whole, words in answers)
+    return Problem(answers=found, codes=codes, tokens=tokens)
+
+
+def _of_type(frame: pl.DataFrame, column: str, kind: type[pl.DataType]) -> pl.Series:
+    series = frame[column]
+    if series.dtype != kind:
+        raise SettingsError(
+            f"The metric cannot score {column} of type {series.dtype}.",
+            next_step="Set gate.metric to one that fits model.task, or to a function of your own.",
+        )
+    return series
 
 
 def _alike(series: Sequence[pl.Series]) -> list[pl.Series]:
@@ -222,10 +261,10 @@ class _Scorer:
         self.own = header.own.get(terms.metric)
         self.metric = None if is_own(terms.metric) else named_metric(terms.metric, header.task)
         self.groups = None if terms.edition == 1 else groups_of(frame["row"])
+        self.truth = self.metric.truth if self.metric is not None else truth_of(header.task)
         self.problem: Problem | None = None
-        if self.metric is not None or header.task != "custom":
-            labels = header.task == "classification" if self.metric is None else self.metric.labels
-            self.problem = with_changes(problem_of(frame, header, labels=labels), groups=self.groups)
+        if self.truth is not None:
+            self.problem = with_changes(problem_of(frame, header, self.truth), groups=self.groups)
 
     def joint(self, rows: NDArray[np.bool_] | None = None, name: str = "", stream: int = 0) -> Joint:
         """Score all models on all rows, or on those of the slice ``name``; raises :class:`Undefined`."""
@@ -356,15 +395,15 @@ def _extra(header: Header, scorer: _Scorer) -> dict[str, dict[str, float]]:
             if own is not None:
                 shown[model.who][name] = own.whole.estimates[place]
             elif name in METRICS and scorer.problem is not None:
-                value = _single(name, scorer.problem, place)
+                value = _single(name, scorer, scorer.problem, place)
                 if value is not None:
                     shown[model.who][name] = value
     return shown
 
 
-def _single(name: str, problem: Problem, place: int) -> float | None:
+def _single(name: str, scorer: _Scorer, problem: Problem, place: int) -> float | None:
     metric = METRICS[name]
-    if metric.labels == (problem.classes is None):
+    if metric.truth != scorer.truth:
         return None
     try:
         return metric.values(problem.only(place))[0]

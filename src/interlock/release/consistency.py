@@ -75,7 +75,7 @@ def _compared(ask: Ask, rows: pl.DataFrame, before: pl.DataFrame, scale: float) 
         return rows.height, None
     chances = [name for name in before.columns if name.startswith("probability_") and name in now.columns]
     gaps = [_gap(before[name], now[name], 1.0) for name in chances]
-    labels = before["prediction"].ne_missing(now["prediction"]).to_numpy()
+    labels = _unequal(before["prediction"], now["prediction"])
     numbers = before["prediction"].dtype.is_float() or now["prediction"].dtype.is_float()
     if numbers:
         gaps.append(_gap(before["prediction"], now["prediction"], scale))
@@ -87,6 +87,13 @@ def _compared(ask: Ask, rows: pl.DataFrame, before: pl.DataFrame, scale: float) 
         apart |= labels & ~_tied(before.select(chances))
     finite = gap[np.isfinite(gap)]
     return int(apart.sum()), float(finite.max(initial=0.0))
+
+
+def _unequal(before: pl.Series, now: pl.Series) -> NDArray[np.bool_]:
+    """Whether two answers differ, bool [rows]; rankings are compared place by place."""
+    if before.dtype.is_nested() or now.dtype.is_nested():
+        return np.array([one != other for one, other in zip(before.to_list(), now.to_list(), strict=True)])
+    return before.ne_missing(now).to_numpy()
 
 
 def _gap(before: pl.Series, now: pl.Series, scale: float) -> NDArray[np.float64]:

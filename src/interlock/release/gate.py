@@ -33,7 +33,7 @@ from collections.abc import Iterator
 
 from interlock.records import Check, Comparison, Consistency, Decision, Evaluation, Policy, SliceScore
 from interlock.release.bounds import student
-from interlock.release.score import METRICS, chosen_metric
+from interlock.release.metrics import METRICS, chosen_metric, error_of
 from interlock.settings import Settings
 
 _NAMED = {
@@ -290,9 +290,9 @@ def _too_good(evaluation: Evaluation, policy: Policy) -> Check:
     if metric is None:
         reason = f"What a perfect {_metric(evaluation)} would be is not known: not judged."
         return Check(name="too good", passed=True, on_fail="hold", reason=reason)
-    error = _error_of(evaluation.scores["candidate"].value, metric.best)
+    error = error_of(evaluation.scores["candidate"].value, metric.best)
     before = _score(evaluation, "champion")
-    gone = 1.0 - error / _error_of(before, metric.best) if before < metric.best else 0.0
+    gone = 1.0 - error / error_of(before, metric.best) if before < metric.best else 0.0
     suspicion = "Look for a column that tells the target, or for held-out rows that training saw."
     if error <= 1e-12:
         gone, passed = 1.0, False
@@ -308,11 +308,6 @@ def _too_good(evaluation: Evaluation, policy: Policy) -> Check:
             "Some error is left." if math.isnan(before) else f"{max(gone, 0.0):.0%} of the champion's error is gone."
         )
     return Check(name="too good", passed=passed, on_fail="hold", observed=gone, required=policy.too_good, reason=reason)
-
-
-def _error_of(value: float, best: float) -> float:
-    """Distance from a perfect score; 0 when perfect."""
-    return max(best - value, 0.0) if math.isfinite(best) else math.nan
 
 
 def _holdout_budget(evaluation: Evaluation, policy: Policy) -> Check:

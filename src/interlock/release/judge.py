@@ -35,8 +35,8 @@ from interlock.release.assess import (
     write_evidence,
 )
 from interlock.release.gate import level, policy_of
+from interlock.release.metrics import is_own, named_metric, shown_metrics
 from interlock.release.resample import RESAMPLES
-from interlock.release.score import is_own, named_metric, shown_metrics
 from interlock.release.slices import slice_columns
 from interlock.settings import Settings, seconds
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from interlock.errors import SettingsError
 from interlock.model.calls import load_function
-from interlock.model.contract import Entry
+from interlock.model.entry import Entry
 from interlock.records import Record
 from interlock.release.resample import Integers, generator
 

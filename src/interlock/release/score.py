@@ -14,10 +14,9 @@ Values equal scikit-learn's (tests compare them), with two additions of the fore
 Statistics 9, 1981, section 6), so that no honest bound could be given.
 """
 
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from dataclasses import replace as with_changes
 from typing import Literal
 
@@ -50,20 +49,20 @@ class Answers:
     """What one model answered on n rows.
 
     ``labels``: int64 [n], codes into the problem's classes, or None. ``probabilities``: float64 [n, classes] or None.
-    ``numbers``: float64 [n] or None.
+    ``numbers``: float64 [n] or None. ``ranking``: int64 [n, k], codes of what was found, best first, then -1, or None.
+    ``tokens``: int64 [n, t], codes of the words of a text (a second "the" has a code of its own), then -1, or None.
     """
 
     labels: Integers | None = None
     probabilities: Floats | None = None
     numbers: Floats | None = None
+    ranking: Integers | None = None
+    tokens: Integers | None = None
 
     def where(self, rows: NDArray[np.bool_] | Integers) -> "Answers":
         """Keep some of the rows (bool [n]), or take rows by number (int64)."""
-        return Answers(
-            labels=None if self.labels is None else self.labels[rows],
-            probabilities=None if self.probabilities is None else self.probabilities[rows],
-            numbers=None if self.numbers is None else self.numbers[rows],
-        )
+        parts = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Answers(**{name: None if part is None else part[rows] for name, part in parts.items()})
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Problem:
     """Truth and the answers of several models on the same n rows.
 
     With ``classes`` (labels in sorted order) the truth is ``codes``, int64 [n]; else it is ``numbers``, float64 [n].
+    For rankings it is ``codes``; for text it is ``codes`` of whole texts and ``tokens``, int64 [n, t], of their words.
     ``scale`` is the mean absolute change of the target from one training row to the next in time, for ``neg_mase``.
     ``groups``: rows that were held out together, hence count as one.
     """
@@ -79,6 +79,7 @@ class Problem:
     classes: tuple[object, ...] | None = None
     codes: Integers | None = None
     numbers: Floats | None = None
+    tokens: Integers | None = None
     scale: float | None = None
     groups: Groups = None
 
@@ -104,10 +105,20 @@ class Problem:
             codes=None if self.codes is None else self.codes[rows],
             numbers=None if self.numbers is None else self.numbers[rows],
             groups=None if self.groups is None else np.unique(self.groups[rows], return_inverse=True)[1],
+            tokens=None if self.tokens is None else self.tokens[rows],
         )
 
 
-Reads = Literal["labels", "probabilities", "numbers"]
+Reads = Literal["labels", "probabilities", "numbers", "ranking", "tokens"]
+Truth = Literal["labels", "numbers", "ranking", "text"]
+"""What the truth of a problem is made of, which decides the metrics that fit."""
+_TRUTH: dict[Reads, Truth] = {
+    "labels": "labels",
+    "probabilities": "labels",
+    "numbers": "numbers",
+    "ranking": "ranking",
+    "tokens": "text",
+}
 
 
 @dataclass(frozen=True)
@@ -119,9 +130,9 @@ class Metric(ABC):
     reads: Reads
 
     @property
-    def labels(self) -> bool:
-        """Whether the truth must be labels."""
-        return self.reads != "numbers"
+    def truth(self) -> Truth:
+        """What the truth must be."""
+        return _TRUTH[self.reads]
 
     def differing(self, problem: Problem, one: int, other: int) -> int:
         """Count the rows, or groups of them, on which two models answer differently, as far as this metric can see."""
@@ -441,60 +452,3 @@ _FOR_MANY = {
     "roc_auc": "roc_auc_ovr",
     "average_precision": "roc_auc_ovr",
 }
-_DEFAULT = {"classification": "f1_macro", "regression": "r2", "forecast": "neg_mean_absolute_error"}
-_ALSO = {
-    "classification": ("accuracy", "balanced_accuracy", "f1_macro", "matthews_corrcoef", "roc_auc_ovr", "neg_log_loss"),
-    "regression": ("r2", "neg_mean_absolute_error", "neg_root_mean_squared_error", "neg_median_absolute_error"),
-    "forecast": ("neg_mean_absolute_error", "neg_root_mean_squared_error", "neg_smape", "neg_mase"),
-}
-
-
-def is_own(name: str) -> bool:
-    """Tell a function of the user (``file.py:function``) from a metric by name."""
-    return ".py" in name
-
-
-def chosen_metric(name: str, task: str) -> str:
-    """Find the metric that decides: ``name``, or the task's default when empty; raises :class:`SettingsError`.
-
-    Defaults: f1_macro for labels (no class can hide behind a common one), r2 for numbers, and the mean absolute error
-    for forecasts (r2 is flattered by trend and season).
-    """
-    if not name:
-        if task not in _DEFAULT:
-            raise SettingsError(
-                f"A {task} task has no metric of its own.",
-                next_step="Set gate.metric to a metric's name, or to file.py:function(y_true, y_pred).",
-            )
-        return _DEFAULT[task]
-    if not is_own(name):
-        named_metric(name, task)
-    return name
-
-
-def named_metric(name: str, task: str) -> Metric:
-    """Find the metric of that name, fit for the task; raises :class:`SettingsError` naming the nearest."""
-    metric = METRICS.get(name)
-    if metric is None:
-        near = (
-            [f"neg_{name}"] if f"neg_{name}" in METRICS else difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)
-        )
-        raise SettingsError(
-            f"There is no metric '{name}'.",
-            next_step=f"Did you mean '{near[0]}'? Known: {', '.join(METRICS)}.",
-            metric=name,
-        )
-    if task in _DEFAULT and metric.labels != (task == "classification"):
-        wants, has = ("labels", "numbers") if metric.labels else ("numbers", "labels")
-        raise SettingsError(
-            f"{name} is a metric of {wants}, and a {task} model answers with {has}.",
-            next_step=f"Set gate.metric to '{_DEFAULT[task]}', or leave it out.",
-            metric=name,
-        )
-    return metric
-
-
-def shown_metrics(task: str, also: Sequence[str], deciding: str) -> tuple[str, ...]:
-    """Names of the metrics to show besides the one that decides: the user's, then a few usual ones of the task."""
-    names = dict.fromkeys([*also, *_ALSO.get(task, ())])
-    return tuple(name for name in names if name != deciding)

@@ -99,7 +99,12 @@ def compose(story: Story) -> Page:
             _review(),
         ),
         footer=f"Drawn from the ledger up to entry {story.head.sequence} ({story.head.hash}). "
-        "The same records give the same page. Rows are shown as aggregates only.",
+        "The same records give the same page. "
+        + (
+            "Rows are shown as aggregates, and as the notebook printed them."
+            if story.notebook
+            else "Rows are shown as aggregates only."
+        ),
     )
 
 

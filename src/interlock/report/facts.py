@@ -16,6 +16,7 @@ import polars as pl
 
 from interlock.data.profile import Profile
 from interlock.errors import NotFound, NothingToServe
+from interlock.model.train import notebook_key
 from interlock.ports import Ledger, Parts
 from interlock.records import (
     BatchResult,
@@ -108,6 +109,7 @@ class Story:
     evidence: pl.DataFrame | None = None
     turn: TurnEnd | None = None
     served: int | None = None
+    notebook: bytes | None = None
     missing: tuple[str, ...] = field(default=())
 
     @property
@@ -185,6 +187,8 @@ def _story(
     missing += notes
     profile = _profile(files)
     training = _training(ledger, model)
+    notebook, notes = _notebook(parts, training)
+    missing += notes
     for what, there in (
         ("The decision's receipt", receipt),
         ("The bundle's record", model),
@@ -215,6 +219,7 @@ def _story(
         evidence=evidence,
         turn=_turn(ledger, receipt.event if receipt else None),
         served=_served(ledger, release),
+        notebook=notebook,
         missing=tuple(missing),
     )
 
@@ -300,6 +305,19 @@ def _evidence(parts: Parts, receipt: Entry[Receipt] | None) -> tuple[pl.DataFram
     if evaluation.evidence_digest and hashlib.sha256(content).hexdigest() != evaluation.evidence_digest:
         return None, ["The evidence blob is not the one that was recorded: its digest differs. It is not used here."]
     return pl.read_parquet(io.BytesIO(content)), []
+
+
+def _notebook(parts: Parts, training: Entry[Training] | None) -> tuple[bytes | None, list[str]]:
+    """The executed notebook of the training, when its bytes are those that were recorded."""
+    name = training.record.notebook if training else ""
+    if not name:
+        return None, []
+    content = _blob(parts, notebook_key(name))
+    if content is None:
+        return None, ["The executed notebook is recorded, but its blob is gone."]
+    if hashlib.sha256(content).hexdigest() != name:
+        return None, ["The executed notebook is not the one that was recorded: its digest differs. It is not shown."]
+    return content, []
 
 
 class _Listed(Record, frozen=True, kw_only=True):

@@ -2,9 +2,14 @@
 
 from interlock.records import Policy
 from interlock.report.facts import LOCKS, Story
+from interlock.report.notebook import notebook_view
 from interlock.report.page import Block, Facts, Listing, Section, Table, Text, lost
 from interlock.report.words import count, duration, exact, listed, maybe, metric, number, percent, size, when
 
+_EXECUTED = (
+    "The executed notebook, as its cells printed it. It may show rows of the training data; the cell with a bar at its "
+    "side is the one that Interlock put in."
+)
 _CODE = (".py", ".toml", ".sql", ".ipynb")
 _OURS = frozenset({"code/interlock_loader.py"})
 """What the packer adds to the user's files, so that MLflow can load the folder."""
@@ -152,6 +157,9 @@ def training(story: Story) -> Section:
     tail: tuple[Block, ...] = (Text(text="Training printed nothing."),)
     if run.output_tail.strip():
         tail = (Listing(title="Output of training", about="its end, as it was printed", text=run.output_tail),)
+    executed = notebook_view(story.notebook) if story.notebook is not None else None
+    if executed is not None:
+        tail = (*tail, Text(text=_EXECUTED), executed)
     tuning = Text(text="No search over parameters is recorded: the parameters are those of the settings.")
     return Section(name="training", title=title, blocks=(facts, metrics, tuning, *tail))
 

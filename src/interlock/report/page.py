@@ -1,7 +1,8 @@
 """A document as plain blocks, and the two ways to print it: one self-contained HTML page, or Markdown.
 
 Both printers walk the same blocks, so the two documents cannot tell different stories. Blocks hold text, never markup:
-escaping is the printers' work, and the only markup that passes through is the SVG that ``pictures`` drew.
+escaping is the printers' work, and the only markup that passes through is the SVG that ``pictures`` drew and the
+Markdown that ``notebook`` rendered.
 """
 
 import functools
@@ -88,13 +89,41 @@ class Listing(Record, frozen=True, kw_only=True, tag="listing"):
     language: str = ""
 
 
+class Shown(Record, frozen=True, kw_only=True):
+    """One output of a notebook's cell. ``address`` is a ``data:`` address; ``head`` and ``rows`` hold text."""
+
+    kind: Literal["text", "error", "table", "picture"]
+    text: str = ""
+    address: str = ""
+    head: tuple[tuple[str, ...], ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+class NotebookCell(Record, frozen=True, kw_only=True):
+    """One cell of an executed notebook. ``html`` is its text when it is Markdown, made safe where it was rendered."""
+
+    kind: Literal["code", "markdown", "raw"]
+    source: str
+    label: str = ""
+    html: str = ""
+    injected: bool = False
+    outputs: tuple[Shown, ...] = ()
+
+
+class NotebookView(Record, frozen=True, kw_only=True, tag="notebook"):
+    """An executed notebook, cell by cell; ``left_out`` counts the cells beyond the limit."""
+
+    cells: tuple[NotebookCell, ...]
+    left_out: int = 0
+
+
 class Lines(Record, frozen=True, kw_only=True, tag="lines"):
     """Lines to be filled in by hand: what stands before each of them."""
 
     labels: tuple[str, ...]
 
 
-Block = Text | Note | Bullets | Table | Facts | Figure | Gallery | Listing | Lines
+Block = Text | Note | Bullets | Table | Facts | Figure | Gallery | Listing | NotebookView | Lines
 
 
 class Section(Record, frozen=True, kw_only=True):
@@ -162,6 +191,7 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
         "tone": tone,
         "kind": _kind,
         "svg": lambda picture: Markup(picture.svg),  # noqa: S704 - our own drawing, escaped where it was drawn
+        "rendered": lambda cell: Markup(cell.html),  # noqa: S704 - rendered without the user's markup
         "md": _markdown_escape,
         "fence": _fence,
         "rule": _rule,
