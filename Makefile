@@ -8,6 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 .DEFAULT_GOAL := help
 .PHONY: help run test lint type bench docs lock format clean mutate
+.PHONY: help run test lint type bench peers docs lock format clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -63,6 +64,19 @@ bench: $(VENV)/dev.stamp ## the figures of docs/benchmarks.md (minutes)
 	$(BIN)/python bench/decisions.py
 	$(BIN)/python bench/consistency.py
 	$(BIN)/python bench/batch.py
+	$(BIN)/python bench/ledger.py
+	$(BIN)/python bench/ingest.py
+
+# What others would use lives apart: its dependencies are not ours.
+$(VENV)/peers.stamp: $(VENV)/dev.stamp requirements-peers.lock
+	$(PYTHON) -m venv $(VENV)/peers
+	$(UV) pip sync --quiet --require-hashes --python $(VENV)/peers/bin/python requirements-peers.lock
+	@touch $@
+
+peers: $(VENV)/peers.stamp ## side by side with joblib, Dask, Spark, Metaflow, Dagster and MLflow (half an hour)
+	$(BIN)/python bench/batch.py --model linear --peers whole,chunked,joblib,dask,spark
+	$(BIN)/python bench/batch.py --model trees --peers whole,chunked,joblib,dask,spark
+	$(BIN)/python bench/stages.py
 
 docs: $(VENV)/dev.stamp ## generate the reference pages from the code
 	$(BIN)/python tools/make_docs.py
@@ -71,6 +85,7 @@ lock: $(BIN)/uv ## lock the newest allowed versions, with hashes
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --extra s3 --extra examples pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate $(foreach extra,examples lineage mlflow notebook postgres s3 tune dev,--extra $(extra)) pyproject.toml -o requirements-dev.lock
 	echo 'mutmut>=3.8' | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --constraint requirements-dev.lock --python-version 3.11 - -o requirements-mutate.lock
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate -c requirements-dev.lock bench/peers.in -o requirements-peers.lock
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
 
 clean: ## remove what was set up here

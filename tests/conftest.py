@@ -5,6 +5,8 @@ from collections.abc import Generator
 
 import pytest
 
+from infra.postgres import empty_pg, pg, postgres  # noqa: F401  fixtures for every wing
+
 _MAY_NOT_SKIP = "TESTS_MAY_NOT_SKIP"
 
 

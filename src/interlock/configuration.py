@@ -14,14 +14,24 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from interlock.errors import NotFound, SettingsError, StoreFault
+from interlock.errors import NotFound, SettingsError, StoreFault, bounded
 from interlock.records import canonical
-from interlock.settings import DURATION_PATTERN, FILE_NAME, NAME_PATTERN, HoldoutSpec, Settings, Source
+from interlock.settings import (
+    DURATION_PATTERN,
+    FILE_NAME,
+    NAME_PATTERN,
+    SCHEMA_PATTERN,
+    HoldoutSpec,
+    Settings,
+    Source,
+)
 
 _FORMS = {
     DURATION_PATTERN: "Write a number with ms, s, m, h, d or w, as 90s or 28d.",
     NAME_PATTERN: "Letters, digits, '_', '.' and '-', at most 64.",
+    SCHEMA_PATTERN: "Lower-case letters, digits and '_', at most 63, not beginning with pg_.",
 }
+_STATE = re.compile(r"sqlite|sqlite:///[^?]+|(?:postgresql|postgres|postgresql\+psycopg)://.+", re.DOTALL)
 _PREFIX = "INTERLOCK_"
 _NOT_SETTINGS = frozenset({"INTERLOCK_ENV"})
 _INTERNAL = ("root", "environment")
@@ -336,10 +346,10 @@ def _incoherent_folders(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _incoherent_store(settings: Settings) -> Iterator[tuple[str, str]]:
-    if settings.store.state != "sqlite" and not settings.store.state.startswith("sqlite:///"):
+    if not _STATE.fullmatch(settings.store.state):
         yield (
-            f"store.state '{settings.store.state.partition(':')[0]}' is not supported.",
-            "Use sqlite, or sqlite:///FILE.",
+            f"store.state '{bounded(settings.store.state.partition(':')[0], 40)}' is not supported.",
+            "Use sqlite, sqlite:///FILE (without options), or postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
         )
     if "://" in settings.store.lake:
         yield "store.lake is a URL, and only a folder is supported.", "Name a folder."

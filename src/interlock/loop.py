@@ -15,7 +15,7 @@ import shutil
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +23,7 @@ import msgspec
 
 from interlock.data.ingest import ingest
 from interlock.data.snapshot import make_snapshot, require_intact
-from interlock.errors import Fault, InterlockError, LeaseLost, bounded
+from interlock.errors import Fault, InterlockError, LeaseLost, StoreFault, bounded
 from interlock.model.contract import Contract, read_contract
 from interlock.model.runner import Runner
 from interlock.model.train import train, training_digest
@@ -337,8 +337,10 @@ def _lease(ledger: Ledger) -> Iterator[Fence]:
         while not done.wait(LEASE_S / 4):
             try:
                 ledger.renew(fence, ttl_s=LEASE_S)
+            except LeaseLost:
+                return  # the fence refuses the next commit, which tells it better
             except InterlockError:
-                return  # overtaken, or the store is away: the fence refuses the next commit, which tells it better
+                continue  # the store is away; when it is back before the lease runs out, nothing is lost
 
     keeper = threading.Thread(target=renew, name="interlock-lease", daemon=True)
     keeper.start()
@@ -347,4 +349,5 @@ def _lease(ledger: Ledger) -> Iterator[Fence]:
     finally:
         done.set()
         keeper.join()
-        ledger.release(fence)
+        with suppress(StoreFault):  # it runs out by itself, and what the turn recorded or raised matters more
+            ledger.release(fence)

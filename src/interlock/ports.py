@@ -153,8 +153,12 @@ class Commit(Record, frozen=True, kw_only=True):
 class Tables(Protocol):
     """Versioned, append-only tables. ``commit_key`` makes a retry after an unknown outcome harmless."""
 
-    def append(self, table: str, rows: pl.DataFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
+    def append(
+        self, table: str, rows: pl.DataFrame | pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]
+    ) -> Commit:
         """Add rows in one atomic, durable commit, creating the table from the frame's schema when it is new.
+
+        Lazy rows are streamed where the store can; they are evaluated at most once for each attempt to commit.
 
         When ``commit_key`` was committed before, nothing is written and that commit is returned.
         """

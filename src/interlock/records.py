@@ -37,11 +37,15 @@ _encoder = msgspec.json.Encoder(order="sorted")
 def canonical(value: object) -> bytes:
     """Encode ``value`` as canonical JSON.
 
-    Raises :class:`StoreFault` when it holds a NaN or an infinity (JSON has none, and ``null`` would be a lie).
+    Raises :class:`StoreFault` when it holds a NaN or an infinity (JSON has none, and ``null`` would be a lie), or text
+    that is no Unicode (half a surrogate pair).
     """
     builtins = msgspec.to_builtins(value)
     _refuse_non_finite(builtins)
-    return _encoder.encode(builtins)
+    try:
+        return _encoder.encode(builtins)
+    except UnicodeEncodeError as error:
+        raise StoreFault(f"A record holds text that is no Unicode ({error.reason}).") from error
 
 
 def _refuse_non_finite(value: object) -> None:

@@ -6,6 +6,7 @@ The description of each field is its documentation: the reference page and the J
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +20,7 @@ DURATION_PATTERN = r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)$"
 _DURATION = re.compile(DURATION_PATTERN)
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+SCHEMA_PATTERN = r"^(?!pg_)[a-z_][a-z0-9_]{0,62}$"
 
 Duration = Annotated[
     str, Meta(pattern=DURATION_PATTERN, description="a number with ms, s, m, h, d or w, as 90s or 28d")
@@ -206,8 +208,23 @@ class Store(_Section, frozen=True, kw_only=True):
     """[store]: where memory is kept."""
 
     state: Annotated[
-        str, Meta(description="Where the ledger and the release live: sqlite, or a SQLAlchemy URL of a SQLite file.")
+        str,
+        Meta(
+            description="Where the ledger and the release live: sqlite, sqlite:///FILE, or "
+            "postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+        ),
     ] = "sqlite"
+    schema: Annotated[
+        str,
+        Meta(
+            pattern=SCHEMA_PATTERN,
+            description="Schema of the Postgres database, created when missing; one for each project.",
+        ),
+    ] = "interlock"
+    project: Annotated[
+        str,
+        Meta(description="Name that the state belongs to. Default: model.name; set it when the model is renamed."),
+    ] = ""
     lake: Annotated[str, Meta(description="Where rows, snapshots and bundles live: a folder.")] = ".interlock/lake"
 
 
@@ -250,8 +267,15 @@ class Settings(_Section, frozen=True, kw_only=True):
         return self.root / ".interlock"
 
     @property
-    def state_path(self) -> Path:
-        """The SQLite file that ``store.state`` names."""
+    def state_path(self) -> Path | None:
+        """The SQLite file that ``store.state`` names, percent-decoded; None when it names a server."""
         if self.store.state == "sqlite":
             return self.home / "state.db"
-        return self.path(self.store.state.removeprefix("sqlite:///"))
+        if not self.store.state.startswith("sqlite:///"):
+            return None
+        return self.path(unquote(self.store.state.removeprefix("sqlite:///")))
+
+    @property
+    def project(self) -> str:
+        """The name that the state belongs to."""
+        return self.store.project or self.model.name

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
+from interlock.store.address import file_address, server_address
 from interlock.store.blobs import LocalBlobs
 from interlock.store.clock import SystemClock
 from interlock.store.ledger import SqlLedger
@@ -14,8 +15,9 @@ from interlock.store.tables import DeltaTables
 LAST = 100_000
 
 
-def main(root: Path) -> None:
-    ledger = SqlLedger(open_database(root / "state.db"), SystemClock())
+def main(root: Path, state: str) -> None:
+    address = server_address(state, "interlock") if state else file_address(root / "state.db")
+    ledger = SqlLedger(open_database(address), SystemClock())
     tables, blobs = DeltaTables(root / "lake"), LocalBlobs(root / "blobs")
     fence = ledger.acquire("turn", ttl_s=3600)
     for number in range(LAST):
@@ -32,4 +34,4 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

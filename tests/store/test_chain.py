@@ -7,7 +7,7 @@ from interlock.records import digest, facts_of
 from interlock.store.chain import GENESIS, Head, Row, chained, check_chain, event_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import polars as pl
+import pytest
 
+from interlock.store.address import file_address, server_address
 from interlock.store.blobs import LocalBlobs
 from interlock.store.ledger import SqlLedger
 from interlock.store.schema import open_database
@@ -17,9 +19,9 @@ from interlock.testing.clock import ManualClock
 KILLS = 4
 
 
-def run_and_kill(root: Path, lines: int, delay_bytes: int) -> int:
+def run_and_kill(root: Path, state: str, lines: int, delay_bytes: int) -> int:
     """Let the writer acknowledge some rounds, then kill it somewhere in the next; gives the last acknowledged."""
-    command = [sys.executable, str(Path(__file__).parent / "crashing.py"), str(root)]
+    command = [sys.executable, str(Path(__file__).parent / "crashing.py"), str(root), state]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         last = [int(process.stdout.readline()) for _ in range(lines)][-1]
@@ -29,11 +31,14 @@ def run_and_kill(root: Path, lines: int, delay_bytes: int) -> int:
     return int(rest[-1]) if rest else last
 
 
-def test_a_killed_writer_loses_nothing_and_doubles_nothing(tmp_path):
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_killed_writer_loses_nothing_and_doubles_nothing(tmp_path, kind, request):
+    state = request.getfixturevalue("pg").url if kind == "postgres" else ""
+    address = server_address(state, "interlock") if state else file_address(tmp_path / "state.db")
     chance = random.Random(20261121)
     for _ in range(KILLS):
-        acknowledged = run_and_kill(tmp_path, chance.randint(2, 6), chance.randint(1, 400_000))
-        ledger = SqlLedger(open_database(tmp_path / "state.db"), ManualClock())
+        acknowledged = run_and_kill(tmp_path, state, chance.randint(2, 6), chance.randint(1, 400_000))
+        ledger = SqlLedger(open_database(address), ManualClock())
         tables, blobs = DeltaTables(tmp_path / "lake"), LocalBlobs(tmp_path / "blobs")
         outcome = ledger.verify()
         assert outcome.broken_at is None

@@ -10,11 +10,14 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from infra.postgres import TestDatabase
 from interlock.errors import Conflict, LeaseHeld, LeaseLost, StoreFault
 from interlock.records import Fence
-from interlock.store import schema
+from interlock.store import dialect
+from interlock.store.address import server_address
+from interlock.store.dialect import Database
 from interlock.store.holder import this_process
 from interlock.store.ledger import SqlLedger
 from interlock.store.schema import open_database
@@ -26,6 +29,15 @@ from interlock.testing.fakes import MemoryLedger
 class TestSqlLedger(LedgerConformance):
     def open(self, folder: Path, clock: ManualClock) -> SqlLedger:
         return SqlLedger(open_database(folder / "state.db"), clock)
+
+
+class TestSqlLedgerOnPostgres(LedgerConformance):
+    @pytest.fixture(autouse=True)
+    def _database(self, pg: TestDatabase) -> None:
+        self.address = server_address(pg.url, "interlock")
+
+    def open(self, folder: Path, clock: ManualClock) -> SqlLedger:
+        return SqlLedger(open_database(self.address), clock)
 
 
 @pytest.fixture
@@ -97,6 +109,25 @@ def test_an_event_that_is_no_json_is_a_fault_that_names_verify(ledger, tmp_path)
         ledger.events()
 
 
+@pytest.mark.parametrize(
+    ("statement", "position"),
+    [
+        ("UPDATE events SET facts = '{\"n\": 2}' WHERE sequence = 3", 3),
+        ("UPDATE events SET turn = 'other' WHERE sequence = 5", 5),
+        ("DELETE FROM events WHERE sequence IN (2, 3)", 2),
+    ],
+)
+def test_tampering_is_found_on_postgres(pg, clock, statement, position):
+    ledger = SqlLedger(open_database(server_address(pg.url, "interlock")), clock)
+    with ledger.transaction(turn="t") as t:
+        for number in range(5):
+            t.append("kind", "subject", {"n": number})
+    assert ledger.verify().broken_at is None
+    pg.execute(statement)
+    assert ledger.verify().broken_at == position
+    ledger.close()
+
+
 # ---- leases and processes ----------------------------------------------------------------------------------------
 
 
@@ -108,6 +139,19 @@ def test_a_dead_process_of_this_host_loses_its_lease_at_once(ledger, tmp_path):
     assert ledger.acquire("turn", ttl_s=3600).number == fence.number + 1
     with pytest.raises(LeaseLost), ledger.transaction(fence):
         pass
+
+
+def test_on_a_server_a_dead_process_is_known_on_its_own_host_only(pg, clock):
+    ledger = SqlLedger(open_database(server_address(pg.url, "interlock")), clock)
+    ledger.acquire("turn", ttl_s=3600)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    pg.execute("UPDATE leases SET pid = %s, host = 'elsewhere/pid:[1]/b'", process.pid)
+    with pytest.raises(LeaseHeld):
+        ledger.acquire("turn", ttl_s=3600)
+    pg.execute("UPDATE leases SET host = %s", this_process().host)
+    assert ledger.acquire("turn", ttl_s=3600).number == 2
+    ledger.close()
 
 
 def test_a_process_of_another_host_keeps_it_until_its_time_is_up(ledger, tmp_path, clock):
@@ -133,7 +177,7 @@ def test_a_lease_names_its_process(ledger, tmp_path):
 
 
 def test_a_locked_database_is_told(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(dialect, "BUSY_TIMEOUT_S", 0.0)
     ledger = SqlLedger(open_database(tmp_path / "state.db"), clock)
     other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -149,7 +193,7 @@ def test_a_locked_database_is_told(tmp_path, clock, monkeypatch):
 
 
 def test_a_reader_in_the_way_of_a_commit_leaves_nothing_behind(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(dialect, "BUSY_TIMEOUT_S", 0.0)
     ledger = SqlLedger(open_database(tmp_path / "state.db"), clock)
     reader = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     reader.execute("BEGIN")
@@ -227,17 +271,21 @@ numbers = st.integers(0, 5)
 class LedgerMachine(RuleBasedStateMachine):
     """The SQL ledger and the one in memory do the same, whatever is done; the model says what that is."""
 
+    folder: tempfile.TemporaryDirectory[str] | None = None
+
     def __init__(self):
         super().__init__()
         self.clock = ManualClock()
-        self.folder = tempfile.TemporaryDirectory()
-        engine = open_database(Path(self.folder.name) / "state.db")
-        self.ledgers = [SqlLedger(engine, self.clock), MemoryLedger(self.clock)]
+        self.ledgers = [SqlLedger(self.empty_database(), self.clock), MemoryLedger(self.clock)]
         self.events: list[tuple[str, int]] = []
         self.documents: dict[tuple[str, str], int] = {}
         self.newest = 0
         self.free_at: datetime | None = None
         self.fences: list[list[Fence]] = []
+
+    def empty_database(self) -> Database:
+        self.folder = tempfile.TemporaryDirectory()
+        return open_database(Path(self.folder.name) / "state.db")
 
     def both(self, action):
         outcomes = []
@@ -349,8 +397,19 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self):
         for ledger in self.ledgers:
             ledger.close()
-        self.folder.cleanup()
+        if self.folder is not None:
+            self.folder.cleanup()
 
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(max_examples=15, stateful_step_count=25, deadline=None, derandomize=True)
+
+
+def test_postgres_does_the_same_whatever_is_done(pg):
+    class OnPostgres(LedgerMachine):
+        def empty_database(self) -> Database:
+            pg.execute("TRUNCATE events, documents, leases")
+            return open_database(server_address(pg.url, "interlock"))
+
+    few = settings(max_examples=6, stateful_step_count=20, deadline=None, derandomize=True)
+    run_state_machine_as_test(OnPostgres, settings=few)

@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from interlock import __version__
 from interlock.cli.context import Invocation
@@ -15,7 +15,11 @@ from interlock.model.contract import Contract, read_contract
 from interlock.records import Record
 from interlock.settings import Settings
 
+if TYPE_CHECKING:
+    from interlock.store.address import Address
+
 _LOW_DISK_BYTES = 2 * 10**9
+_MUCH_LEAD_S = 5.0
 
 State = Literal["good", "note", "bad"]
 
@@ -129,8 +133,17 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 def _memory(settings: Settings) -> Iterator[Finding]:
     from interlock.app import open_parts
+    from interlock.store.address import state_address
 
-    if not settings.state_path.exists():
+    address = state_address(settings)
+    if address.path is None:
+        begun, findings = _server(address)
+        yield from findings
+        if any(finding.state == "bad" for finding in findings):
+            return
+    else:
+        begun = address.path.exists()
+    if not begun:
         yield Finding(name="ledger", state="note", fact="no turn was run yet", next_step="interlock run")
         return
     with open_parts(settings) as parts:
@@ -144,3 +157,30 @@ def _memory(settings: Settings) -> Iterator[Finding]:
             fact=f"entry {chain.broken_at}: {chain.reason}",
             next_step="Restore the state from a backup; do not promote until then.",
         )
+
+
+def _server(address: "Address") -> tuple[bool, list[Finding]]:
+    """Whether the tables are there, and what is to be said about the server that holds the state."""
+    from interlock.store.survey import survey
+
+    found = survey(address)
+    fact = f"{address.name}, schema {address.schema}, Postgres {found.version}, {found.round_trip_ms:.1f} ms away"
+    told = [Finding(name="state", state="good", fact=fact)]
+
+    def tell(state: State, fact: str, next_step: str) -> None:
+        told.append(Finding(name="state", state=state, fact=fact, next_step=next_step))
+
+    if found.read_only:
+        tell("bad", "the server is a replica or read-only", "Point store.state at the primary server.")
+    elif not found.allowed:
+        due = "create the tables" if found.revision is None else "read and write the tables"
+        tell("bad", f"this role may not {due} in schema {address.schema}", "Ask the owner for the rights.")
+    if found.old:
+        tell("note", f"Postgres {found.version} is older than any that was tried", "Use Postgres 13 or newer.")
+    if not found.fsync:
+        tell("note", "the server runs with fsync off", "Switch it on: what is recorded may be lost with the power.")
+    if not (found.encrypted or found.same_host):
+        tell("note", "the connection is not encrypted", "Add ?sslmode=verify-full to store.state.")
+    if abs(found.lead_s) > _MUCH_LEAD_S:
+        tell("note", f"the clocks of server and host differ by {found.lead_s:+.0f} s", "Set them by NTP.")
+    return found.revision is not None, told

@@ -19,6 +19,8 @@ from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
 from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, facts_of, short
 from interlock.release.registry import Replay, current, release_at, releases
+from interlock.settings import Settings
+from interlock.store.address import state_address
 
 _OPERATOR_LEASE_S = 60.0
 
@@ -73,11 +75,12 @@ class LastTurn(Record, frozen=True, kw_only=True):
 
 
 class Status(Record, frozen=True, kw_only=True):
-    """Where the project stands."""
+    """Where the project stands. ``state``: where that is recorded, without user and password."""
 
     name: str
     root: str
     environment: str
+    state: str
     release: Release | None
     releases: int
     last_turn: LastTurn | None
@@ -98,6 +101,7 @@ def status_of(parts: Parts) -> Status:
         name=parts.settings.model.name,
         root=str(parts.settings.root),
         environment=parts.settings.environment,
+        state=_state(parts.settings),
         release=current(ledger),
         releases=len(releases(ledger)),
         last_turn=msgspec.convert(turns[0].facts, LastTurn) if turns else None,
@@ -106,6 +110,11 @@ def status_of(parts: Parts) -> Status:
         files=_count(parts, "file"),
         batches=_count(parts, "batch"),
     )
+
+
+def _state(settings: Settings) -> str:
+    address = state_address(settings)
+    return f"{address.name} (schema {address.schema})" if address.path is None else str(address.path)
 
 
 def _count(parts: Parts, collection: str) -> dict[str, int]:
@@ -118,6 +127,8 @@ def _count(parts: Parts, collection: str) -> dict[str, int]:
 def status_lines(found: Status) -> list[str]:
     """The status for people."""
     lines = [f"{found.name} in {found.root}{f' (env {found.environment})' if found.environment else ''}"]
+    if "://" in found.state:
+        lines.append(f"State in {found.state}")
     lines += render.release(found.release) if found.release else ["Nothing is live yet."]
     for label, counts in (("files", found.files), ("batches", found.batches)):
         told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from interlock.errors import bounded
+from interlock.errors import StoreFault, bounded
 from interlock.records import Event, Verification, canonical, timestamp
 
 GENESIS = "0" * 64
@@ -20,6 +20,27 @@ GENESIS = "0" * 64
 
 _text = msgspec.json.Encoder().encode
 _facts = msgspec.json.Decoder(dict[str, Any])
+
+
+def check_text(*texts: str) -> None:
+    """Raise :class:`~interlock.errors.StoreFault` for a name that not every database can hold.
+
+    Postgres has no NUL in text, and half a surrogate pair is no Unicode.
+    """
+    for text in texts:
+        if "\0" in text or not _is_unicode(text):
+            raise StoreFault(
+                f"The name {bounded(ascii(text), 200)} holds a NUL or half a character; no ledger can keep it.",
+                next_step="Rename what it stands for.",
+            )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Row(NamedTuple):
@@ -43,7 +64,8 @@ class Head(NamedTuple):
 
 
 def chained(head: Head, moment: datetime, turn: str, kind: str, subject: str, facts: Mapping[str, Any]) -> Row:
-    """Link the next event to ``head``; raises :class:`~interlock.errors.StoreFault` when facts hold NaN or infinity."""
+    """Link the next event to ``head``; raises :class:`~interlock.errors.StoreFault` when it holds NaN or NUL."""
+    check_text(turn, kind, subject)
     text = canonical(dict(facts)).decode()
     row = Row(head.sequence + 1, timestamp(moment), kind, subject, turn, text, head.hash, "")
     return row._replace(hash=_hash(row))

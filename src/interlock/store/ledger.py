@@ -1,7 +1,8 @@
 """The ledger in a SQL database: events, documents and leases, changed together or not at all.
 
-A transaction takes SQLite's write lock when it begins and checks its fence under that lock, so nobody can hand out a
-newer lease between the check and the commit. Blocks must therefore be short: compute first, then record.
+A transaction takes the database's one write lock when it begins and checks its fence under that lock, so nobody can
+hand out a newer lease between the check and the commit. Blocks must therefore be short: compute first, then record.
+What differs between SQLite and Postgres is in ``dialect.py``.
 """
 
 import functools
@@ -14,14 +15,14 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
 
 from interlock.errors import Conflict, LeaseHeld, LeaseLost, StoreFault
 from interlock.ports import Clock
 from interlock.records import Event, Fence, Verification, canonical, moment, timestamp
 from interlock.store import schema
-from interlock.store.chain import Head, chained, check_chain, event_of
+from interlock.store.chain import Head, chained, check_chain, check_text, event_of
+from interlock.store.dialect import WRITES, Database
 from interlock.store.holder import Holder, surely_dead, this_process
 
 T = TypeVar("T")
@@ -31,16 +32,18 @@ _BATCH_ROWS = 5_000
 
 
 class SqlLedger:
-    """Implements :class:`interlock.ports.Ledger` on an engine of :func:`interlock.store.schema.open_database`.
+    """Implements :class:`interlock.ports.Ledger` on a database of :func:`interlock.store.schema.open_database`.
 
     May be shared by threads; each thread has at most one open transaction. Every method raises
     :class:`~interlock.errors.StoreFault` when the database fails.
     """
 
-    def __init__(self, engine: sa.Engine, clock: Clock) -> None:
-        self._engine = engine
-        self._writer = engine.execution_options(**{schema.WRITES: True})
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._engine = database.engine
+        self._writer = database.engine.execution_options(**{WRITES: True})
         self._clock = clock
+        self._lead: timedelta | None = None
         self._open = threading.local()
 
     # ---- writing
@@ -55,7 +58,7 @@ class SqlLedger:
         with self._writing() as connection:
             if fence is not None:
                 _check_fence(connection, fence)
-            transaction = SqlTransaction(connection, self._clock, turn)
+            transaction = SqlTransaction(self._database, connection, self._clock, turn)
             try:
                 yield transaction
             finally:
@@ -78,19 +81,27 @@ class SqlLedger:
             self._open.busy = False
 
     def _commit(self, connection: sa.Connection) -> None:
+        dialect = self._database.dialect
+        reason = dialect.refuse_commit(connection)
+        if reason:
+            connection.invalidate()
+            raise StoreFault(
+                f"The transaction on {self._database.address.name} was not committed: {reason}.",
+                next_step="Run again.",
+                outcome="not committed",
+            )
         try:
             connection.commit()
         except SQLAlchemyError as error:
-            # Busy and full leave the transaction open, so it is surely rolled back; after an I/O error nobody knows.
-            code = getattr(getattr(error, "orig", None), "sqlite_errorname", "")
-            certain = code.startswith(("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_READONLY"))
+            certain = dialect.surely_not_committed(error)
             connection.invalidate()
-            raise schema.database_fault(error, self._engine.url.database, unknown=not certain) from error
+            raise self._database.fault(error, unknown=not certain) from error
 
     # ---- reading
 
     def read(self, collection: str, key: str, type: type[T]) -> T | None:
         """Give the committed document decoded as ``type``, or None."""
+        check_text(collection, key)
         with self._reading() as connection:
             return _read(connection, collection, key, type)
 
@@ -104,6 +115,7 @@ class SqlLedger:
         limit: int | None = None,
     ) -> list[tuple[str, T]]:
         """List committed documents in the order of the code points of their keys, or the reverse."""
+        check_text(collection, prefix)
         query = sa.select(_documents.key, _documents.value).where(_documents.collection == collection)
         if prefix:
             query = query.where(_documents.key >= prefix, sa.func.substr(_documents.key, 1, len(prefix)) == prefix)
@@ -122,6 +134,7 @@ class SqlLedger:
         limit: int | None = None,
     ) -> list[Event]:
         """Events that match, in order of sequence, or the reverse; ``until`` is inclusive."""
+        check_text(*kinds, subject or "")
         query = sa.select(schema.events)
         if kinds:
             query = query.where(_events.kind.in_(kinds))
@@ -138,8 +151,8 @@ class SqlLedger:
     def verify(self) -> Verification:
         """Recompute every hash, in bounded memory, over one consistent view."""
         query = sa.select(schema.events).order_by(_events.sequence).execution_options(yield_per=_BATCH_ROWS)
-        with self._reading() as connection:
-            return check_chain(tuple(row) for row in connection.execute(query))
+        with self._reading() as connection, connection.execute(query) as rows:
+            return check_chain(tuple(row) for row in rows)
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -147,7 +160,7 @@ class SqlLedger:
             yield connection
 
     def _faults(self) -> Any:
-        return schema.database_faults(self._engine.url.database)
+        return self._database.faults()
 
     # ---- leases
 
@@ -156,8 +169,9 @@ class SqlLedger:
 
         A holder on this host that is dead loses it at once, any other when its time is up.
         """
+        check_text(name)
         with self._writing() as connection:
-            now = self._clock.now()
+            now = self._now(connection)
             row = connection.execute(sa.select(schema.leases).where(_leases.name == name)).one_or_none()
             if row is not None and row.holder and now < moment(row.expires_at) and not surely_dead(_holder(row)):
                 raise lease_held(name, row.holder, row.taken_at, row.expires_at)
@@ -173,7 +187,7 @@ class SqlLedger:
                 "taken_at": timestamp(now),
                 "expires_at": timestamp(now + timedelta(seconds=ttl_s)),
             }
-            statement = upsert(schema.leases).values(values)
+            statement = self._database.dialect.upsert(schema.leases).values(values)
             connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
             return fence
 
@@ -181,7 +195,7 @@ class SqlLedger:
         """Extend; raises :class:`~interlock.errors.LeaseLost` when overtaken or given back."""
         with self._writing() as connection:
             _check_fence(connection, fence)
-            until = timestamp(self._clock.now() + timedelta(seconds=ttl_s))
+            until = timestamp(self._now(connection) + timedelta(seconds=ttl_s))
             held = (_leases.name == fence.name) & (_leases.number == fence.number) & (_leases.holder != "")
             done = connection.execute(sa.update(schema.leases).where(held).values(expires_at=until))
             if done.rowcount == 0:
@@ -193,6 +207,13 @@ class SqlLedger:
         with self._writing() as connection:
             connection.execute(sa.update(schema.leases).where(held).values(holder=""))
 
+    def _now(self, connection: sa.Connection) -> datetime:
+        """Time by which leases are measured: the clock of this process, corrected once by the one that all share."""
+        now = self._clock.now()
+        if self._lead is None:
+            self._lead = self._database.dialect.lead(connection, now)
+        return now + self._lead
+
     def close(self) -> None:
         """Let go of connections."""
         self._engine.dispose()
@@ -201,7 +222,8 @@ class SqlLedger:
 class SqlTransaction:
     """Implements :class:`interlock.ports.Transaction`; refuses to be used after its block has ended."""
 
-    def __init__(self, connection: sa.Connection, clock: Clock, turn: str) -> None:
+    def __init__(self, database: Database, connection: sa.Connection, clock: Clock, turn: str) -> None:
+        self._upsert = database.dialect.upsert
         self._live: sa.Connection | None = connection
         self._clock = clock
         self._turn = turn
@@ -218,19 +240,20 @@ class SqlTransaction:
 
     def insert(self, collection: str, key: str, value: object) -> None:
         """Write a document that must not exist yet; raises :class:`~interlock.errors.Conflict` when it does."""
-        statement = upsert(schema.documents).on_conflict_do_nothing()
+        statement = self._upsert(schema.documents).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         if self._connection.execute(statement, self._values(collection, key, value)).rowcount == 0:
             raise document_exists(collection, key)
 
     def put(self, collection: str, key: str, value: object) -> None:
         """Write a document, new or not."""
-        statement = upsert(schema.documents)
+        statement = self._upsert(schema.documents)
         changes = {"value": statement.excluded.value, "changed_at": statement.excluded.changed_at}
         statement = statement.on_conflict_do_update(index_elements=["collection", "key"], set_=changes)
         self._connection.execute(statement, self._values(collection, key, value))
 
     def read(self, collection: str, key: str, type: type[T]) -> T | None:
         """Give the document decoded as ``type``, with the writes of this transaction, or None."""
+        check_text(collection, key)
         return _read(self._connection, collection, key, type)
 
     def close(self) -> None:
@@ -244,6 +267,7 @@ class SqlTransaction:
         return self._live
 
     def _values(self, collection: str, key: str, value: object) -> dict[str, str]:
+        check_text(collection, key)
         text = canonical(value).decode()
         return {"collection": collection, "key": key, "value": text, "changed_at": timestamp(self._clock.now())}
 

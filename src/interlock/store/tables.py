@@ -67,8 +67,10 @@ class DeltaTables:
 
     # ---- writing
 
-    def append(self, table: str, rows: pl.DataFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
-        """Add rows in one atomic, durable commit, creating or widening the table as needed.
+    def append(
+        self, table: str, rows: pl.DataFrame | pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]
+    ) -> Commit:
+        """Add rows in one atomic, durable commit, creating or widening the table as needed; lazy ones are streamed.
 
         New columns are added, empty in older rows; missing ones are empty in the new rows. A column of another type is
         refused with StoreFault unless it widens without loss (a smaller int, float32); ``replace`` changes types.
@@ -283,7 +285,7 @@ def _write(folder: Path, rows: pl.LazyFrame, columns: Mapping[str, pl.DataType])
     number = 0 if newest is None else newest + 1  # so that names sort in the order of commits
     name = f"part-{number:020d}-{secrets.token_hex(8)}.parquet"
     path = folder / name
-    rows.select(complete).sink_parquet(path, compression="zstd")
+    rows.select(complete).sink_parquet(path, compression="zstd", compression_level=1)
     count = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     if count == 0:
         path.unlink()

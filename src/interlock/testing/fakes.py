@@ -16,7 +16,7 @@ from interlock.errors import NotFound, StoreFault
 from interlock.ports import BlobInfo, Clock, Commit
 from interlock.records import Event, Fence, Verification, canonical, moment, timestamp
 from interlock.store.blobs import check_key
-from interlock.store.chain import Head, Row, chained, check_chain, event_of
+from interlock.store.chain import Head, Row, chained, check_chain, check_text, event_of
 from interlock.store.ledger import document_exists, lease_held, lease_lost
 from interlock.store.tables import check_table
 from interlock.testing.clock import ManualClock
@@ -82,6 +82,7 @@ class MemoryLedger:
 
     def read(self, collection: str, key: str, type: type[T]) -> T | None:
         """Give the committed document, or None."""
+        check_text(collection, key)
         return _decoded(self._state, collection, key, type)
 
     def scan(
@@ -94,6 +95,7 @@ class MemoryLedger:
         limit: int | None = None,
     ) -> list[tuple[str, T]]:
         """List committed documents in key order, or the reverse."""
+        check_text(collection, prefix)
         documents = self._state.documents
         keys = sorted(key for place, key in documents if place == collection and key.startswith(prefix))
         chosen = (keys[::-1] if newest_first else keys)[:limit]
@@ -110,6 +112,7 @@ class MemoryLedger:
         limit: int | None = None,
     ) -> list[Event]:
         """Events that match, in order of sequence, or the reverse."""
+        check_text(*kinds, subject or "")
         found = [
             event_of(row)
             for row in self._state.rows
@@ -126,6 +129,7 @@ class MemoryLedger:
 
     def acquire(self, name: str, *, ttl_s: float) -> Fence:
         """Take a lease; raises LeaseHeld while another lives."""
+        check_text(name)
         with self._writing() as state:
             now = self._clock.now()
             old = state.leases.get(name)
@@ -178,10 +182,12 @@ class MemoryTransaction:
 
     def put(self, collection: str, key: str, value: object) -> None:
         """Write a document, new or not."""
+        check_text(collection, key)
         self._state.documents[collection, key] = canonical(value)
 
     def read(self, collection: str, key: str, type: type[T]) -> T | None:
         """Give the document with the writes of this transaction, or None."""
+        check_text(collection, key)
         return _decoded(self._state, collection, key, type)
 
     def close(self) -> None:
@@ -269,10 +275,13 @@ class MemoryTables:
         self._scratch = scratch
         self._tables: dict[str, list[_Version]] = {}
 
-    def append(self, table: str, rows: pl.DataFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
+    def append(
+        self, table: str, rows: pl.DataFrame | pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]
+    ) -> Commit:
         """Add rows, unless ``commit_key`` did so before."""
         versions = self._tables.get(table, [])
-        frames = (*versions[-1].frames, rows) if versions else (rows,)
+        added = rows.lazy().collect()
+        frames = (*versions[-1].frames, added) if versions else (added,)
         return self.committed(table, commit_key) or self._commit(table, frames, commit_key, facts)
 
     def replace(self, table: str, rows: pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:

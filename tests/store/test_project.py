@@ -1,0 +1,89 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from interlock.app import open_parts
+from interlock.configuration import load_settings
+from interlock.errors import SettingsError
+from interlock.store.project import COLLECTION, KEY, Owner, claim
+from interlock.testing.clock import ManualClock
+from interlock.testing.fakes import MemoryBlobs, MemoryLedger
+
+BASE = '[model]\nname = "{name}"\ntask = "custom"\n[data]\ninbox = "in"\n[store]\nstate = "{state}"\n'
+
+
+def settings_of(folder: Path, name: str, state: str, **more: str):
+    folder.mkdir(exist_ok=True)
+    rest = "".join(f'{key} = "{value}"\n' for key, value in more.items())
+    (folder / "interlock.toml").write_text(BASE.format(name=name, state=state) + rest)
+    return load_settings(folder)
+
+
+def events_of(settings) -> int:
+    with open_parts(settings) as parts:
+        return len(parts.ledger.events())
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def shared(request, tmp_path):
+    """Address of a state that several projects could name."""
+    return f"sqlite:///{tmp_path}/shared.db" if request.param == "sqlite" else request.getfixturevalue("pg").url
+
+
+def test_a_second_project_is_refused_with_both_names(tmp_path, shared):
+    first = settings_of(tmp_path / "a", "first", shared)
+    assert events_of(first) == 0
+    with pytest.raises(SettingsError, match="belongs to project 'first', and this is 'second'") as caught:
+        events_of(settings_of(tmp_path / "b", "second", shared))
+    assert "store.schema" in caught.value.next_step
+    assert shared not in str(caught.value) or shared.startswith("sqlite")
+    assert events_of(first) == 0
+
+
+def test_a_renamed_model_goes_on_under_its_old_name(tmp_path, shared):
+    events_of(settings_of(tmp_path / "a", "old", shared))
+    with pytest.raises(SettingsError, match=r"project 'old'") as caught:
+        events_of(settings_of(tmp_path / "a", "new", shared))
+    assert "store.project = 'old'" in caught.value.next_step
+    assert events_of(settings_of(tmp_path / "a", "new", shared, project="old")) == 0
+
+
+def test_a_copy_with_another_lake_is_refused(tmp_path, shared):
+    events_of(settings_of(tmp_path / "a", "same", shared))
+    with pytest.raises(SettingsError, match="another lake"):
+        events_of(settings_of(tmp_path / "b", "same", shared))
+    shutil.rmtree(tmp_path / "b" / ".interlock")
+    shutil.copytree(tmp_path / "a" / ".interlock", tmp_path / "b" / ".interlock")  # a lake that was copied is the same
+    assert events_of(settings_of(tmp_path / "b", "same", shared)) == 0
+
+
+def test_the_state_in_a_projects_own_folder_is_its_own_under_any_name(tmp_path):
+    for name in ("old", "new"):
+        assert events_of(settings_of(tmp_path / "a", name, "sqlite")) == 0
+
+
+def test_projects_in_two_schemas_share_a_database(tmp_path, pg):
+    for name in ("first", "second", "first"):
+        assert events_of(settings_of(tmp_path / name, name, pg.url, schema=name)) == 0
+    names = pg.execute("SELECT nspname FROM pg_namespace WHERE nspname IN ('first', 'second', 'interlock') ORDER BY 1")
+    assert names == [("first",), ("interlock",), ("second",)]
+
+
+def test_who_comes_second_in_the_same_moment_takes_the_first_ones_word(tmp_path):
+    class Late(MemoryLedger):
+        """Another program writes between the look and the insert."""
+
+        looks = 0
+
+        def read(self, collection, key, type):
+            self.looks += 1
+            if self.looks == 1:
+                with self.transaction() as t:
+                    t.insert(COLLECTION, KEY, Owner(name="faster", lake="elsewhere"))
+                return None
+            return super().read(collection, key, type)
+
+    blobs = MemoryBlobs()
+    with pytest.raises(SettingsError, match="'faster'"):
+        claim(Late(ManualClock()), blobs, settings_of(tmp_path / "a", "slower", "sqlite:///x.db"), "x.db")
