@@ -7,8 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE # a turn starts several processes; compiling ea
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run test lint type bench docs lock format clean mutate
-.PHONY: help run test lint type bench peers docs lock format clean
+.PHONY: help run test lint type bench peers docs lock format clean mutate
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
