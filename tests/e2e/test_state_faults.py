@@ -162,7 +162,7 @@ def test_a_page_with_a_flipped_byte_is_told_by_some_verb_and_never_by_a_tracebac
         code, told = interlock(project, "verify")
         assert code != 0 or page_is_spare(project, content, page), (page, told)
         assert "error" not in told or re.search("corrupt|malformed|broken", told["error"]["message"]), told
-        if page >= 6:
+        if page >= 2:
             break
 
 

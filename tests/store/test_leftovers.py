@@ -54,7 +54,7 @@ def test_the_first_entry_too(log: Path) -> None:
 
 def test_whole_entries_stay_those_of_others_too(log: Path) -> None:
     entry(log, 2).write_text('{"commitInfo":{"operation":"OPTIMIZE"}}\n')
-    assert set_aside_torn(log.parent, "interlock") == []
+    assert set_aside_torn(log.parent) == []
     assert sorted(path.name for path in log.iterdir()) == [entry(log, version).name for version in range(3)]
 
 
@@ -74,4 +74,4 @@ def test_a_checkpoint_without_its_content_is_set_aside_with_what_points_to_it(lo
 
 
 def test_no_table_is_no_trouble(tmp_path: Path) -> None:
-    assert set_aside_torn(tmp_path / "none", "interlock") == []
+    assert set_aside_torn(tmp_path / "none") == []

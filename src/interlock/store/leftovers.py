@@ -1,4 +1,4 @@
-"""What a power cut or a killed writer left in a table, taken out of its way.
+"""What a power cut left of the log of a table, taken out of its way.
 
 ``deltalake`` links an entry of the log before anybody fsyncs it, so a disk may keep its name and lose its bytes. Such
 an entry was never acknowledged: who commits fsyncs the entry before saying so. It would keep every reader out of the
@@ -15,32 +15,31 @@ import os
 import re
 from pathlib import Path
 
-from interlock.store.disk import TEMPORARY, sync_folder
+from interlock.store.disk import sync_folder
 
+FACTS = "interlock"
+"""Key of ``commitInfo`` that holds the facts of a commit of ours, which carries a transaction too."""
 ASIDE = ".interlock-torn-"
 """Prefix of what was set aside."""
-ENTRY = re.compile(r"^(\d{20})\.json$")
-"""An entry of the log, with its version."""
-_LEFTOVER = re.compile(rf"^{re.escape(TEMPORARY)}|\.tmp$|#\d+$")
+_ENTRY = re.compile(r"^(\d{20})\.json$")
 _CHECKPOINT = re.compile(r"^\d{20}\.checkpoint.*\.parquet$")
 _POINTER = "_last_checkpoint"
 _PARQUET = b"PAR1"
 
 
-def set_aside_torn(folder: Path, ours: str) -> list[str]:
+def set_aside_torn(folder: Path) -> list[str]:
     """Rename what is torn in the log of the table in ``folder``; gives the names, newest first.
 
-    ``ours``: key of ``commitInfo`` that marks commits which carry a transaction. Only the end of the log can be torn,
-    for a writer makes the entry before its own durable. Raises :class:`OSError`.
+    Only the end of the log can be torn, for a writer makes the entries before its own durable. Raises :class:`OSError`.
     """
     log = folder / "_delta_log"
-    if not _torn(log, ours):
+    if not _torn(log):
         return []
     handle = os.open(log, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)  # others look again under this lock, so nobody renames a fresh entry
         found = []
-        while names := _torn(log, ours):
+        while names := _torn(log):
             for name in names:
                 (log / name).rename(log / f"{ASIDE}{name}")
             found += names
@@ -50,42 +49,14 @@ def set_aside_torn(folder: Path, ours: str) -> list[str]:
     return found
 
 
-def sweep(folder: Path, before: float) -> None:
-    """Remove temporary files, and Parquet files that no version ever named, last changed before ``before`` (epoch)."""
-    stale = [
-        path
-        for place in (folder, folder / "_delta_log")
-        for path in place.iterdir()
-        if path.is_file() and path.stat().st_mtime < before
-    ]
-    rows = {path for path in stale if path.parent == folder and path.suffix == ".parquet"}
-    named = _ever_named(folder) if rows else set()
-    for path in stale:
-        orphan = path in rows and path.name not in named
-        if orphan or _LEFTOVER.search(path.name):
-            path.unlink(missing_ok=True)
-
-
-def _ever_named(folder: Path) -> set[str]:
-    """Names of all files that any version of the table has or had."""
-    names = set()
-    for entry in (folder / "_delta_log").iterdir():
-        if ENTRY.match(entry.name):
-            for line in entry.read_text().splitlines():
-                add = json.loads(line).get("add")
-                if add is not None:
-                    names.add(add["path"])
-    return names
-
-
-def _torn(log: Path, ours: str) -> list[str]:
+def _torn(log: Path) -> list[str]:
     """Names of what is torn now: the newest entry, checkpoints, and the file that points to a checkpoint."""
     try:
         names = sorted(path.name for path in log.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-    entries = [name for name in names if ENTRY.match(name)]
-    torn = [name for name in entries[-1:] if not _whole(_content(log / name), ours)]
+    entries = [name for name in names if _ENTRY.match(name)]
+    torn = [name for name in entries[-1:] if not _whole(_content(log / name))]
     checkpoints = [name for name in names if _CHECKPOINT.match(name) and not _is_parquet(log / name)]
     if _POINTER in names and (checkpoints or not _is_json(_content(log / _POINTER))):
         checkpoints.append(_POINTER)
@@ -100,13 +71,13 @@ def _content(path: Path) -> bytes:
         return b"{}"
 
 
-def _whole(content: bytes, ours: str) -> bool:
+def _whole(content: bytes) -> bool:
     lines = content.splitlines()
     try:
         actions = [json.loads(line) for line in lines]
     except ValueError:
         return False
-    marked = any(ours in action.get("commitInfo", {}) for action in actions)
+    marked = any(FACTS in action.get("commitInfo", {}) for action in actions)
     return bool(actions) and (not marked or any("txn" in action for action in actions))
 
 
