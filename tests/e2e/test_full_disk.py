@@ -111,7 +111,10 @@ def test_a_folder_of_somebody_else_is_told_and_nothing_changes(ran_before: bool)
             assert interlock(project, "run")[0] == 0
         before = tree(project)
 
+        other = make_project(Path(place) / "other")
+
         def as_nobody() -> dict[str, Any]:
+            turn(other)  # imports what nobody may not read
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
