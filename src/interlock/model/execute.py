@@ -122,6 +122,13 @@ def _suffix(notebook: Notebook, path: str) -> str:
 
 def _one_file(rows: Rows, suffix: str, scratch: Path) -> Path:
     path = scratch / f"training{suffix}"
+    binary = [name for name, dtype in rows.parts[0].schema.items() if str(dtype) == "Binary"]
+    if suffix == ".csv" and binary:
+        raise ContractError(
+            f"The notebook asks for the rows as CSV, which cannot carry the bytes of column '{binary[0]}'.",
+            next_step="Let train_path end in .parquet, and read it with pandas.read_parquet.",
+            column=binary[0],
+        )
     if suffix == ".csv":
         rows.parts[0].write_csv(path)
     else:

@@ -18,6 +18,7 @@ _TYPES: dict[ColumnType, str] = {
     "str": "string",
     "date": "datetime",
     "datetime": "datetime",
+    "bytes": "binary",
 }
 
 
