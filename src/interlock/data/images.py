@@ -122,6 +122,18 @@ def _is_whole(kind: str, content: bytes, strips: Iterable[tuple[int, int]]) -> b
     return all(offset + length <= size for offset, length in strips)
 
 
+def by_groups(statuses: Mapping[str, str], rules: str) -> Callable[[Known], Verdict]:
+    """Judge an image by what became of its group (``statuses`` by digest); what failed by other ``rules`` is open."""
+
+    def verdict(known: Known) -> Verdict:
+        accepted = statuses.get(known.group) == "accepted"
+        if known.rules != rules and (known.bad or not accepted):
+            return "open"
+        return "done" if accepted else "refused"
+
+    return verdict
+
+
 # ---- groups ----------------------------------------------------------------------------------------------------------
 
 
@@ -146,10 +158,10 @@ class Group:
         """Size of all images."""
         return sum(len(item.content) for item in self.items)
 
-    def known(self) -> dict[str, Known]:
-        """What to remember of each image, by name."""
-        group = self.digest
-        return {item.name: msgspec.structs.replace(item.known, group=group) for item in self.items}
+    def known(self, *, accepted: bool = True) -> dict[str, Known]:
+        """What to remember of each image, by name; a group that is not accepted takes no name out of use."""
+        group, items = self.digest, [item for item in self.items if accepted or not item.gone]
+        return {item.name: msgspec.structs.replace(item.known, group=group) for item in items}
 
     def frame(self, label: str) -> pl.DataFrame:
         """Columns ``file``, the label, ``image`` (null for what is none) and ``digest``; one row for each image."""
@@ -207,7 +219,7 @@ class Gathering:
     inbox: Inbox
     known: Mapping[str, Known]
     verdict: Callable[[Known], Verdict]
-    keep: Callable[[Path, str, str], None]
+    keep: Callable[[Path, str, str], object]
     rules: str
     withdraw: bool
     now_s: float
@@ -224,7 +236,26 @@ class Gathering:
         if suspects or refreshed:
             suspects = [arrival for arrival in arrivals if self._suspect(arrival) or not self._done(arrival.name)]
         present = {self.known[arrival.name].digest: arrival for arrival in arrivals if arrival.name in self.known}
-        yield from _grouped(self._items(suspects, there, present, refreshed))
+        for group in _grouped(self._items(suspects, there, present, refreshed)):
+            lasting = [item.name for item in group.items if not item.gone]
+            if all(self._tried(name, group.digest) for name in lasting):
+                refreshed.update(
+                    (
+                        item.name,
+                        msgspec.structs.replace(
+                            self.known[item.name], version=item.known.version, trusted=item.known.trusted
+                        ),
+                    )
+                    for item in group.items
+                    if not item.gone
+                )
+            else:
+                yield group
+
+    def _tried(self, name: str, group: str) -> bool:
+        """Say whether the very same group was refused by the same rules."""
+        known = self.known.get(name)
+        return known is not None and known.group == group and self.verdict(known) == "refused"
 
     def _suspect(self, arrival: Arrival) -> bool:
         known = self.known.get(arrival.name)

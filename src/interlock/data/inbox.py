@@ -82,7 +82,10 @@ def is_table(name: str) -> bool:
 
 
 def open_inbox(settings: Settings, location: str, takes: Takes = is_table) -> Inbox:
-    """The inbox at a folder (relative to the project) or URL, for files that ``takes`` knows. Raises :class:`SettingsError` for no such folder."""
+    """The inbox at a folder (relative to the project) or URL, for files that ``takes`` knows.
+
+    Raises :class:`SettingsError` when there is no such folder.
+    """
     if "://" in location:
         return ObjectInbox(open_blobs(location, settings.root), takes)
     folder = settings.path(location)

@@ -6,9 +6,8 @@ one atomic commit under the file's digest; then the event and the documents in o
 by running again: a commit that was made is found by its key and only recorded.
 """
 
-import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ import polars as pl
 
 from interlock.data.casting import DTYPES
 from interlock.data.dedupe import dedupe, dedupe_large
-from interlock.data.images import Gathering, Group, GroupRows, Known, Verdict, is_image
+from interlock.data.images import Gathering, Group, GroupRows, Known, by_groups, is_image
 from interlock.data.inbox import Arrival, Inbox, Staged, is_table, open_inbox
 from interlock.data.layout import Layout, evolve, grown, undecided
-from interlock.data.opening import Unreadable, shown
+from interlock.data.opening import Unreadable, safe_name, shown
 from interlock.data.readers import BAD_SCHEMA, ROW
 from interlock.data.row_index import RowIndex
 from interlock.data.sift import Sifted, sift
@@ -225,11 +224,12 @@ def _all_images(work: _Work, inbox: Inbox, arrivals: Sequence[Arrival]) -> list[
     results = [result for result in (_recover(work),) if result is not None]
     ledger, start = work.parts.ledger, len(work.name) + 1
     known = {key[start:]: seen for key, seen in ledger.scan("seen", Known, prefix=f"{work.name}/")}
+    files = ledger.scan("file", FileResult, prefix=f"{work.name}/")
     refreshed: dict[str, Known] = {}
     gathering = Gathering(
         inbox=inbox,
         known=known,
-        verdict=_judge(work),
+        verdict=by_groups({result.digest: result.status for _, result in files}, work.rules),
         keep=lambda path, name, called: work.parts.blobs.put(f"quarantine/{name}/{safe_name(called)}", path),
         rules=work.rules,
         withdraw=work.source.on_duplicate == "keep-last",
@@ -238,36 +238,13 @@ def _all_images(work: _Work, inbox: Inbox, arrivals: Sequence[Arrival]) -> list[
         say=work.turn.say,
     )
     for group in gathering.groups(arrivals, refreshed):
-        if all(item.gone or _tried(known.get(item.name), group, work.rules) for item in group.items):
-            refreshed.update({item.name: known[item.name] for item in group.items if not item.gone})
-            continue
-        result = _group(work, group)
-        results.append(result)
-        work.turn.say(_told(result))
+        results.append(_group(work, group))
+        work.turn.say(_told(results[-1]))
     if refreshed:
         with work.turn.transaction(ledger) as t:
             for name, seen in refreshed.items():
                 t.put("seen", f"{work.name}/{name}", seen)
     return results
-
-
-def _judge(work: _Work) -> Callable[[Known], Verdict]:
-    """Judge an image by what became of its group; a settled one counts as open when it was bad by other rules."""
-    statuses = {
-        result.digest: result.status for _, result in work.parts.ledger.scan("file", FileResult, prefix=f"{work.name}/")
-    }
-
-    def verdict(known: Known) -> Verdict:
-        if known.rules != work.rules and (known.bad or statuses.get(known.group) != "accepted"):
-            return "open"
-        return "done" if statuses.get(known.group) == "accepted" else "refused"
-
-    return verdict
-
-
-def _tried(known: Known | None, group: Group, rules: str) -> bool:
-    """Say whether the very same group was refused by the same rules."""
-    return known is not None and known.group == group.digest and known.rules == rules
 
 
 def _group(work: _Work, group: Group) -> FileResult:
@@ -277,11 +254,7 @@ def _group(work: _Work, group: Group) -> FileResult:
     result = msgspec.structs.replace(
         result, seconds=work.parts.clock.monotonic() - started, at=timestamp(work.parts.clock.now())
     )
-    if result.status != "accepted":  # names that shall go out of use stay in it
-        gone = {item.name for item in group.items if item.gone}
-        kept = {name: seen for name, seen in pending.images.items() if name not in gone}
-        pending = msgspec.structs.replace(pending, images=kept)
-    _record(work, result, pending, layout)
+    _record(work, result, Pending(images=group.known(accepted=result.status == "accepted")), layout)
     return result
 
 
@@ -298,7 +271,7 @@ class Pending(Record, frozen=True, kw_only=True):
 
     digest: str = ""
     seen: Seen | None = None
-    images: dict[str, Known] = {}
+    images: dict[str, Known] = msgspec.field(default_factory=dict)
 
 
 class _Incoming(NamedTuple):
@@ -364,11 +337,6 @@ def _not_accepted(blank: FileResult, status: Literal["refused", "unreadable"], e
     counts = {name: error.facts[name] for name in ("rows", "quarantined", "duplicates") if name in error.facts}
     told = {"status": status, "reason": error.message, "next_step": error.next_step}
     return msgspec.structs.replace(blank, **told, **counts)
-
-
-def safe_name(name: str) -> str:
-    """A file name as one segment of a blob key: letters, digits, ``_ - .``, at most 80, never hidden."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[-80:] or "file"
 
 
 def _accept(work: _Work, blank: FileResult, found: _Incoming, path: Path) -> _Outcome:

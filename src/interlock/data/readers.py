@@ -109,7 +109,7 @@ def finish(raw: Raw, layout: Expected) -> Reading:
         if expected == "bytes" and series.dtype == pl.String:
             raise DataRefused(
                 f"Column '{shown(name)}' is to hold bytes, and it holds text: CSV and JSON cannot carry bytes.",
-                next_step='Send Parquet with a binary column, or image files (files = "images"); or take it out of types.',
+                next_step="Send Parquet with a binary column, or image files with files = 'images'.",
                 column=name,
             )
         to = expected or _infer(series)

@@ -22,9 +22,13 @@ class Readable(Protocol):
     """A file, or what is taken for one: its name for messages, and its rows; ``widened`` as in ``Slices``."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of it."""
+        ...
 
-    def readings(self, widened: frozenset[str] = frozenset()) -> Iterator[Reading]: ...
+    def readings(self, widened: frozenset[str] = frozenset()) -> Iterator[Reading]:
+        """All rows, in order."""
+        ...
 
 
 class Fault(NamedTuple):

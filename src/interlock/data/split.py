@@ -8,8 +8,8 @@ The canonical text of a key is the line that PostgreSQL's ``COPY ... TO`` would 
 tab; null is ``\N``; in text a backslash, tab, line feed and carriage return are written ``\\``, ``\t``, ``\n`` and
 ``\r``. Whole numbers are decimal (a float without a fraction too: ``5.0`` is ``5``, so that a column may become float
 without moving a row); other floats are the shortest decimal that reads back the same; ``true`` and ``false``; dates are
-``2026-11-21``, times ``2026-11-21T02:30:52.000000``; bytes are ``\\x`` and hexadecimal digits. UTF-8. Example: the key (``a b``, null, 7) is
-``a b<TAB>\N<TAB>7``.
+``2026-11-21``, times ``2026-11-21T02:30:52.000000``; bytes are ``\\x`` and hexadecimal digits. UTF-8. Example: the
+key (``a b``, null, 7) is ``a b<TAB>\N<TAB>7``.
 
 **By time** (``{ last = "28d", time = "date" }``): rows at or after the newest time minus the duration are judged. The
 window rolls forward with the data: a row is first judged, and trained on only when it has become old. It does not stay
@@ -51,8 +51,8 @@ def feature_names(settings: Settings, snapshot_columns: Sequence[str]) -> tuple[
     """Columns that the model may see, in order.
 
     ``model.features`` where they are listed; else all but the target, the key of the split, the key of the first
-    source, the digest of images, and, unless the task is forecast, the time column of a split by time (every judged time is later than all of
-    training, so nothing can be learnt from it).
+    source, the digest of images, and, unless the task is forecast, the time column of a split by time (every judged
+    time is later than all of training, so nothing can be learnt from it).
     """
     if settings.model.features:
         return tuple(settings.model.features)

@@ -28,7 +28,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from interlock.errors import UserCodeFailed, bounded, error_named
+from interlock.errors import ContractError, UserCodeFailed, bounded, error_named
 from interlock.model.cells import INJECTED, PARAMETERS, Notebook, read_notebook, tree_of
 from interlock.model.fit import Rows, Task, executed_path
 from interlock.model.kernel import BOOT, FINISH, Start, environment
