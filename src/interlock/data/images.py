@@ -113,6 +113,8 @@ def _is_whole(kind: str, content: bytes, strips: Iterable[tuple[int, int]]) -> b
     size = len(content)
     if kind == "JPEG":  # the end marker after the last scan; the thumbnail inside has both of its own before it
         return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")
+    if kind == "PNG":
+        return b"IEND\xaeB`\x82" in content
     if kind == "GIF":
         return content.rstrip(b"\0\r\n").endswith(b";")
     if kind == "BMP":
@@ -235,20 +237,14 @@ class Gathering:
         suspects = [arrival for arrival in arrivals if self._suspect(arrival)]
         if suspects or refreshed:
             suspects = [arrival for arrival in arrivals if self._suspect(arrival) or not self._done(arrival.name)]
-        present = {self.known[arrival.name].digest: arrival for arrival in arrivals if arrival.name in self.known}
+        read = {arrival.name for arrival in suspects}
+        present = {self.known[each.name].digest: each for each in arrivals if each.name not in read}
         for group in _grouped(self._items(suspects, there, present, refreshed)):
             lasting = [item.name for item in group.items if not item.gone]
-            if all(self._tried(name, group.digest) for name in lasting):
-                refreshed.update(
-                    (
-                        item.name,
-                        msgspec.structs.replace(
-                            self.known[item.name], version=item.known.version, trusted=item.known.trusted
-                        ),
-                    )
-                    for item in group.items
-                    if not item.gone
-                )
+            if lasting and all(self._tried(name, group.digest) for name in lasting):
+                for item in group.items:
+                    if not item.gone:
+                        refreshed[item.name] = msgspec.structs.replace(item.known, group=group.digest)
             else:
                 yield group
 
