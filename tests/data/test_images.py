@@ -351,7 +351,7 @@ names = st.sampled_from([f"{folder}/{number}.png" for folder in "ab" for number 
 changes = st.lists(st.tuples(names, st.sampled_from([None, 1, 2, 3, "bad"])), max_size=6)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=st.lists(st.tuples(changes, st.sampled_from(["", "", "commit", "record"])), min_size=1, max_size=5))
 def test_each_image_is_there_exactly_once_whatever_comes_and_is_killed(
     turns: list[tuple[list[tuple[str, Any]], str]], new_project: Any, request: pytest.FixtureRequest

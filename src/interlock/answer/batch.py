@@ -181,8 +181,10 @@ def _record(scorer: "_Scorer", file: Waiting, result: BatchResult, *, remember: 
         if remember and scorer.lasting:
             t.put("batch", key, result)
             t.put("batch_rules", key, _Rules(rules=scorer.rules))
-            for name, seen in (file.images or {file.name: file.seen}).items():
-                t.put("seen", f"{SEEN}/{name}", seen)
+            if file.seen is not None:
+                t.put("seen", f"{SEEN}/{file.name}", file.seen)
+            for name, known in file.images.items():
+                t.put("seen", f"{SEEN}/{name}", known)
         if file.images:
             t.put("pending", SEEN, _Pending())
         if result.status == "published":

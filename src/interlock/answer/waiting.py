@@ -4,6 +4,7 @@ A local file is hashed and scored where it lies; it must be the same before and 
 turn. An object is copied first.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,14 +90,14 @@ class Desk:
 
     def images(self, verdict: Callable[[str], Verdict], rules: str) -> Iterator[Waiting]:
         """Images that wait for an answer, in groups, each as one Parquet file; ``verdict`` judges digests of groups."""
-        start = len(SEEN) + 1
+        start, judged = len(SEEN) + 1, functools.cache(verdict)
         known = {key[start:]: each for key, each in self._parts.ledger.scan("seen", Known, prefix=f"{SEEN}/")}
         refreshed: dict[str, Known] = {}
         self._scratch.mkdir(parents=True, exist_ok=True)
         gathering = Gathering(
             inbox=self._inbox,
             known=known,
-            verdict=lambda each: verdict(each.group),
+            verdict=lambda each: judged(each.group),
             keep=lambda _path, _digest, name: self._turn.say(f"{shown(name)} is no image"),
             rules=rules,
             withdraw=False,
