@@ -105,3 +105,8 @@ def test_a_split_can_be_told() -> None:
     assert described(HoldoutSpec(fraction=0.2), ["id"]) == "fraction 0.2 by MD5 of key id"
     assert described(HoldoutSpec(last="7d", time="t"), []) == "last 7d by t"
     assert "the whole row" in described(HoldoutSpec(inbox="data/test"), [])
+
+
+def test_the_text_of_bytes_is_that_of_postgres() -> None:
+    frame = pl.DataFrame({"x": [b"hi\x00", b"", None]})
+    assert frame.select(key_text({"x": "bytes"})).to_series().to_list() == ["\\\\x686900", "\\\\x", "\\N"]

@@ -4,6 +4,7 @@ Only headers are looked at, never pixels: what decodes an image is the user's ow
 that was seen before, and whose version is the same, is not read again.
 """
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -237,6 +238,8 @@ class Gathering:
         suspects = [arrival for arrival in arrivals if self._suspect(arrival)]
         if suspects or refreshed:
             suspects = [arrival for arrival in arrivals if self._suspect(arrival) or not self._done(arrival.name)]
+        # by a hash of the name, so that every label and every share of bad ones is spread over the groups
+        suspects.sort(key=lambda arrival: hashlib.sha256(arrival.name.encode()).digest())
         read = {arrival.name for arrival in suspects}
         present = {self.known[each.name].digest: each for each in arrivals if each.name not in read}
         for group in _grouped(self._items(suspects, there, present, refreshed)):
@@ -324,9 +327,13 @@ def _grouped(items: Iterable[Item]) -> Iterator[Group]:
     size = 0
     for item in items:
         if held and (len(held) >= GROUP_FILES or size + len(item.content) > GROUP_BYTES):
-            yield Group(tuple(held))
+            yield _group(held)
             held, size = [], 0
         held.append(item)
         size += len(item.content)
     if held:
-        yield Group(tuple(held))
+        yield _group(held)
+
+
+def _group(items: Iterable[Item]) -> Group:
+    return Group(tuple(sorted(items, key=lambda item: item.name)))
