@@ -186,7 +186,7 @@ class Child:
         kind = getattr(errors, str(reply["kind"]), Fault)
         facts: dict[str, Any] = {"output_tail": self.output.text(), "seconds": seconds, "peak_memory_bytes": peak}
         if issubclass(kind, UserCodeFailed):
-            facts |= {"cause": str(reply.get("cause", "nonsense")), "traceback": trace}
+            facts |= {"cause": _plain(reply.get("cause", "nonsense")), "traceback": trace}
         error: InterlockError = kind(_plain(reply["message"]), next_step=_plain(reply["next_step"]), **facts)
         return error
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 from interlock.errors import Fault, UserCodeFailed
 from interlock.model.host import Child, Host, Outcome
+from interlock.ports import Job
 
 STARTUP_ALLOWANCE_S: Final = 60.0
 """How much longer than its deadline a session may wait for the host to import the project's libraries."""
@@ -64,12 +65,25 @@ class Runner:
         self.close()
 
     def call(
-        self, function: str, arguments: Mapping[str, Any], *, deadline_s: float, say: Callable[[str], None] = _silent
+        self,
+        function: str,
+        arguments: Mapping[str, Any],
+        *,
+        deadline_s: float,
+        say: Callable[[str], None] = _silent,
+        stop: threading.Event | None = None,
     ) -> Outcome:
-        """Call ``function`` once, in a fresh child; see :meth:`session`."""
-        session, outcome = self._open(function, arguments, deadline_s, say, keeps=False)
+        """Call ``function`` once, in a fresh child; see :meth:`session`. ``stop`` ends the child when it is set.
+
+        A call that was stopped raises :class:`UserCodeFailed` with the cause ``killed``.
+        """
+        session, outcome = self._open(function, arguments, deadline_s, say, keeps=False, stop=stop)
         session.close()
         return outcome
+
+    def run_job(self, function: str, job: Job, stop: threading.Event) -> Any:
+        """Call ``function`` for one job of an engine: what :class:`interlock.store.engine.LocalEngine` takes."""
+        return self.call(function, job.arguments, deadline_s=job.deadline_s, stop=stop).value
 
     def session(
         self, function: str, arguments: Mapping[str, Any], *, deadline_s: float, say: Callable[[str], None] = _silent
@@ -95,6 +109,7 @@ class Runner:
         say: Callable[[str], None],
         *,
         keeps: bool,
+        stop: threading.Event | None = None,
     ) -> tuple["Session", Outcome]:
         label = str(arguments.get("label") or function)
         host = self._ready_host(deadline_s, say, label)
@@ -104,7 +119,7 @@ class Runner:
             "seed": arguments.get("seed"),
             "keeps": keeps,
         }
-        session = Session(host.start_child(label), say)
+        session = Session(host.start_child(label), say, stop)
         try:
             outcome = session.exchange({"session": spec, "arguments": dict(arguments)}, deadline_s)
         except BaseException:
@@ -148,9 +163,10 @@ class Runner:
 class Session:
     """One child that answers calls until it is closed or dies."""
 
-    def __init__(self, child: Child, say: Callable[[str], None]) -> None:
+    def __init__(self, child: Child, say: Callable[[str], None], stop: threading.Event | None = None) -> None:
         self._child = child
         self._say = say
+        self._stop = stop
         self._lock = threading.Lock()
 
     def call(self, arguments: Mapping[str, Any], *, deadline_s: float) -> Outcome:
@@ -207,6 +223,9 @@ class Session:
         while True:
             for reply in channel.ready():
                 return reply
+            if self._stop is not None and self._stop.is_set():
+                self._child.end("was stopped before it answered")
+                raise EOFError
             left = limit - time.monotonic()
             if left <= 0:
                 raise TimeoutError

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import io
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -22,9 +22,19 @@ from interlock.model.bundle import open_bundle
 from interlock.model.predictor import Predictor, open_predictor
 from interlock.model.runner import Runner
 from interlock.ports import Blobs, Ledger, Parts, Turn
-from interlock.records import Bundle, Evaluation, Failure, Policy, Receipt, Record, Snapshot
-from interlock.release import own_metric
-from interlock.release.assess import Header, Terms, Witness, assess, read_evidence, shuffled_answers, write_evidence
+from interlock.records import Bundle, Consistency, Evaluation, Failure, Policy, Receipt, Record, Snapshot
+from interlock.release import consistency, own_metric
+from interlock.release.assess import (
+    EDITION,
+    Header,
+    Terms,
+    Witness,
+    answer_columns,
+    assess,
+    read_evidence,
+    shuffled_answers,
+    write_evidence,
+)
 from interlock.release.gate import level, policy_of
 from interlock.release.metrics import is_own, named_metric, shown_metrics
 from interlock.release.resample import RESAMPLES
@@ -68,12 +78,13 @@ def ask_key(holdout_digest: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class _Heard:
-    """What one model had to say: its answers as a frame, or why there are none, and its latency if it was measured."""
+    """What one model had to say: its answers as a frame, or why there are none, and what was measured."""
 
     witness: Witness
     answers: pl.DataFrame | None = None
     failure: Failure | None = None
     latency_ms: float | None = None
+    consistency: Consistency | None = None
 
 
 def judge(
@@ -132,6 +143,8 @@ def judge(
         evidence_key=f"evidence/{digest}.parquet",
         evidence_digest=digest,
         failures={one.witness.who: one.failure for one in heard if one.failure is not None},
+        edition=EDITION,
+        consistency=heard[0].consistency,
     )
     return _assessed(facts, policy, evidence, header)
 
@@ -162,11 +175,10 @@ def _assessed(facts: Evaluation, policy: Policy, evidence: pl.DataFrame, header:
         min_slice_rows=policy.min_slice_rows,
         seed=facts.seed,
         resamples=facts.resamples,
+        edition=facts.edition,
     )
     found = assess(evidence, header, terms)
-    return msgspec.structs.replace(
-        facts, scores=found.scores, extra=found.extra, comparisons=found.comparisons, slices=found.slices
-    )
+    return msgspec.structs.replace(facts, **{name: getattr(found, name) for name in found.__struct_fields__})
 
 
 def _recorded(
@@ -178,7 +190,7 @@ def _recorded(
         return None
     event = ledger.events(kinds=["gate.decided"], after=judged.receipt - 1, limit=1)[0]
     receipt = msgspec.convert(event.facts, Receipt)
-    shaping = ("metric", "confidence", "slices", "min_slice_rows")
+    shaping = ("metric", "confidence", "slices", "min_slice_rows", "row_by_row")
     same = all(getattr(receipt.policy, name) == getattr(policy, name) for name in shaping)
     return receipt.evaluation if same else None
 
@@ -220,12 +232,22 @@ def _hear(parts: Parts, who: str, bundle: Bundle, holdout: pl.DataFrame, runner:
         opened = open_bundle(parts, bundle.digest)
         with contextlib.closing(open_predictor(opened, runner, parts.settings)) as predictor:
             answers = _answers(who, predictor, rows, parts.settings)
-            latency = _latency_ms(parts, predictor, rows) if who == "candidate" else None
+            latency, again = _measured(parts, predictor, rows, answers) if who == "candidate" else (None, None)
     except (UserCodeFailed, DataRefused, BundleCorrupt, NotFound) as problem:
         if who != "champion":
             raise
         return _Heard(witness, failure=Failure(kind="failed", reason=problem.message))
-    return _Heard(witness, answers=answers, latency_ms=latency)
+    return _Heard(witness, answers=answers, latency_ms=latency, consistency=again)
+
+
+def _measured(
+    parts: Parts, predictor: Predictor, rows: pl.DataFrame, answers: pl.DataFrame
+) -> tuple[float, Consistency | None]:
+    """How long one row takes, and whether rows get the same answers again."""
+    latency = _latency_ms(parts, predictor, rows)
+    if not parts.settings.gate.row_by_row:
+        return latency, None
+    return latency, consistency.measure(predictor.predict, rows, answers, parts.settings.model.seed, parts.clock)
 
 
 def _answers(who: str, predictor: Predictor, rows: pl.DataFrame, settings: Settings) -> pl.DataFrame:
@@ -279,25 +301,18 @@ def _evidence(
     columns = [_row_names(holdout, key_names(settings, holdout.columns)), holdout[settings.model.target].alias("truth")]
     for one in heard:
         if one.answers is not None:
-            columns += list(_columns(one.witness, one.answers))
+            columns += list(answer_columns(one.witness, one.answers))
     columns += slice_columns(training, holdout, settings.gate.slices)
     frame, shuffled = shuffled_answers(pl.DataFrame(columns), heard[0].witness, settings.model.seed)
     metric = policy_of(settings).metric
     header = Header(
         task=settings.model.task,
         models=(*(one.witness for one in heard if one.answers is not None), shuffled),
-        scale=_scale(settings, training) if settings.model.task == "forecast" else None,
+        scale=target_scale(settings, training) if settings.model.task == "forecast" else None,
         also=shown_metrics(settings.model.task, settings.gate.also, metric),
     )
     own = [name for name in (metric, *header.also) if is_own(name)]
     return frame, _with_own(parts, turn, runner, frame, header, own) if own else header
-
-
-def _columns(witness: Witness, answers: pl.DataFrame) -> Iterator[pl.Series]:
-    yield answers["prediction"].alias(f"{witness.who}.prediction")
-    for place in range(len(witness.classes or ())):
-        if f"probability_{place}" in answers.columns:
-            yield answers[f"probability_{place}"].cast(pl.Float64).alias(f"{witness.who}.probability_{place}")
 
 
 def _row_names(holdout: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
@@ -312,7 +327,7 @@ def _row_names(holdout: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
     return pl.Series("row", np.fromiter(names, dtype=np.uint64, count=holdout.height))
 
 
-def _scale(settings: Settings, training: pl.LazyFrame) -> float | None:
+def target_scale(settings: Settings, training: pl.LazyFrame) -> float | None:
     """Mean absolute change of the target from one training row to the next in time, within each series."""
     time, target = settings.data.holdout.time, settings.model.target
     if time is None:
