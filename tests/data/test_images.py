@@ -220,6 +220,19 @@ def test_the_same_bytes_under_two_names_are_two_rows_on_one_side_of_the_split(pi
     assert feature_names(found, made.columns) == ("image",)
 
 
+def test_an_image_of_the_holdout_inbox_never_trains_under_any_name(pictures: Any) -> None:
+    (pictures.root / "test").mkdir()
+    for number in range(6):
+        put(pictures, f"{'ab'[number % 2]}/{number}.png", picture(number))
+    put(pictures, "a/judged.png", picture(0), "test")
+    pictures.set(holdout=HoldoutSpec(inbox="test"))
+    run(pictures)
+    ingest(pictures.parts, pictures.turn, "holdout")
+    made = make_snapshot(pictures.parts, pictures.turn)
+    assert (made.training_rows, made.holdout_rows) == (5, 1)
+    assert any("their key is in the holdout" in note for note in made.join_notes)
+
+
 # ---- what is no image
 
 
@@ -451,6 +464,6 @@ def test_bytes_of_a_parquet_file_are_a_column_like_any_other(project: Any) -> No
     project.put("c.parquet", file.getvalue())
     (result,) = ingest(project.parts, project.turn, "data")
     assert result.status == "refused", "stored bytes do not become text"
-    project.set(types={})
+    project.set(types={}, query="select id, x, y from data")
     made = make_snapshot(project.parts, project.turn)
     assert made.rows == 60
