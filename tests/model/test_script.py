@@ -157,7 +157,7 @@ def test_a_source_for_reference_is_a_channel_of_its_name(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
-def test_bytes_do_not_go_into_csv(tmp_path: Path, format: str) -> None:  # noqa: A002
+def test_bytes_do_not_go_into_csv(tmp_path: Path, format: str) -> None:
     pl.DataFrame({"image": [b"\xff"], "y": ["a"]}).write_parquet(tmp_path / "training.parquet")
     task = Task(
         code="", entry=Entry(path="t.py", function="__main__", module="t", search="."),
