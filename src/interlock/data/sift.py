@@ -2,20 +2,33 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import polars as pl
 
 from interlock.data.layout import Layout, Settled, settle
 from interlock.data.readers import BAD_SCHEMA, ROW, Reading, rows_as_json
 from interlock.data.signature import Drift, check, drift_notes, merge_bad, widen, without
-from interlock.data.slices import Slices, Widened
+from interlock.data.slices import Widened
 from interlock.data.spool import Spool
 from interlock.errors import DataRefused
 from interlock.records import Column
 from interlock.settings import Source
 
 _EMPTY_KEY = "is empty, but it is part of the key"
+
+
+class Readable(Protocol):
+    """A file, or what is taken for one: its name for messages, and its rows; ``widened`` as in ``Slices``."""
+
+    @property
+    def name(self) -> str:
+        """The name of it."""
+        ...
+
+    def readings(self, widened: frozenset[str] = frozenset()) -> Iterator[Reading]:
+        """All rows, in order."""
+        ...
 
 
 class Fault(NamedTuple):
@@ -86,7 +99,7 @@ class Sifted:
             )
 
 
-def sift(slices: Slices, layout: Layout, source: Source, scratch: Path) -> Sifted:
+def sift(slices: Readable, layout: Layout, source: Source, scratch: Path) -> Sifted:
     """Go through a file. Raises :class:`DataRefused` for columns that may not be as they are.
 
     A file that cannot be read to its end is :class:`~interlock.data.opening.Unreadable` first of all.
