@@ -381,8 +381,7 @@ class Store(_Section, frozen=True, kw_only=True):
     network_disk: Annotated[
         Literal["refuse", "allow"],
         Meta(
-            description="What to do when the SQLite file is on a network file system (NFS, SMB, sshfs, …), where its "
-            "locks do not hold: refuse, or allow because only one host ever opens it."
+            description="SQLite on a network file system (NFS, SMB, sshfs), where locks do not hold: refuse or allow."
         ),
     ] = "refuse"
     schema: Annotated[
