@@ -379,10 +379,7 @@ class Store(_Section, frozen=True, kw_only=True):
         ),
     ] = "sqlite"
     network_disk: Annotated[
-        Literal["refuse", "allow"],
-        Meta(
-            description="SQLite on a network file system (NFS, SMB, sshfs), where locks do not hold: refuse or allow."
-        ),
+        Literal["refuse", "allow"], Meta(description="SQLite on NFS, SMB or sshfs, where locks do not hold.")
     ] = "refuse"
     schema: Annotated[
         str,
