@@ -21,6 +21,7 @@ from interlock.settings import (
     FILE_NAME,
     NAME_PATTERN,
     SCHEMA_PATTERN,
+    SIZE_PATTERN,
     HoldoutSpec,
     Settings,
     Source,
@@ -28,6 +29,7 @@ from interlock.settings import (
 
 _FORMS = {
     DURATION_PATTERN: "Write a number with ms, s, m, h, d or w, as 90s or 28d.",
+    SIZE_PATTERN: "Write a number with MB, GB or TB, as 500MB or 4GB.",
     NAME_PATTERN: "Letters, digits, '_', '.' and '-', at most 64.",
     SCHEMA_PATTERN: "Lower-case letters, digits and '_', at most 63, not beginning with pg_.",
 }

@@ -121,11 +121,17 @@ class Fault(InterlockError):
 
 
 class UserCodeFailed(Fault):
-    """The user's function raised, hung, crashed or answered nonsense. ``traceback`` holds their frames only."""
+    """The user's function raised, hung, crashed or answered nonsense. ``traceback`` holds their frames only.
+
+    What an exception of user code says may hold values of the data. It is for the person who runs the turn;
+    ``recorded`` and ``recorded_traceback`` are what may be kept: its type, its place and the lines of code.
+    """
 
     def __init__(self, message: str, *, next_step: str = "", traceback: str = "", **facts: object) -> None:
         super().__init__(message, next_step=next_step, **facts)
         self.traceback = traceback
+        self.recorded = self.message
+        self.recorded_traceback = traceback
 
 
 class BundleCorrupt(Fault):

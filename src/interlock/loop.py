@@ -23,7 +23,7 @@ import msgspec
 
 from interlock.data.ingest import ingest
 from interlock.data.snapshot import make_snapshot, require_intact
-from interlock.errors import Fault, InterlockError, LeaseLost, StoreFault, bounded
+from interlock.errors import Fault, InterlockError, LeaseLost, StoreFault, UserCodeFailed, bounded
 from interlock.model.contract import Contract, read_contract
 from interlock.model.runner import Runner
 from interlock.model.train import train, training_digest
@@ -96,12 +96,12 @@ def run_turn(parts: Parts, progress: Progress, runner: Runner | None = None) -> 
         turn = Turn(id=_new_id(parts), fence=fence, say=progress.say)
         scratch = parts.settings.home / "work" / turn.id
         _sweep(scratch.parent)
-        with runner or Runner(parts.settings.root, contract.preload, scratch) as worker:
+        with runner or Runner.of(parts.settings, contract.preload, scratch) as worker:
             worker.scratch = scratch
             result = _Pass(parts, turn, progress, contract, worker).run()
         shutil.rmtree(scratch, ignore_errors=True)
         with turn.transaction(parts.ledger) as transaction:
-            transaction.append("turn.ended", turn.id, facts_of(result))
+            transaction.append("turn.ended", turn.id, turn.recordable(facts_of(result)))
     return result
 
 
@@ -191,6 +191,9 @@ class _Pass:
         except InterlockError as problem:
             failed = True
             note = problem.message
+            if isinstance(problem, UserCodeFailed):
+                self.turn.withhold(problem.message, problem.recorded)
+                self.turn.withhold(problem.traceback, problem.recorded_traceback)
             self.problems.append(
                 Problem(
                     step=name,

@@ -133,12 +133,13 @@ def _told(result: BatchResult) -> str:
 def _record(scorer: "_Scorer", file: Waiting, result: BatchResult, *, remember: bool) -> None:
     """Write event, documents and the proof that the release served, in one transaction."""
     rate = result.rows / result.seconds if result.seconds > 0 else None
-    facts = {**facts_of(result), "rows_per_second": rate}
+    kept = msgspec.structs.replace(result, reason=scorer.turn.recordable(result.reason))
+    facts = {**facts_of(kept), "rows_per_second": rate}
     key = f"{result.digest}/{result.model}"
     with scorer.turn.transaction(scorer.parts.ledger) as t:
         event = t.append(f"batch.{result.status}", result.name, facts)
         if remember and scorer.lasting:
-            t.put("batch", key, result)
+            t.put("batch", key, kept)
             t.put("batch_rules", key, _Rules(rules=scorer.rules))
             t.put("seen", f"{SEEN}/{file.name}", file.seen)
         if result.status == "published":
@@ -296,6 +297,8 @@ class _Scorer:
             )
         except (DataRefused, UserCodeFailed) as error:
             self.lasting = error.facts.get("cause", "raised") in _LASTING
+            if isinstance(error, UserCodeFailed):
+                self.turn.withhold(error.message, error.recorded)
             result = msgspec.structs.replace(blank, reason=error.message, next_step=error.next_step)
         else:
             if not file.unchanged():

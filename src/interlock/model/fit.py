@@ -207,10 +207,12 @@ def save_model(model: Any, task: Task) -> None:
             importlib.import_module("cloudpickle").dump(model, file)
     except Exception as error:
         path.unlink(missing_ok=True)
-        raise UserCodeFailed(
+        failed = UserCodeFailed(
             f"The model that {where} returned ({_kind(model)}) cannot be saved: {bounded(str(error), 300)}.",
             next_step="Keep open files, locks and connections out of it, or save it into model_dir yourself.",
-        ) from error
+        )
+        failed.recorded = f"The model that {where} returned ({_kind(model)}) cannot be saved: {type(error).__name__}."
+        raise failed from error
 
 
 def _kind(model: object) -> str:

@@ -71,6 +71,8 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
         "seed": settings.model.seed,
         "label": _label(contract.train),
         "task": msgspec.to_builtins(task),
+        "reads": [str(code), task.rows, *task.references.values()],
+        "writes": [task.model_dir, task.data_dir, str(executed_path(task).parent)],
     }
     try:
         outcome = runner.call(
@@ -187,7 +189,9 @@ def _failed(
     parts: Parts, contract: Contract, snapshot: Snapshot, name: str, error: UserCodeFailed | ContractError
 ) -> Training:
     told: dict[str, Any] = error.facts
-    trace = error.traceback if isinstance(error, UserCodeFailed) else ""
+    message, trace = error.message, ""
+    if isinstance(error, UserCodeFailed):
+        message, trace = error.recorded, error.recorded_traceback
     return Training(
         **_inputs(parts, contract, snapshot, name),
         status="failed",
@@ -195,7 +199,7 @@ def _failed(
         peak_memory_bytes=int(told.get("peak_memory_bytes", 0)),
         rows=snapshot.training_rows,
         output_tail=str(told.get("output_tail", "")),
-        error=bounded(f"{error.message}\n{trace}".rstrip(), _ERROR_CHARS),
+        error=bounded(f"{message}\n{trace}".rstrip(), _ERROR_CHARS),
     )
 
 
