@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE # a turn starts several processes; compiling ea
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run test lint type bench docs lock format clean
+.PHONY: help run test lint type bench peers mlflow docs lock format clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,10 +28,19 @@ $(VENV)/dev.stamp: $(BIN)/uv requirements-dev.lock pyproject.toml
 	$(UV) pip install --quiet --no-deps --editable .
 	@touch $@ $(VENV)/run.stamp
 
+# An old MLflow server lives apart: its libraries are older than ours. It needs Python 3.11; elsewhere its tests skip.
+$(VENV)/mlflow-oldest.stamp: $(BIN)/uv requirements-mlflow-oldest.lock
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
+	  $(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/mlflow-oldest && \
+	  $(UV) pip sync --quiet --require-hashes --python $(VENV)/mlflow-oldest/bin/python requirements-mlflow-oldest.lock; fi
+	@touch $@
+
+mlflow: $(VENV)/mlflow-oldest.stamp ## the oldest MLflow server that the mirror is tested with
+
 run: $(VENV)/run.stamp ## the loop on real input: examples/quality, slot after slot
 	@$(BIN)/python examples/quality/story.py
 
-test: $(VENV)/dev.stamp ## all tests, with coverage
+test: $(VENV)/dev.stamp $(VENV)/mlflow-oldest.stamp ## all tests, with coverage
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/dev.stamp ## style, types, layers, generated files
@@ -54,6 +63,19 @@ bench: $(VENV)/dev.stamp ## the figures of docs/benchmarks.md (minutes)
 	$(BIN)/python bench/decisions.py
 	$(BIN)/python bench/batch.py
 	$(BIN)/python bench/ledger.py
+	$(BIN)/python bench/ingest.py
+	$(BIN)/python bench/tune.py
+
+# What others would use lives apart: its dependencies are not ours.
+$(VENV)/peers.stamp: $(VENV)/dev.stamp requirements-peers.lock
+	$(PYTHON) -m venv $(VENV)/peers
+	$(UV) pip sync --quiet --require-hashes --python $(VENV)/peers/bin/python requirements-peers.lock
+	@touch $@
+
+peers: $(VENV)/peers.stamp ## side by side with joblib, Dask, Spark, Metaflow, Dagster and MLflow (half an hour)
+	$(BIN)/python bench/batch.py --model linear --peers whole,chunked,joblib,dask,spark
+	$(BIN)/python bench/batch.py --model trees --peers whole,chunked,joblib,dask,spark
+	$(BIN)/python bench/stages/run.py
 
 docs: $(VENV)/dev.stamp ## generate the reference pages from the code
 	$(BIN)/python tools/make_docs.py
@@ -61,6 +83,8 @@ docs: $(VENV)/dev.stamp ## generate the reference pages from the code
 lock: $(BIN)/uv ## lock the newest allowed versions, with hashes
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --extra s3 --extra examples pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate $(foreach extra,examples lineage mlflow notebook postgres s3 tune dev,--extra $(extra)) pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate -c requirements-dev.lock bench/peers.in -o requirements-peers.lock
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --override requirements-mlflow-oldest.override requirements-mlflow-oldest.in -o requirements-mlflow-oldest.lock
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
 
 clean: ## remove what was set up here

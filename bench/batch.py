@@ -1,17 +1,19 @@
-"""Batch scoring beside pandas + scikit-learn: the same pipeline over the same file, each in a process of its own.
+"""Batch scoring beside what others use: the same pipeline over the same file, each in a process of its own.
 
-    python bench/batch.py [--rows 10000000] [--peers whole,chunked]
+    python bench/batch.py [--rows 10000000] [--model linear] [--peers whole,chunked,joblib,dask,spark]
 
-The model is Pipeline(ColumnTransformer(StandardScaler, OneHotEncoder), LogisticRegression) over six numbers and four
-text columns (5, 24, 120 and 1,000 values), trained on 100,000 rows and released by a turn of Interlock.
+The model ``linear`` is Pipeline(ColumnTransformer(StandardScaler, OneHotEncoder), LogisticRegression) over six numbers
+and four text columns (5, 24, 120 and 1,000 values); ``trees`` is a LightGBM classifier of 100 trees over the six
+numbers. It is trained on 100,000 rows and released by a turn of Interlock.
 
 * whole: ``pandas.read_parquet``, ``pipeline.predict``, ``to_parquet``, the way it is mostly written.
 * chunked: the same in batches of 131,072 rows, the way it is written when memory runs out.
+* joblib, dask, spark: see ``bench/batch_peers.py``; they need ``make peers``.
 * interlock: ``score_inbox``: hash of the file, signature check, labels and probabilities, lineage, audit, fsync,
   publication and ledger entry included; the peers write the id and the label alone.
 
-Times leave out imports at the top of each program; CPU is that of the timed part. Everything is made in a temporary
-folder, which is removed.
+Times leave out imports at the top of each program. CPU is that of the whole process and its children. Everything is
+made in a temporary folder, which is removed.
 """
 
 import argparse
@@ -35,7 +37,7 @@ FEATURES = [*NUMBERS, *TEXTS]
 TRAINING_ROWS = 100_000
 CHUNK_ROWS = 131_072
 
-TRAIN = f"""
+LINEAR = f"""
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
@@ -48,11 +50,20 @@ def train(X, y):
     steps = [("columns", ColumnTransformer([scaled, coded])), ("model", LogisticRegression(max_iter=300))]
     return Pipeline(steps).fit(X, y)
 """
+TREES = """
+from lightgbm import LGBMClassifier
+
+
+def train(X, y, seed):
+    return LGBMClassifier(n_estimators=100, random_state=seed, n_jobs=2, verbose=-1).fit(X, y)
+"""
+MODELS = {"linear": (LINEAR, FEATURES), "trees": (TREES, NUMBERS)}
 SETTINGS = """
 [model]
 name = "bench"
 task = "classification"
 target = "y"
+features = {features}
 
 [data]
 inbox = "inbox"
@@ -96,42 +107,6 @@ def make_rows(path: Path, rows: int, seed: int, *, labelled: bool) -> None:
 # ---- what is measured, each in its own process -------------------------------------------------------------------
 
 
-def peer(folder: Path, mode: str) -> dict[str, Any]:
-    """pandas + scikit-learn."""
-    import pickle
-
-    import pandas as pd
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    import sklearn.pipeline  # noqa: F401  not part of the time
-
-    pipeline = pickle.loads((folder / "pipeline.pkl").read_bytes())
-    source, target = folder / "rows.parquet", folder / f"{mode}.parquet"
-    started, busy = time.perf_counter(), time.process_time()
-    if mode == "whole":
-        frame = pd.read_parquet(source)
-        frame["prediction"] = pipeline.predict(frame[FEATURES])
-        frame[["id", "prediction"]].to_parquet(target)
-        rows = len(frame)
-    else:
-        writer, rows = None, 0
-        for batch in pq.ParquetFile(source).iter_batches(CHUNK_ROWS):
-            frame = batch.to_pandas()
-            frame["prediction"] = pipeline.predict(frame[FEATURES])
-            table = pa.Table.from_pandas(frame[["id", "prediction"]], preserve_index=False)
-            writer = writer or pq.ParquetWriter(target, table.schema)
-            writer.write_table(table)
-            rows += len(frame)
-        assert writer is not None
-        writer.close()
-    return {
-        "rows": rows,
-        "seconds": time.perf_counter() - started,
-        "cpu_s": time.process_time() - busy,
-        "output": str(target),
-    }
-
-
 def interlock(folder: Path) -> dict[str, Any]:
     """The batch stage of a turn."""
     from interlock.answer.batch import score_inbox
@@ -159,29 +134,37 @@ def interlock(folder: Path) -> dict[str, Any]:
     }
 
 
-def measured(mode: str, folder: Path) -> dict[str, Any]:
-    """Run one of the above in a process of its own; adds its peak memory and processor time."""
-    command = [sys.executable, __file__, "--child", mode, "--folder", str(folder)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+def measured(mode: str, folder: Path, features: list[str]) -> dict[str, Any]:
+    """Run one of the programs in a process of its own; adds its peak memory and processor time."""
+    if mode == "interlock":
+        command = [sys.executable, __file__, "--child", str(folder)]
+    else:
+        apart = Path(sys.executable).parent.parent / "peers" / "bin" / "python"
+        python = str(apart) if apart.exists() else sys.executable
+        command = [python, str(Path(__file__).with_name("batch_peers.py")), mode, str(folder), json.dumps(features)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{mode} failed:\n{done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def child(mode: str, folder: Path) -> None:
-    result = interlock(folder) if mode == "interlock" else peer(folder, mode)
+def child(folder: Path) -> None:
+    result = interlock(folder)
     print(json.dumps({**result, "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
 # ---- the comparison ----------------------------------------------------------------------------------------------
 
 
-def prepare(folder: Path, rows: int) -> None:
+def prepare(folder: Path, rows: int, model: str) -> None:
     """Rows, a released model, and its pipeline as a pickle for the peers."""
     project = folder / "project"
     for name in ("inbox", "to_score"):
         (project / name).mkdir(parents=True)
-    (project / "interlock.toml").write_text(SETTINGS)
-    (project / "train.py").write_text(TRAIN)
+    train, features = MODELS[model]
+    (project / "interlock.toml").write_text(SETTINGS.format(features=json.dumps(features)))
+    (project / "train.py").write_text(train)
     make_rows(project / "inbox" / "training.parquet", TRAINING_ROWS, seed=1, labelled=True)
     subprocess.run([sys.executable, "-m", "interlock", "run"], cwd=project, check=True, capture_output=True)
     (model,) = (project / ".interlock" / "lake" / "bundles").glob("*/model/model.pkl")
@@ -194,38 +177,47 @@ def differing(one: str, other: str) -> int:
     """Rows on which two files of answers differ."""
     import polars as pl
 
-    pair = [pl.scan_parquet(path).select(pl.col("prediction").cast(pl.String)) for path in (one, other)]
-    both = pl.concat([pair[0], pair[1].rename({"prediction": "other"})], how="horizontal")
-    return int(both.select((pl.col("prediction") != pl.col("other")).sum()).collect().item())
+    pair = []
+    for path in map(Path, (one, other)):
+        rows = pl.scan_parquet(f"{path}/*.parquet" if path.is_dir() else path)
+        pair.append(rows.select("id", pl.col("prediction").cast(pl.String)))
+    both = pair[0].join(pair[1], on="id", how="full")
+    return int(both.select((pl.col("prediction").ne_missing(pl.col("prediction_right"))).sum()).collect().item())
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("--rows", type=int, default=10_000_000)
     arguments.add_argument("--peers", default="whole,chunked", help="which peers to run beside, by comma")
-    arguments.add_argument("--child", help=argparse.SUPPRESS)
-    arguments.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments.add_argument("--model", choices=sorted(MODELS), default="linear")
+    arguments.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.child:
-        child(given.child, given.folder)
+        child(given.child)
         return
     with tempfile.TemporaryDirectory(prefix="interlock-bench-") as name:
         folder = Path(name)
-        prepare(folder, given.rows)
+        prepare(folder, given.rows, given.model)
         os.sync()  # else whoever runs first shares the disk with what was just made
         modes = ["interlock", *(mode for mode in given.peers.split(",") if mode)]
-        found = {mode: measured(mode, folder) for mode in modes}
+        found = {mode: measured(mode, folder, MODELS[given.model][1]) for mode in modes}
         report(found, given.rows)
 
 
 def report(found: dict[str, dict[str, Any]], rows: int) -> None:
-    labels = {"whole": "pandas + scikit-learn, whole", "chunked": "pandas + scikit-learn, chunked"}
+    labels = {
+        "whole": "pandas + scikit-learn, whole",
+        "chunked": "pandas + scikit-learn, chunked",
+        "joblib": "joblib, 2 processes",
+        "dask": "Dask, 2 processes",
+        "spark": "Spark, local[2], mapInPandas",
+    }
     base = found["interlock"]["seconds"]
     print(f"{rows:,} rows, form '{found['interlock']['form']}'")
     print(f"{'':32}{'seconds':>9}{'rows/s':>12}{'CPU s':>8}{'peak MB':>9}{'Interlock is':>14}")
     for mode, result in found.items():
         times = "" if mode == "interlock" else f"{result['seconds'] / base:.1f} x"
-        rate = result["rows"] / result["seconds"]
+        rate = rows / result["seconds"]
         print(
             f"{labels.get(mode, 'Interlock'):32}{result['seconds']:9.2f}{rate:12,.0f}{result['cpu_s']:8.1f}"
             f"{result['rss_mb']:9.0f}{times:>14}"

@@ -23,5 +23,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own INTERLOCK_… variables must not change what is tested."""
-    for name in [name for name in os.environ if name.startswith("INTERLOCK_")]:
+    for name in [name for name in os.environ if name.startswith("INTERLOCK_") or name == "MLFLOW_TRACKING_URI"]:
         monkeypatch.delenv(name)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from interlock.configuration import find_project, json_schema, line_of, load_settings
 from interlock.errors import NotFound, SettingsError
-from interlock.settings import seconds
+from interlock.settings import Dimension, seconds
 
 BASE = """[model]
 name = "parts"
@@ -177,5 +177,87 @@ def test_lines_of_inline_tables_are_those_of_their_key() -> None:
 def test_the_schema_knows_every_section() -> None:
     schema = json_schema()
     properties = schema["$defs"]["Settings"]["properties"]
-    assert {"model", "params", "data", "gate", "batch", "store", "env"} == set(properties)
+    sections = {"model", "params", "data", "script", "tune", "gate", "batch", "store", "lineage", "env"}
+    assert sections == set(properties)
     assert json.dumps(schema)
+
+
+# ---- [tune] ------------------------------------------------------------------------------------------------------
+
+TUNE = BASE + "[tune]\ntrials = 5\n[tune.space]\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "whole", "inside", "outside"),
+    [
+        ("x = { low = 1, high = 9 }", True, (1, 9), (0, 10, 2.5, True, "3")),
+        ("x = { low = 1, high = 9, step = 4 }", True, (1, 5, 9), (3, 10)),
+        ("x = { low = 1.0, high = 9 }", False, (1, 2.5), (0.9, 9.1, False)),
+        ("x = { low = 0, high = 1, step = 0.1 }", False, (0.3, 0.7), (0.25,)),
+        ("x = { choices = [1, false, 'a', 2.5] }", False, (1, False, "a", 2.5), (True, 0, "b", 1.0)),
+    ],
+)
+def test_a_space_is_read_by_the_type_of_its_literals(
+    line: str, whole: bool, inside: tuple[object, ...], outside: tuple[object, ...], project: Path
+) -> None:
+    dimension = load_settings(_write(project, TUNE + line)).tune.space["x"]
+    assert dimension.choices or dimension.whole is whole
+    assert all(dimension.holds(value) for value in inside)
+    assert not any(dimension.holds(value) for value in outside)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("x = { low = 3 }", "tune.space.x has neither choices nor both of low and high"),
+        ("x = { low = 3, high = 3 }", "tune.space.x is empty: low is 3 and high is 3"),
+        ("x = { low = 4, high = 3 }", "tune.space.x is empty"),
+        ("x = { low = 0, high = 3, log = true }", "by order of magnitude"),
+        ("x = { low = 1, high = 3, log = true, step = 1 }", "by order of magnitude"),
+        ("x = { low = 1, high = 3, step = 5 }", "has a step of 5 between 1 and 3"),
+        ("x = { low = 1, high = 3, step = 0 }", "has a step of 0"),
+        ("x = { low = 1, high = inf }", "not finite"),
+        ("x = { choices = [1] }", "two different choices or more"),
+        ("x = { choices = [1, 1] }", "two different choices or more"),
+        ("x = { choices = [1, nan] }", "not finite"),
+        ("x = { choices = [1, 2], low = 1 }", "choices and a range"),
+        ("x = { low = 1, hihg = 3 }", "Unknown key 'tune.space.x.hihg'"),
+        ("'no name' = { low = 1, high = 3 }", "cannot be the name of a parameter"),
+        ("x = { low = 1, high = 3 }\n[params]\nx = 4", "params.x is 4, which tune.space.x does not hold"),
+        ("", "tune.trials is 5, and tune.space names no parameter"),
+    ],
+)
+def test_an_impossible_space_is_refused(line: str, words: str, project: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(_write(project, TUNE + line))
+    assert words in caught.value.message
+    assert caught.value.next_step
+
+
+def test_a_parameter_may_be_fixed_and_searched(project: Path) -> None:
+    settings = load_settings(
+        _write(project, TUNE + "x = { low = 1, high = 3 }\ny = { low = 1, high = 3 }\n[params]\nx = 2")
+    )
+    assert settings.offered_params == {"x": 2, "y": None}
+    off = load_settings(project, overrides=["tune.trials=0"])
+    assert off.offered_params == {"x": 2}
+
+
+@given(st.integers(-1000, 1000), st.integers(1, 500), st.integers(1, 40), st.floats(-2000, 2000, allow_nan=False))
+def test_what_a_range_holds_is_low_plus_whole_steps(low: int, width: int, step: int, value: float) -> None:
+    step = min(step, width)
+    dimension = Dimension(low=low, high=low + width, step=step)
+    held = {number for number in range(low - 5, low + width + 6) if dimension.holds(number)}
+    assert held == set(range(low, low + width + 1, step))
+    assert not dimension.holds(value)
+
+
+def test_the_variable_of_mlflow_is_taken_where_nothing_else_is_said(tmp_path: Path) -> None:
+    (tmp_path / "interlock.toml").write_text('[model]\nname = "m"\ntask = "custom"\n[data]\ninbox = "in"\n')
+    variables = {"MLFLOW_TRACKING_URI": "http://there:5000"}
+    assert load_settings(tmp_path, variables=variables).tracking_uri == "http://there:5000"
+    assert not load_settings(tmp_path).is_followed
+    for said, found in (("http://here:1", "http://here:1"), ("off", "")):
+        told = load_settings(tmp_path, variables=variables, overrides=[f"store.tracking={said}"])
+        assert told.tracking_uri == found
+    assert not load_settings(tmp_path, variables=variables, overrides=["store.tracking=off"]).is_followed

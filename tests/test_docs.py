@@ -18,7 +18,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 GLOBS = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "examples/**/README.md")
 PAGES = sorted(path for glob in GLOBS for path in ROOT.glob(glob))
-VERBS = {"init", "run", "predict", "status", "history", "promote", "rollback", "verify", "replay", "report", "doctor"}
+VERBS = {
+    "init",
+    "run",
+    "predict",
+    "status",
+    "history",
+    "promote",
+    "rollback",
+    "verify",
+    "replay",
+    "report",
+    "sync",
+    "doctor",
+}
 BLOCK = re.compile(r"(?P<note><!-- not run: [^>]+-->\n\n?)?```console\n(?P<body>.*?)```", re.DOTALL)
 HOME = re.compile(r"^<!-- run in: (?P<folder>[\w/.-]+) -->", re.MULTILINE)
 

@@ -16,7 +16,8 @@ from interlock.release.metrics import METRICS
 from interlock.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ["init", "run", "predict", "status", "history", "promote", "rollback", "verify", "replay", "report", "doctor"]
+VERBS = ["init", "run", "predict", "status", "history", "promote", "rollback", "verify", "replay", "report"]
+VERBS += ["sync", "doctor"]
 
 
 def configuration_page() -> str:

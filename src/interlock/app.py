@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from interlock.ports import Parts
+from interlock.ports import Blobs, Parts, Tables
 from interlock.settings import Settings
 from interlock.store.address import state_address
 from interlock.store.blobs import LocalBlobs
 from interlock.store.clock import SystemClock
 from interlock.store.ledger import SqlLedger
+from interlock.store.objects import ObjectBlobs
+from interlock.store.places import cache_of, patience_of
 from interlock.store.project import claim
 from interlock.store.schema import open_database
+from interlock.store.table_files import ObjectFiles
 from interlock.store.tables import DeltaTables
 
 
@@ -22,9 +25,7 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
     :class:`~interlock.errors.SettingsError` when it belongs to another project.
     """
     clock = SystemClock()
-    lake = settings.path(settings.store.lake)
-    blobs = LocalBlobs(lake)
-    blobs.sweep(clock.now())
+    blobs, tables = _open_lake(settings, clock)
     state = state_address(settings)
     ledger = SqlLedger(open_database(state), clock)
     try:
@@ -34,7 +35,19 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
             clock=clock,
             ledger=ledger,
             blobs=blobs,
-            tables=DeltaTables(lake / "tables"),
+            tables=tables,
         )
     finally:
         ledger.close()
+
+
+def _open_lake(settings: Settings, clock: SystemClock) -> tuple[Blobs, Tables]:
+    """Blobs and tables of ``store.lake``, a folder or a prefix of a bucket."""
+    if "://" in settings.store.lake:
+        bucket = ObjectBlobs(settings.store.lake, patience_of(settings))
+        cache = cache_of(settings)
+        return bucket, DeltaTables(lambda table: ObjectFiles(bucket, f"tables/{table}", cache))
+    lake = settings.path(settings.store.lake)
+    blobs = LocalBlobs(lake)
+    blobs.sweep(clock.now())
+    return blobs, DeltaTables(lake / "tables")

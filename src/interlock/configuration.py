@@ -5,11 +5,13 @@ Later wins: the file, ``[env.NAME]``, the variables, ``--set``. Every unknown or
 """
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import inspect
@@ -22,6 +24,7 @@ from interlock.settings import (
     NAME_PATTERN,
     SCHEMA_PATTERN,
     SIZE_PATTERN,
+    Dimension,
     HoldoutSpec,
     Settings,
     Source,
@@ -79,6 +82,8 @@ def load_settings(
     for key, value in (*_from_variables(variables or {}, merged), *map(_from_override, overrides)):
         merged = _merge(merged, _nested(key, value))
     _refuse_unknown(merged, "", "")
+    if not merged.get("store", {}).get("tracking"):
+        merged = _merge(merged, _from_elsewhere(variables or {}))
     return _coherent(_convert(merged, text, root.resolve(), environment))
 
 
@@ -110,6 +115,12 @@ def _from_variables(variables: Mapping[str, str], known: Mapping[str, Any]) -> I
         if name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
             path = tuple(name.removeprefix(_PREFIX).lower().split("__"))
             yield _spelled_as_in(known, path), _value(variables[name])
+
+
+def _from_elsewhere(variables: Mapping[str, str]) -> dict[str, Any]:
+    """What other tools' variables say, where nothing is said to us."""
+    uri = variables.get("MLFLOW_TRACKING_URI", "")
+    return {"store": {"tracking": uri}} if uri else {}
 
 
 def _spelled_as_in(known: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
@@ -173,17 +184,18 @@ def _refuse_unknown(data: Mapping[str, Any], text: str, prefix: str) -> None:
 def _unknown_keys(
     data: Mapping[str, Any], type: inspect.Type, path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], Sequence[str]]]:
-    if isinstance(type, inspect.StructType):
-        fields = {field.encode_name: field.type for field in type.fields if path or field.encode_name not in _INTERNAL}
+    bare = _bare(type)
+    if isinstance(bare, inspect.StructType):
+        fields = {field.encode_name: field.type for field in bare.fields if path or field.encode_name not in _INTERNAL}
         for key, value in data.items():
             if key not in fields:
                 yield (*path, key), tuple(fields)
             elif isinstance(value, Mapping):
                 yield from _unknown_keys(value, fields[key], (*path, key))
-    elif isinstance(type, inspect.DictType):
+    elif isinstance(bare, inspect.DictType):
         for key, value in data.items():
             if isinstance(value, Mapping):
-                yield from _unknown_keys(value, type.value_type, (*path, key))
+                yield from _unknown_keys(value, bare.value_type, (*path, key))
 
 
 def _nearest(name: str, valid: Mapping[str, Any] | Sequence[str], what: str) -> str:
@@ -306,6 +318,7 @@ def _incoherent(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _incoherent_holdout(data.holdout)
     yield from _incoherent_folders(settings)
     yield from _incoherent_store(settings)
+    yield from _incoherent_tune(settings)
     try:
         canonical(settings.params)
     except StoreFault:
@@ -353,8 +366,67 @@ def _incoherent_store(settings: Settings) -> Iterator[tuple[str, str]]:
             f"store.state '{bounded(settings.store.state.partition(':')[0], 40)}' is not supported.",
             "Use sqlite, sqlite:///FILE (without options), or postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
         )
-    if "://" in settings.store.lake:
-        yield "store.lake is a URL, and only a folder is supported.", "Name a folder."
+    lake = urlsplit(settings.store.lake)
+    if "://" in settings.store.lake and (lake.scheme != "s3" or not lake.hostname or lake.query or "%" in lake.path):
+        yield (
+            f"store.lake '{lake.scheme}://…' is neither a folder nor s3://bucket/prefix.",
+            "Name a folder, or s3://bucket/prefix; credentials come from the AWS_… variables.",
+        )
+    elif lake.username is not None or lake.password is not None:
+        yield "store.lake holds a user or a password.", "Set the AWS_… variables instead: settings are kept and shown."
+
+
+def _incoherent_tune(settings: Settings) -> Iterator[tuple[str, str]]:
+    tune = settings.tune
+    if tune.trials and not tune.space:
+        yield (
+            f"tune.trials is {tune.trials}, and tune.space names no parameter.",
+            "Write [tune.space] with NAME = { low = 1, high = 10 }, or set trials to 0.",
+        )
+    if tune.trials and not settings.model.target:
+        yield "There is nothing to score trials by.", "Name the column to predict in model.target, or take [tune] out."
+    for name, dimension in tune.space.items():
+        if not name.isidentifier():
+            yield f"tune.space has '{name}', which cannot be the name of a parameter.", "Use letters, digits and '_'."
+        fault = _impossible(dimension)
+        if fault is not None:
+            yield f"tune.space.{name} {fault[0]}.", fault[1]
+        if name in settings.params and not dimension.holds(settings.params[name]):
+            yield (
+                f"params.{name} is {settings.params[name]!r}, which tune.space.{name} does not hold.",
+                "The search begins there: widen the range, or change the value.",
+            )
+
+
+def _impossible(dimension: Dimension) -> tuple[str, str] | None:
+    """What is wrong with one line of the space, and how to mend it."""
+    if not dimension.choices:
+        return _impossible_range(dimension)
+    if (dimension.low, dimension.high, dimension.step) != (None, None, None) or dimension.log:
+        return "has choices and a range", "Keep one of the two."
+    if any(isinstance(value, float) and not math.isfinite(value) for value in dimension.choices):
+        return "has a choice that is not finite", "Take it out."
+    if len(dimension.choices) < 2 or len(set(dimension.choices)) < len(dimension.choices):
+        return "needs two different choices or more", "A single value belongs into [params]."
+    return None
+
+
+def _impossible_range(dimension: Dimension) -> tuple[str, str] | None:
+    low, high, step = dimension.low, dimension.high, dimension.step
+    if low is None or high is None:
+        return "has neither choices nor both of low and high", "Write { low = 1, high = 10 } or { choices = [1, 2] }."
+    if not all(math.isfinite(value) for value in (low, high, step or 0)):
+        return "has a bound that is not finite", "Write numbers."
+    if low >= high:
+        return (
+            f"is empty: low is {low} and high is {high}",
+            "Write low below high; a single value belongs into [params].",
+        )
+    if dimension.log and (low <= 0 or step is not None):
+        return "cannot be searched by order of magnitude", "With log, low must be above 0 and there is no step."
+    if step is not None and not 0 < step <= high - low:
+        return f"has a step of {step} between {low} and {high}", "Write a step above 0 that fits in between."
+    return None
 
 
 def json_schema() -> dict[str, Any]:

@@ -16,14 +16,15 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from interlock.data.ingest import ingest
-from interlock.data.snapshot import make_snapshot, require_intact
-from interlock.errors import Fault, InterlockError, LeaseLost, StoreFault, UserCodeFailed, bounded
+from interlock.data.snapshot import feature_names, make_snapshot, require_intact
+from interlock.errors import Fault, InterlockError, LeaseLost, SettingsError, StoreFault, UserCodeFailed, bounded
 from interlock.model.contract import Contract, read_contract
 from interlock.model.runner import Runner
 from interlock.model.train import train, training_digest
@@ -44,6 +45,8 @@ from interlock.records import (
     timestamp,
 )
 from interlock.release.standing import current, taken_back
+from interlock.store.claim import claim_lake
+from interlock.tuning.standing import due, in_force, params_text, study_digest, with_params
 
 LEASE = "turn"
 _TURN_ID = re.compile(r"^\d{8}T\d{6}-[0-9a-f]{6}$")
@@ -84,13 +87,17 @@ class Answered(Record, frozen=True, kw_only=True):
 # ---- the turn ----------------------------------------------------------------------------------------------------
 
 
-def run_turn(parts: Parts, progress: Progress, runner: Runner | None = None) -> TurnResult:
+def run_turn(parts: Parts, progress: Progress, runner: Runner | None = None, *, search: bool = False) -> TurnResult:
     """Take the lease, run one turn, and record how it ended.
 
-    ``runner`` may be warming up already. Raises :class:`~interlock.errors.LeaseHeld` while another turn runs,
-    and :class:`~interlock.errors.ContractError` or :class:`~interlock.errors.SettingsError` before anything is touched
-    when the project cannot work.
+    ``runner`` may be warming up already. ``search`` asks for a search for parameters that is not due. Raises
+    :class:`~interlock.errors.LeaseHeld` while another turn runs, and :class:`~interlock.errors.ContractError` or
+    :class:`~interlock.errors.SettingsError` before anything is touched when the project cannot work.
     """
+    if search and not parts.settings.tune.trials:
+        raise SettingsError(
+            "There is nothing to search: tune.trials is 0.", next_step="Set trials and space under [tune]."
+        )
     contract = read_contract(parts.settings)
     with _lease(parts.ledger) as fence:
         turn = Turn(id=_new_id(parts), fence=fence, say=progress.say)
@@ -98,11 +105,31 @@ def run_turn(parts: Parts, progress: Progress, runner: Runner | None = None) -> 
         _sweep(scratch.parent)
         with runner or Runner.of(parts.settings, contract.preload, scratch) as worker:
             worker.scratch = scratch
-            result = _Pass(parts, turn, progress, contract, worker).run()
+            result = _Pass(parts, turn, progress, contract, worker, search=search).run()
         shutil.rmtree(scratch, ignore_errors=True)
         with turn.transaction(parts.ledger) as transaction:
             transaction.append("turn.ended", turn.id, turn.recordable(facts_of(result)))
+        if parts.settings.is_followed:
+            result = _tell(parts, progress, result)
     return result
+
+
+def _tell(parts: Parts, progress: Progress, result: TurnResult) -> TurnResult:
+    """Tell the systems that follow the ledger; the turn is recorded already, and nothing here changes how it ended."""
+    from interlock.report.followers import tell
+
+    started = parts.clock.monotonic()
+    progress.begin("mirror")
+    told = tell(parts, progress.say)
+    elapsed = parts.clock.monotonic() - started
+    note = "; ".join(one.note for one in told) or "nothing new"
+    failed = any(one.problem for one in told)
+    progress.end("mirror", note, elapsed, failed=failed)
+    return msgspec.structs.replace(
+        result,
+        notes=(*result.notes, *(f"mirror: {one.note}" for one in told if one.problem)),
+        steps=(*result.steps, Step(name="mirror", note=note, seconds=elapsed, failed=failed)) if told else result.steps,
+    )
 
 
 def _new_id(parts: Parts) -> str:
@@ -119,7 +146,10 @@ def _sweep(folder: Path) -> None:
 class _Pass:
     """One pass over the stages: remembers what happened, so that the end can be told in one sentence."""
 
-    def __init__(self, parts: Parts, turn: Turn, progress: Progress, contract: Contract, runner: Runner) -> None:
+    def __init__(
+        self, parts: Parts, turn: Turn, progress: Progress, contract: Contract, runner: Runner, *, search: bool = False
+    ) -> None:
+        self.search = search
         self.parts, self.turn, self.progress = parts, turn, progress
         self.contract, self.runner = contract, runner
         self.runner_started = False
@@ -224,6 +254,7 @@ class _Pass:
         return not failed
 
     def _ingest(self) -> str:
+        claim_lake(self.parts, self.turn)
         names = list(self.parts.settings.sources)
         if self.parts.settings.data.holdout.inbox is not None:
             names.append("holdout")
@@ -244,8 +275,10 @@ class _Pass:
         return f"{made.training_rows:,} rows to learn from, {made.holdout_rows:,} held out ({short(made.digest)})"
 
     def _learn(self, snapshot: Snapshot) -> None:
-        """Train, pack, judge and decide, as far as it is not recorded."""
+        """Tune, train, pack, judge and decide, as far as it is not recorded."""
         ledger = self.parts.ledger
+        if self.parts.settings.tune.trials and not self._tuned(snapshot):
+            return
         key = training_digest(self.parts.settings, self.contract, snapshot)
         known = ledger.read("training", key, TrainingLink)
         if known is None:
@@ -265,6 +298,30 @@ class _Pass:
             self.waiting = answered.receipt if answered.verdict == "hold" else None
             return
         self._step("judge", lambda: self._judge(snapshot, champion, question))
+
+    def _tuned(self, snapshot: Snapshot) -> bool:
+        """Lay the parameters in force over the settings, after a search where one is due."""
+        settings, code, ledger = self.parts.settings, self.contract.code, self.parts.ledger
+        study = study_digest(settings, code, snapshot, feature_names(settings, snapshot.columns))
+        why = (
+            "it was asked for" if self.search else due(settings, code, study, in_force(ledger), self.parts.clock.now())
+        )
+        if why and not self._step("tune", lambda: self._tune(snapshot, why)):
+            return False
+        found = in_force(ledger)
+        assert found is not None, "a search that ended well is in force"
+        self.parts = replace(self.parts, settings=with_params(settings, found.params))
+        return True
+
+    def _tune(self, snapshot: Snapshot, why: str) -> str:
+        from interlock.store.engine import LocalEngine
+        from interlock.tuning.search import search
+
+        self.turn.say(f"searching, as {why}")
+        engine = LocalEngine(self.ready_runner().run_job, self.parts.settings.tune.parallel)
+        found = search(self.parts, self.turn, self.contract, snapshot, engine, more=self.search)
+        trials = found.complete + found.pruned + found.failed
+        return f"best of {trials} trials: {found.metric} {found.score:.4g} ({params_text(found.params)})"
 
     def _train(self, snapshot: Snapshot) -> str:
         from interlock.model.bundle import pack, pack_baseline

@@ -1,6 +1,6 @@
 """The few seams behind which a laptop and a cloud look alike; ``interlock.testing`` has a suite for each."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
+from interlock.errors import InterlockError
 from interlock.records import Event, Fence, Record, Verification
 from interlock.settings import Settings
 
@@ -153,8 +154,12 @@ class Commit(Record, frozen=True, kw_only=True):
 class Tables(Protocol):
     """Versioned, append-only tables. ``commit_key`` makes a retry after an unknown outcome harmless."""
 
-    def append(self, table: str, rows: pl.DataFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
+    def append(
+        self, table: str, rows: pl.DataFrame | pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]
+    ) -> Commit:
         """Add rows in one atomic, durable commit, creating the table from the frame's schema when it is new.
+
+        Lazy rows are streamed where the store can; they are evaluated at most once for each attempt to commit.
 
         When ``commit_key`` was committed before, nothing is written and that commit is returned.
         """
@@ -177,11 +182,53 @@ class Tables(Protocol):
         ...
 
     def paths(self, table: str, version: int | None = None) -> list[str]:
-        """The Parquet files of a version, as paths or URLs that Polars and DuckDB can read."""
+        """The Parquet files of a version, as paths on this machine that Polars and DuckDB can read."""
+        ...
+
+    def absent(self, table: str) -> list[str]:
+        """Files of the newest version that are not in the store any more, or not of the size that was committed."""
         ...
 
     def maintain(self, table: str) -> None:
         """Checkpoint and compact when there are many small commits, and sweep what a killed writer left."""
+        ...
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """One call for an engine: plain data in, plain data out. ``key`` names it among the jobs of one :meth:`Engine.map`.
+
+    ``arguments`` go to the function as one dictionary; the job is stopped after ``deadline_s``.
+    """
+
+    key: str
+    arguments: dict[str, Any]
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended: with a ``value``, or with an ``error`` that ends nothing but the job."""
+
+    key: str
+    value: Any = None
+    error: InterlockError | None = None
+
+
+class Engine(Protocol):
+    """Who runs many calls of one function: processes of this machine, or of others."""
+
+    @property
+    def width(self) -> int:
+        """How many jobs run at once."""
+        ...
+
+    def map(self, function: str, jobs: Iterable[Job]) -> Generator[JobResult, None, None]:
+        """Call ``function`` (``package.module:name``) once for each job; results come as they are ready.
+
+        ``jobs`` is read in the caller's thread, one by one, when there is room for one more and the results given so
+        far have been taken: the next job may depend on them. A job that fails is a result with an error. Closing the
+        iterator stops the jobs that still run, and returns when they have ended.
+        """
         ...
 
 

@@ -18,6 +18,7 @@ CATEGORY_CAP = 200
 """A string column with more distinct values than this has no list of categories in the signature."""
 DURATION_PATTERN = r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)$"
 _DURATION = re.compile(DURATION_PATTERN)
+_STEP_SLACK = 1e-8
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 SIZE_PATTERN = r"^(\d+(?:\.\d+)?)\s*(MB|GB|TB)$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -30,6 +31,7 @@ Size = Annotated[str, Meta(pattern=SIZE_PATTERN, description="a number with MB, 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
+Count = Annotated[int, Meta(ge=1)]
 Character = Annotated[str, Meta(min_length=1, max_length=1)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="letters, digits, '_', '.', '-'; at most 64")]
 
@@ -89,6 +91,50 @@ class Model(_Section, frozen=True, kw_only=True):
             "data_dir and temporary folders: the kernel (Landlock, Linux 5.13 and newer) sees to it."
         ),
     ] = False
+
+
+class Script(_Section, frozen=True, kw_only=True):
+    """[script]: how a training file that is a program is run, and what SageMaker's inference functions are given."""
+
+    when: Annotated[
+        Literal["auto", "always"],
+        Meta(description="Run the training file as a program: when it has a __main__ guard and no `train`, or always."),
+    ] = "auto"
+    channels: Annotated[
+        tuple[Name, ...],
+        Meta(description="Folders of rows it is given. Empty: those whose SM_CHANNEL_NAME its files read, else train."),
+    ] = ()
+    format: Annotated[
+        Literal["csv", "parquet", "libsvm", "npy"],
+        Meta(description="Format of the channels' files. npy: x_CHANNEL.npy and y_CHANNEL.npy."),
+    ] = "csv"
+    header: Annotated[
+        bool | None,
+        Meta(description="CSV has a line with the column names. Default: no, as SageMaker; yes for Vertex."),
+    ] = None
+    target_first: Annotated[bool, Meta(description="The target is the first column of a channel, else the last.")] = (
+        True
+    )
+    files: Annotated[
+        dict[str, Name], Meta(description="Name of a channel's file. Default: the channel's name and the format.")
+    ] = {}
+    layout: Annotated[
+        Literal["local", "opt-ml"],
+        Meta(description="Where its folders are: in the working folder, or mounted at /opt/ml for it alone (Linux)."),
+    ] = "local"
+    metric_definitions: Annotated[
+        dict[str, str],
+        Meta(description="Training metrics found in what it prints: name = regular expression with one group."),
+    ] = {}
+    content_type: Annotated[
+        str, Meta(description="What input_fn is given. Empty: the first that it takes of CSV, JSON, npy and libsvm.")
+    ] = ""
+    accept: Annotated[
+        str, Meta(description="What output_fn is asked for. Empty: the first that it gives of JSON, CSV and npy.")
+    ] = ""
+    rows_per_call: Annotated[
+        int, Meta(ge=0, description="Rows given to the inference functions at a time; 0 means all there are.")
+    ] = 0
 
 
 class HoldoutSpec(_Section, frozen=True, kw_only=True):
@@ -165,6 +211,85 @@ class Data(Source, frozen=True, kw_only=True):
     max_bad_rows: Annotated[Share, Meta(description="Share of bad rows above which a file is refused whole.")] = 0.01
 
 
+class Dimension(_Section, frozen=True, kw_only=True):
+    """[tune.space.NAME]: the values that one parameter may take, from low to high, or one of some choices."""
+
+    low: Annotated[
+        int | float | None,
+        Meta(
+            description="Smallest value. Whole numbers are searched when low, high and step are written as whole "
+            "numbers, else floats."
+        ),
+    ] = None
+    high: Annotated[int | float | None, Meta(description="Largest value.")] = None
+    log: Annotated[bool, Meta(description="Search by order of magnitude; low must be above 0.")] = False
+    step: Annotated[int | float | None, Meta(description="Only low, low + step, low + 2 step, … up to high.")] = None
+    choices: Annotated[
+        tuple[bool | int | float | str, ...], Meta(description="The values themselves, instead of low and high.")
+    ] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole numbers are searched."""
+        return all(isinstance(bound, int) for bound in (self.low, self.high, self.step) if bound is not None)
+
+    def holds(self, value: object) -> bool:
+        """Whether ``value`` is among those that the search may try; a range without both ends holds nothing."""
+        if self.choices:
+            return any(type(choice) is type(value) and choice == value for choice in self.choices)
+        if isinstance(value, bool) or not isinstance(value, int | float) or self.low is None or self.high is None:
+            return False
+        if self.whole and not isinstance(value, int):
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return self.low <= value <= self.high and abs(steps - round(steps)) < _STEP_SLACK
+
+
+class Tune(_Section, frozen=True, kw_only=True):
+    """[tune]: search for better parameters before training; needs the extra `tune`."""
+
+    trials: Annotated[int, Meta(ge=0, description="How many settings of the parameters are tried. 0: no search.")] = 0
+    space: Annotated[
+        dict[str, Dimension],
+        Meta(description="What is searched, by parameter. A value in [params] is where the search begins."),
+    ] = {}
+    every: Annotated[
+        Duration | None,
+        Meta(
+            description="Search again on new rows when the last search is older than this. Default: only when the "
+            "code, the space, [params] or the metric changes, or `interlock run --tune` asks for it."
+        ),
+    ] = None
+    timeout: Annotated[
+        Duration | None, Meta(description="Begin no more trials after this long; what was found by then is taken.")
+    ] = None
+    deadline: Annotated[
+        Duration | None, Meta(description="One trial is stopped after this long, and failed. Default: model.deadline.")
+    ] = None
+    patience: Annotated[
+        Count | None, Meta(description="End the search after so many trials in a row without a better one.")
+    ] = None
+    parallel: Annotated[
+        int, Meta(ge=1, le=64, description="Trials at once. Above 1 a repeated search may try other values.")
+    ] = 1
+    folds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=20,
+            description="1: score on one fifth of the training rows, the newest ones in a split by time. More: mean "
+            "over so many folds, each later than what it was trained on in a split by time.",
+        ),
+    ] = 1
+    sampler: Annotated[
+        Literal["tpe", "random"], Meta(description="Who proposes: Parzen estimators (TPE), or chance. Both seeded.")
+    ] = "tpe"
+    pruner: Annotated[
+        Literal["median", "none"],
+        Meta(description="Give a trial up when what it reports is worse than the median of the earlier ones."),
+    ] = "median"
+
+
 class Gate(_Section, frozen=True, kw_only=True):
     """[gate]: what a candidate must show before it is released."""
 
@@ -238,7 +363,38 @@ class Store(_Section, frozen=True, kw_only=True):
         str,
         Meta(description="Name that the state belongs to. Default: model.name; set it when the model is renamed."),
     ] = ""
-    lake: Annotated[str, Meta(description="Where rows, snapshots and bundles live: a folder.")] = ".interlock/lake"
+    lake: Annotated[
+        str, Meta(description="Where rows, snapshots, bundles and evidence live: a folder, or s3://bucket/prefix.")
+    ] = ".interlock/lake"
+    timeout: Annotated[
+        Duration,
+        Meta(description="Longest wait for one request to an object store; operations take four times that."),
+    ] = "20s"
+    cache_gb: Annotated[
+        float, Meta(gt=0.0, description="Gigabytes of local copies kept of a lake that is not on this machine.")
+    ] = 20.0
+    tracking: Annotated[
+        str,
+        Meta(
+            description="An MLflow server that is told of trainings, models and releases, as http://host:5000. "
+            "Empty: the variable MLFLOW_TRACKING_URI, if it is set. off: none."
+        ),
+    ] = ""
+    tracking_deadline: Annotated[
+        Duration, Meta(description="How long a turn may wait for the MLflow server; the rest is told the next time.")
+    ] = "10s"
+
+
+class Lineage(_Section, frozen=True, kw_only=True):
+    """[lineage]: OpenLineage events, one run for each stage of a turn."""
+
+    to: Annotated[
+        str, Meta(description="Where they go: a file (one event a line), or an http(s) URL. Empty: nowhere.")
+    ] = ""
+    namespace: Annotated[str, Meta(min_length=1, description="Namespace of the jobs.")] = "interlock"
+    deadline: Annotated[
+        Duration, Meta(description="How long a turn may wait for them to be taken; the rest is told the next time.")
+    ] = "10s"
 
 
 class Settings(_Section, frozen=True, kw_only=True):
@@ -246,12 +402,21 @@ class Settings(_Section, frozen=True, kw_only=True):
 
     model: Model
     params: dict[str, Any] = {}
+    script: Script = Script()
     data: Data = Data()
+    tune: Tune = Tune()
     gate: Gate = Gate()
     batch: Batch = Batch()
     store: Store = Store()
+    lineage: Lineage = Lineage()
     root: Path = msgspec.field(default_factory=Path)
     environment: str = ""
+
+    @property
+    def offered_params(self) -> dict[str, Any]:
+        """``params``, and the parameters that only the search knows (None before it has found them)."""
+        searched = self.tune.space if self.tune.trials else {}
+        return {**dict.fromkeys(searched), **self.params}
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -273,6 +438,16 @@ class Settings(_Section, frozen=True, kw_only=True):
     def path(self, text: str) -> Path:
         """A path of the settings, taken relative to the project folder."""
         return (self.root / text).resolve()
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow server to tell, or empty."""
+        return "" if self.store.tracking == "off" else self.store.tracking
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether another system is told what happens."""
+        return bool(self.tracking_uri or self.lineage.to)
 
     @property
     def home(self) -> Path:

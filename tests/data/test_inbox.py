@@ -146,7 +146,7 @@ def test_object_stores_are_inboxes_too(tmp_path: Path, monkeypatch: pytest.Monke
     blobs = MemoryBlobs()
     for key in ("b.csv", "a/x.csv", "_hidden.csv", "notes.txt", "a/.part.csv"):
         blobs.put(key, b"abc")
-    monkeypatch.setattr(inbox_module, "open_blobs", lambda location, root: blobs)
+    monkeypatch.setattr(inbox_module, "open_blobs", lambda location, settings: blobs)
     settings = Settings(model=Model(name="m", task="regression"), root=tmp_path)
     inbox, said = open_inbox(settings, "s3://bucket/prefix"), list[str]()
     assert isinstance(inbox, ObjectInbox)

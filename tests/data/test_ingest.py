@@ -1,5 +1,6 @@
 import gzip
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from interlock.data import ingest as ingest_module
+from interlock.data import slices, spool
 from interlock.data.ingest import Seen, ingest, safe_name, source_of
 from interlock.data.layout import Layout
 from interlock.errors import NotFound, SettingsError, StoreFault
@@ -563,3 +565,51 @@ def test_rows_are_there_exactly_once_whatever_is_killed(
     ]
     assert sum(result.accepted for result in accepted) == len(rows(project))
     assert run(project) == []
+
+
+# ---- large files
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["", "1", "2", "3", "x"]),
+                st.sampled_from(["", "1", "2.5", "7", "y"]),
+                st.sampled_from(["", "a", "b"]),
+            ),
+            min_size=1,
+            max_size=8,
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([("id",), ()]),
+    st.sampled_from(["keep-last", "keep-first", "refuse"]),
+)
+def test_large_files_are_taken_in_like_small_ones(
+    new_project: Callable[..., Any], files: list[list[tuple[str, ...]]], key: tuple[str, ...], policy: str
+) -> None:
+    """In slices, on disk and by hashes, or in one piece and by comparing: the same rows, cells, counts and layout."""
+    outcomes = []
+    for large in (False, True):
+        project = new_project(uuid.uuid4().hex, key=key, on_duplicate=policy, max_bad_rows=0.5)
+        with pytest.MonkeyPatch.context() as patch:
+            if large:
+                patch.setattr(slices, "SLICE_BYTES", 10)
+                patch.setattr(spool, "BUDGET_BYTES", 100)
+                patch.setattr(ingest_module, "COMPARED_ROWS", 0)
+            results = []
+            for number, rows in enumerate(files):
+                project.put(f"{number}.csv", "id,n,t\n" + "".join(",".join(row) + "\n" for row in rows))
+                results += ingest(project.parts, project.turn, "data")
+        tables = []
+        for name in ("sources/data", "quarantine/data"):
+            known = project.parts.tables.version(name) is not None
+            tables.append(project.parts.tables.scan(name).collect().rows() if known else None)
+        told = [msgspec.structs.replace(result, seconds=0.0, at="") for result in results]
+        outcomes.append((told, tables, project.parts.ledger.read("columns", "data", Layout)))
+    assert outcomes[0][0] == outcomes[1][0]
+    assert outcomes[0][1] == outcomes[1][1]
+    assert outcomes[0][2] == outcomes[1][2]

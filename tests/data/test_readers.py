@@ -297,7 +297,9 @@ scalar = st.one_of(
     st.none(), st.integers(-(2**63), 2**63 - 1), st.text(st.characters(codec="utf-8"), max_size=5), st.booleans(),
     st.floats(allow_nan=False, allow_infinity=False),
 )  # fmt: skip
-keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=4).filter(lambda key: key.strip() and key[0] != "_")
+keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=4).filter(
+    lambda key: key.strip() and key[0] != "_" and key == key.casefold()
+)
 
 
 @same_folder

@@ -77,6 +77,17 @@ def test_diabetes_is_released_on_r2(copied: Path) -> None:
     assert 0.42 <= evaluation["scores"]["candidate"]["value"] <= 0.48
 
 
+@pytest.mark.parametrize("copied", ["sagemaker"], indirect=True)
+def test_a_sagemaker_script_is_released_and_answers(copied: Path) -> None:
+    call(copied, "prepare.py")
+    result = turn(copied)
+    assert result["outcome"] == "released", result["sentence"]
+    assert [batch["status"] for batch in result["batches"]] == ["published"]
+    events = json.loads(call(copied, "-m", "interlock", "history", "--events", "--limit", "99", "--json"))["events"]
+    trained = next(event for event in events if event["kind"] == "training.done")["facts"]
+    assert trained["metrics"]["validation:accuracy"] > 0.8
+
+
 @pytest.mark.parametrize("copied", ["hotel"], indirect=True)
 def test_hotel_is_released_with_a_signal_and_refused_without(copied: Path) -> None:
     call(copied, "prepare.py", "--mode", "signal")

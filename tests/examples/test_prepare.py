@@ -19,7 +19,7 @@ from sklearn.metrics import f1_score, r2_score
 from interlock.configuration import load_settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = ("diabetes", "quality", "hotel")
+NAMES = ("diabetes", "quality", "hotel", "sagemaker")
 HOTEL_FEATURES = ["country_code", "stars", "rooms", "booked_on", "arrive_on", "leave_on", "adults", "children"]
 
 
@@ -45,7 +45,7 @@ def prepare(name: str, folder: Path, *arguments: str) -> dict[str, tuple[bytes, 
     """Run the example's prepare.py for another folder; gives what is there then (see ``contents``)."""
     module = load(name, "prepare")
     module.FOLDER = folder
-    module.main(list(arguments)) if name != "diabetes" else module.main()
+    module.main(list(arguments)) if name not in ("diabetes", "sagemaker") else module.main()
     return contents(folder)
 
 
@@ -78,7 +78,7 @@ def test_settings_are_valid_and_the_inboxes_are_what_prepare_fills(name: str, tm
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_users_files_import_nothing_of_ours(name: str) -> None:
-    for path in (EXAMPLES / name).glob("*.py"):
+    for path in (EXAMPLES / name).rglob("*.py"):
         assert "import interlock" not in path.read_text()
         assert "from interlock" not in path.read_text()
 

@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import msgspec
@@ -300,19 +299,6 @@ class changed:  # noqa: N801 - reads as a statement
 
     def __exit__(self, *_):
         self.path.write_bytes(self.before)
-
-
-@pytest.fixture
-def pyfunc(monkeypatch):
-    """MLflow, with its traces of loading a model undone afterwards; no telemetry."""
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("DO_NOT_TRACK", "true")
-    module = pytest.importorskip("mlflow.pyfunc")
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    yield module
-    for name in ("interlock_loader", "predict", "rules", "train"):
-        sys.modules.pop(name, None)
 
 
 class TestMlflow:

@@ -92,7 +92,7 @@ def test_inference_is_not_offered_the_target(tmp_path: Path) -> None:
         ("train = 3", "is a value"),
         ("def tran(data): ...\ndef other(): ...", "Functions found: tran, other. Did you mean 'tran'?"),
         ("x = 1", "Functions found: none"),
-        ("if __name__ == '__main__':\n  def train(data): ...", "has no function 'train'"),
+        ("if 1 == 1:\n  x = 2", "has no function 'train'"),
         ("def train(params): ...", "never sees the rows"),
         ("def train(**kwargs): ...", "never sees the rows"),
         ("def train(data)\n  pass", "train.py, line 1: expected ':': def train(data)"),

@@ -20,6 +20,8 @@ def draw_all(name: str) -> list[Picture]:
         pictures.intervals(name, marks, description=name, rule=0.5, rule_label=name),
         pictures.pairs(name, [Pair(label=name, rows=30, candidate=0.8, other=0.7)], other="champion", description=name),
         pictures.histogram(name, (0.0, 1.0, 2.0), (3, 5), description=name, ends=(name, name)),
+        pictures.course(name, [0.5, None, 0.7], more_is_better=True, description=name),
+        pictures.shares(name, [(name, 0.9), ("b", 0.1)], description=name),
         pictures.histogram(name, (-1.0, 0.5, 2.0), (3, 5), description=name, large=True),
         pictures.bars(name, [name, "b"], [90, 10], description=name),
         pictures.matrix(name, [name, "b"], [[9, 1], [2, 8]], description=name),
@@ -95,3 +97,20 @@ def test_degenerate_numbers_are_drawn_all_the_same() -> None:
 def test_dollars_are_no_mathematics() -> None:
     picture = pictures.bars("t", ["$x^2$", "b"], [9, 9], description="d")
     assert ">$x^2$</text>" in picture.svg
+
+
+@pytest.mark.parametrize("more_is_better", [True, False])
+def test_the_course_of_a_search_is_a_step_line_over_a_dot_for_each_score(more_is_better: bool) -> None:
+    scores = [0.5, None, 0.7, 0.6, None, 0.9]
+    drawn = pictures.course("Course", scores, more_is_better=more_is_better, description="words").svg
+    assert drawn.count("<use") == 4
+    line = re.search(r' d="(M[^"]+)" style="fill: none; stroke: var\(--candidate\)', drawn)[1]
+    heights = [float(height) for height in re.findall(r"[ML] [\d.]+ ([\d.]+)", line)]
+    assert heights == sorted(heights, reverse=True)  # up is a smaller y
+    assert len(set(heights)) == (3 if more_is_better else 1)
+
+
+def test_shares_are_told_in_per_cent() -> None:
+    drawn = pictures.shares("Importance", [("depth", 0.75), ("rate", 0.25), ("kind", 0.0)], description="words").svg
+    for words in ("depth", "75 %", "25 %", "0 %"):
+        assert words in drawn

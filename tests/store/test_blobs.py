@@ -6,12 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError
-from moto.s3.models import s3_backends
 
-from interlock.errors import NotFound, SettingsError, StoreFault
+from interlock.errors import NotFound, StoreFault
 from interlock.store import blobs as module
-from interlock.store.blobs import LocalBlobs, ObjectBlobs, check_key, open_blobs
+from interlock.store.blobs import LocalBlobs, check_key
 from interlock.store.disk import TEMPORARY
 from interlock.testing.conformance import BlobsConformance
 
@@ -31,20 +29,6 @@ class TestLocalBlobsWithoutHardLinks(BlobsConformance):
 
     def open(self, folder: Path) -> LocalBlobs:
         return LocalBlobs(folder)
-
-
-class TestObjectBlobs(BlobsConformance):
-    @pytest.fixture(autouse=True)
-    def _bucket(self, bucket):
-        self.bucket = bucket
-
-    def open(self, folder: Path) -> ObjectBlobs:
-        return ObjectBlobs(f"s3://{self.bucket}/some/prefix")
-
-
-class TestObjectBlobsAtTheRoot(TestObjectBlobs):
-    def open(self, folder: Path) -> ObjectBlobs:
-        return ObjectBlobs(f"s3://{self.bucket}")
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
@@ -168,81 +152,6 @@ def test_keys():
         with pytest.raises(StoreFault) as caught:
             check_key(key)
         str(caught.value).encode()
-
-
-# ---- objects -----------------------------------------------------------------------------------------------------
-
-
-def test_the_emulator_honours_conditions(s3, bucket):
-    s3.put_object(Bucket=bucket, Key="k", Body=b"1", IfNoneMatch="*")
-    with pytest.raises(ClientError) as caught:
-        s3.put_object(Bucket=bucket, Key="k", Body=b"2", IfNoneMatch="*")
-    assert caught.value.response["Error"]["Code"] == "PreconditionFailed"
-    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"1"
-
-
-def test_objects_are_where_other_tools_look(s3, bucket):
-    store = ObjectBlobs(f"s3://{bucket}/lake/")
-    store.put("bundles/a b/é.bin", b"1")
-    assert [item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["lake/bundles/a b/é.bin"]
-    s3.put_object(Bucket=bucket, Key="lake/theirs", Body=b"2")
-    s3.put_object(Bucket=bucket, Key="lake2/other", Body=b"3")
-    assert store.get("theirs") == b"2"
-    assert [info.key for info in store.list()] == ["bundles/a b/é.bin", "theirs"]
-
-
-def test_many_objects_come_in_pages(bucket):
-    store = ObjectBlobs(f"s3://{bucket}/p")
-    server = s3_backends["123456789012"]["aws"]  # straight into the emulator: a thousand requests take long
-    for number in range(1_005):
-        server.put_object(bucket, f"p/k{number:04d}", b"")
-    assert sum(1 for _ in store.list("k")) == 1_005
-
-
-def test_a_bucket_that_is_not_there(s3):
-    store = ObjectBlobs("s3://no-such-bucket-here/p")
-    with pytest.raises(StoreFault) as caught:
-        store.put("k", b"1")
-    assert "no-such-bucket-here/p/k" in caught.value.message
-    assert len(caught.value.message) < 600
-    with pytest.raises(StoreFault):
-        list(store.list())
-
-
-def test_plain_http_only_to_this_machine(monkeypatch, bucket):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://192.0.2.1:9")  # TEST-NET-1: reserved, and never reached
-    with pytest.raises(StoreFault):
-        ObjectBlobs(f"s3://{bucket}").get("k")
-
-
-@pytest.mark.parametrize("name", ["PermissionDeniedError", "UnauthenticatedError", "GenericError", "PreconditionError"])
-def test_errors_of_obstore_are_mapped(name):
-    import obstore.exceptions
-
-    with pytest.raises(StoreFault) as caught, module.object_faults("s3://b/k"):
-        raise getattr(obstore.exceptions, name)("first line\nsecond line")
-    assert "second" not in caught.value.message
-    assert ("credentials" in caught.value.next_step) == (name in ("PermissionDeniedError", "UnauthenticatedError"))
-
-
-@pytest.mark.parametrize("error", [OSError("x"), ValueError(""), FileNotFoundError("x")])
-def test_built_in_errors_of_obstore_are_mapped(error):
-    with pytest.raises(StoreFault), module.object_faults("s3://b/k"):
-        raise error
-
-
-# ---- opening -----------------------------------------------------------------------------------------------------
-
-
-def test_open_blobs(tmp_path, bucket):
-    local = open_blobs(".interlock/lake", tmp_path)
-    local.put("k", b"1")
-    assert (tmp_path / ".interlock" / "lake" / "k").read_bytes() == b"1"
-    assert open_blobs(str(tmp_path / ".interlock" / "lake"), Path("/elsewhere")).get("k") == b"1"
-    assert isinstance(open_blobs(f"s3://{bucket}/x", tmp_path), ObjectBlobs)
-    for bad in ("gs://bucket", "ftp://x", "s3://", "s3:///x"):
-        with pytest.raises(SettingsError):
-            open_blobs(bad, tmp_path)
 
 
 def test_obstore_is_imported_only_for_buckets():

@@ -1,8 +1,12 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from interlock.ports import Engine
 from interlock.testing.clock import ManualClock
 from interlock.testing.conformance import BlobsConformance, LedgerConformance, TablesConformance
-from interlock.testing.fakes import MemoryBlobs, MemoryLedger, MemoryTables
+from interlock.testing.engine import EngineConformance
+from interlock.testing.fakes import InlineEngine, MemoryBlobs, MemoryLedger, MemoryTables
 
 
 class TestMemoryLedger(LedgerConformance):
@@ -18,3 +22,11 @@ class TestMemoryBlobs(BlobsConformance):
 class TestMemoryTables(TablesConformance):
     def open(self, folder: Path) -> MemoryTables:
         return MemoryTables(folder)
+
+
+class TestInlineEngine(EngineConformance):
+    parallel = stoppable = False
+
+    @contextmanager
+    def engine(self, folder: Path, width: int) -> Iterator[Engine]:
+        yield InlineEngine()

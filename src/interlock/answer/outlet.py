@@ -8,8 +8,9 @@ from typing import Protocol
 
 from interlock.ports import Blobs
 from interlock.settings import Settings
-from interlock.store.blobs import disk_faults, open_blobs
+from interlock.store.blobs import disk_faults
 from interlock.store.disk import TEMPORARY, make_folder, sync_folder
+from interlock.store.places import open_blobs
 
 _STAGING = f"{TEMPORARY}batch-"
 
@@ -41,7 +42,7 @@ class Outlet(Protocol):
 def open_outlet(settings: Settings, location: str, turn: str, scratch: Path) -> Outlet:
     """The outlet at a folder (relative to the project) or URL, for one turn."""
     if "://" in location:
-        return ObjectOutlet(open_blobs(location, settings.root), location, scratch)
+        return ObjectOutlet(open_blobs(location, settings), location, scratch)
     return FolderOutlet(settings.path(location), settings.root, turn)
 
 

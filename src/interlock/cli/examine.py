@@ -61,7 +61,7 @@ def examine(invocation: Invocation) -> Examination:
     except InterlockError as problem:
         return Examination(findings=(*findings, _bad("settings", problem)))
     findings.append(Finding(name="settings", state="good", fact=f"{settings.root} reads well"))
-    for look in (_contract, _inboxes, _disk, _memory):
+    for look in (_contract, _tuning, _inboxes, _disk, _lake, _memory):
         findings += _looked(look, settings)
     return Examination(findings=tuple(findings))
 
@@ -92,7 +92,8 @@ def _sqlite() -> Finding:
 def _contract(settings: Settings) -> Iterator[Finding]:
     contract: Contract = read_contract(settings)
     yield Finding(name="contract", state="good", fact=f"packs {', '.join(contract.files)}")
-    missing = [name for name in contract.preload if importlib.util.find_spec(name) is None]
+    theirs = [name for name in contract.preload if not name.startswith("interlock.")]
+    missing = [name for name in theirs if importlib.util.find_spec(name) is None]
     if missing:
         yield Finding(
             name="imports",
@@ -101,7 +102,16 @@ def _contract(settings: Settings) -> Iterator[Finding]:
             next_step=f"Install them into {sys.executable}.",
         )
     else:
-        yield Finding(name="imports", state="good", fact=", ".join(contract.preload) or "none")
+        yield Finding(name="imports", state="good", fact=", ".join(theirs) or "none")
+
+
+def _tuning(settings: Settings) -> Iterator[Finding]:
+    if settings.tune.trials and importlib.util.find_spec("optuna") is None:
+        next_step = "pip install 'interlock[tune]', or set tune.trials to 0."
+        yield Finding(name="tune", state="bad", fact="[tune] needs Optuna, which is not installed", next_step=next_step)
+    elif settings.tune.trials:
+        fact = f"{settings.tune.trials} trials over {', '.join(settings.tune.space)}"
+        yield Finding(name="tune", state="good", fact=fact)
 
 
 def _inboxes(settings: Settings) -> Iterator[Finding]:
@@ -129,6 +139,21 @@ def _disk(settings: Settings) -> Iterator[Finding]:
     )
     if not os.access(settings.root, os.W_OK):
         yield Finding(name="disk", state="bad", fact=f"{settings.root} is read-only", next_step="Allow writing there.")
+
+
+def _lake(settings: Settings) -> Iterator[Finding]:
+    """Read, write under a condition, and list, where the lake is a bucket."""
+    if "://" not in settings.store.lake:
+        return
+    from interlock.store.objects import ObjectBlobs
+    from interlock.store.places import patience_of
+
+    blobs = ObjectBlobs(settings.store.lake, patience_of(settings))
+    listed = sum(1 for _ in blobs.list("owner.json"))
+    blobs.require_conditions()
+    blobs.read_probe()
+    fact = f"{settings.store.lake} can be listed, written under a condition, and read"
+    yield Finding(name="lake", state="good", fact=fact if listed else f"{fact}; no turn has used it yet")
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:

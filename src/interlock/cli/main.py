@@ -102,7 +102,10 @@ def init(
 
 
 @app.command()
-def run(json: Json = False) -> None:
+def run(
+    tune: Annotated[bool, typer.Option("--tune", help="Search for better parameters now, due or not.")] = False,
+    json: Json = False,
+) -> None:
     """Run one turn: ingest, train, judge, release, score."""
     from interlock.cli.progress import progress_for, seconds_text
     from interlock.cli.render import turn_details
@@ -113,7 +116,7 @@ def run(json: Json = False) -> None:
         from interlock.loop import run_turn
 
         with current.parts() as parts, progress_for(json) as progress:
-            result = run_turn(parts, progress, runner)
+            result = run_turn(parts, progress, runner, search=tune)
     lines = turn_details(result)
     lines += [f"{result.sentence}  [{seconds_text(result.seconds)}]", f"Next: {result.next_step}"]
     show(lines, result)
@@ -184,14 +187,16 @@ def promote(
     json: Json = False,
 ) -> None:
     """Approve a held decision: release its candidate."""
-    from interlock.cli.operate import operator_turn
+    from interlock.cli.operate import operator_turn, told_after
     from interlock.cli.render import release
     from interlock.release.registry import approve
 
     current.json = json
-    with current.parts() as parts, operator_turn(parts) as turn:
-        made = approve(parts, turn, entry, because=because)
-    show(release(made), made)
+    with current.parts() as parts:
+        with operator_turn(parts) as turn:
+            made = approve(parts, turn, entry, because=because)
+        notes = told_after(parts)
+    show([*release(made), *notes], made)
 
 
 @app.command()
@@ -201,14 +206,32 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Go back to the last release that really served and passed."""
-    from interlock.cli.operate import operator_turn
+    from interlock.cli.operate import operator_turn, told_after
     from interlock.cli.render import release
     from interlock.release.registry import roll_back
 
     current.json = json
-    with current.parts() as parts, operator_turn(parts) as turn:
-        made = roll_back(parts, turn, because=because, to=to)
-    show(release(made), made)
+    with current.parts() as parts:
+        with operator_turn(parts) as turn:
+            made = roll_back(parts, turn, because=because, to=to)
+        notes = told_after(parts)
+    show([*release(made), *notes], made)
+
+
+@app.command()
+def sync(
+    deadline: Annotated[str, typer.Option("--deadline", help="How long each may take: 90s, 10m.")] = "10m",
+    again: Annotated[bool, typer.Option("--again", help="From the beginning; what is there already stays.")] = False,
+    json: Json = False,
+) -> None:
+    """Tell the systems that follow the ledger (MLflow, OpenLineage) what is new."""
+    from interlock.cli.operate import sync_followers
+
+    current.json = json
+    with current.parts() as parts:
+        found = sync_followers(parts, deadline, again=again)
+    show(found.lines(), found)
+    _leave(0 if found.is_complete else 3)
 
 
 @app.command()

@@ -19,8 +19,11 @@ from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
 from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, facts_of, short
 from interlock.release.registry import Replay, current, release_at, releases
-from interlock.settings import Settings
+from interlock.report.followers import tell
+from interlock.report.following import Told
+from interlock.settings import Settings, seconds
 from interlock.store.address import state_address
+from interlock.tuning.standing import InForce, in_force, params_text
 
 _OPERATOR_LEASE_S = 60.0
 
@@ -60,6 +63,41 @@ def _started(runner: Runner) -> Runner:
     return runner
 
 
+# ---- followers ---------------------------------------------------------------------------------------------------
+
+
+class Synced(Record, frozen=True, kw_only=True):
+    """What was told to the systems that follow the ledger."""
+
+    told: tuple[Told, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing waits any more."""
+        return not any(one.problem for one in self.told)
+
+    def lines(self) -> list[str]:
+        """The outcome for people."""
+        return [one.note for one in self.told] or ["Everything was told before."]
+
+
+def sync_followers(parts: Parts, deadline: str, *, again: bool) -> Synced:
+    """Tell all that is new; raises :class:`SettingsError` when nobody follows."""
+    if not parts.settings.is_followed:
+        raise SettingsError(
+            "Nobody follows the ledger of this project.",
+            next_step="Set store.tracking (an MLflow server) or lineage.to (OpenLineage).",
+        )
+    return Synced(told=tell(parts, lambda _: None, deadline_s=seconds(deadline), again=again))
+
+
+def told_after(parts: Parts) -> list[str]:
+    """Tell the followers of what a person just did; lines only about what could not be told."""
+    if not parts.settings.is_followed:
+        return []
+    return [f"mirror: {one.note}" for one in tell(parts, lambda _: None) if one.problem]
+
+
 # ---- status ------------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +121,7 @@ class Status(Record, frozen=True, kw_only=True):
     state: str
     release: Release | None
     releases: int
+    tuned: InForce | None
     last_turn: LastTurn | None
     last_decision: Decision | None
     last_decision_entry: int | None
@@ -104,6 +143,7 @@ def status_of(parts: Parts) -> Status:
         state=_state(parts.settings),
         release=current(ledger),
         releases=len(releases(ledger)),
+        tuned=in_force(ledger) if parts.settings.tune.trials else None,
         last_turn=msgspec.convert(turns[0].facts, LastTurn) if turns else None,
         last_decision=msgspec.convert(decisions[0].facts["decision"], Decision) if decisions else None,
         last_decision_entry=decisions[0].sequence if decisions else None,
@@ -133,6 +173,9 @@ def status_lines(found: Status) -> list[str]:
     for label, counts in (("files", found.files), ("batches", found.batches)):
         told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
         lines.append(f"  {label:<10} {told}")
+    if found.tuned is not None:
+        best = f"{params_text(found.tuned.params)} ({found.tuned.metric} {found.tuned.score:.4g} in its trial)"
+        lines.append(f"  {'tuned':<10} {best}, since {render.when(found.tuned.at)} UTC")
     if found.last_decision is not None:
         lines += ["", f"Last decision (entry {found.last_decision_entry}):", *render.decision(found.last_decision)]
     if found.last_turn is not None:
@@ -231,7 +274,7 @@ def verify_project(parts: Parts) -> Verified:
     digests = sorted({digest for item in listed for digest in (item.champion, item.baseline)})
     for digest in digests:
         try:
-            open_bundle(parts, digest)
+            open_bundle(parts, digest, stored=True)
         except InterlockError as problem:
             problems.append(f"bundle {short(digest)}: {problem.message}")
     problems += [*_altered_snapshots(parts, listed), *_missing_tables(parts)]
@@ -267,7 +310,7 @@ def _altered_snapshots(parts: Parts, listed: Sequence[Release]) -> Iterator[str]
     for snapshot in learnt_from.values():
         for part in ("training", "holdout"):
             try:
-                require_intact(parts, snapshot, part)
+                require_intact(parts, snapshot, part, stored=True)
             except InterlockError as problem:
                 yield f"snapshot {short(snapshot.digest)}: {problem.message}"
 
@@ -278,8 +321,7 @@ def _missing_tables(parts: Parts) -> list[str]:
         table = f"sources/{name}"
         if parts.tables.version(table) is None:
             continue
-        absent = [path for path in parts.tables.paths(table) if "://" not in path and not Path(path).is_file()]
-        missing += [f"table {table}: {Path(path).name} is gone" for path in absent]
+        missing += [f"table {table}: {name} is gone, or was changed" for name in parts.tables.absent(table)]
     return missing
 
 

@@ -88,10 +88,15 @@ def _fits(values: pl.Series) -> ColumnType:
 
 
 def _float_or_text(values: pl.Series) -> ColumnType:
-    if values.str.contains(_NAME_LIKE).any():
+    if like_names(values):
         return "str"
     numbers = values.cast(pl.Float64, strict=False)
     return "float" if numbers.null_count() == 0 and numbers.is_finite().any() else "str"
+
+
+def like_names(values: pl.Series) -> bool:
+    """Say whether any text looks like a name made of digits: with a leading zero, or of nineteen digits and more."""
+    return bool(values.str.contains(_NAME_LIKE).any())
 
 
 def convert(series: pl.Series, to: ColumnType) -> tuple[pl.Series, pl.Series | None]:
@@ -125,15 +130,17 @@ def fractional(series: pl.Series, failed: pl.Series) -> bool:
 
 
 def _from_text(text: pl.Series, to: ColumnType) -> pl.Series:
+    if to in ("date", "datetime"):  # the costly ones: look without the blanks only where there may be some
+        parse = _dates if to == "date" else _datetimes
+        result = parse(text)
+        return result if result.null_count() == text.null_count() else parse(text.str.strip_chars())
     stripped = text.str.strip_chars()
     if to == "int":
         return _ints(stripped)
     if to == "float":
         return stripped.cast(pl.Float64, strict=False)
-    if to == "bool":
-        words = {"true": True, "1": True, "false": False, "0": False}
-        return stripped.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
-    return _dates(stripped) if to == "date" else _datetimes(stripped)
+    words = {"true": True, "1": True, "false": False, "0": False}
+    return stripped.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
 
 
 def _ints(text: pl.Series) -> pl.Series:
@@ -150,7 +157,7 @@ def _whole(numbers: pl.Series) -> pl.Series:
 
 
 def _dates(text: pl.Series) -> pl.Series:
-    return text.str.to_date("%Y-%m-%d", strict=False)
+    return text.str.to_date("%Y-%m-%d", strict=False, cache=False)
 
 
 def _datetimes(text: pl.Series) -> pl.Series:

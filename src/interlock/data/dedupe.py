@@ -1,13 +1,20 @@
 """Duplicates, by key or by the whole row, within a file and across all time.
 
 What is stored is only appended to: a newer row of a key is one more row, and the one with the highest (``_seq``,
-``_row``) counts. The stored table is streamed past the keys of the file; it is never in memory whole.
+``_row``) counts. There are two ways, which give the same rows and counts: :func:`dedupe` compares the rows themselves,
+and is for little; :func:`dedupe_large` finds by hashes what is worth comparing, and never has all rows in memory.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import polars as pl
+
+from interlock.data.row_index import RowIndex, as_array, entries
+from interlock.data.spool import Spool
+
+if TYPE_CHECKING:
+    import numpy as np
 
 OnDuplicate = Literal["keep-last", "keep-first", "refuse"]
 _OLD = "_old:"
@@ -74,6 +81,93 @@ def _against(
     marks = both.select(found=pl.col(_FOUND).is_not_null(), same=same & pl.col(_FOUND).is_not_null())
     rows = unique.filter(~marks["same"])
     return Deduped(rows, inner + int(marks["same"].sum()), int((marks["found"] & ~marks["same"]).sum()))
+
+
+class DedupedLarge(NamedTuple):
+    """What was dropped of a spool, how many of the rows left replace an older one, and the index entries of those."""
+
+    duplicates: int
+    updated: int
+    entries: "np.ndarray[Any, Any]"
+
+
+def dedupe_large(
+    rows: Spool,
+    stored: pl.LazyFrame | None,
+    *,
+    key: Sequence[str],
+    on_duplicate: OnDuplicate,
+    values: Sequence[str],
+    index: RowIndex,
+) -> DedupedLarge:
+    """Do what :func:`dedupe` does, dropping from ``rows`` in place.
+
+    Raises ValueError when ``stored`` does not hold the rows that ``index`` knows of; nothing was dropped then.
+    """
+    import numpy as np
+
+    newest = on_duplicate == "keep-last" and bool(key)
+    hashed = entries(key, values)
+    entered = as_array(frame.select(hashed) for frame in rows.frames())
+    order = np.argsort(entered[0])
+    keep = _first_of_each(rows, entered[0], order, list(key or values), last=newest)
+    updated = 0
+    if stored is not None and keep.any():
+        places = np.flatnonzero(keep)
+        if places.size < keep.size:
+            entered, order = entered[:, places], (np.cumsum(keep) - 1)[order[keep[order]]]
+        found = index.find(stored, entered, order)
+        if newest or not key:
+            keep[places[found.same]] = False
+            updated = int((found.there & ~found.same).sum()) if newest else 0
+        elif found.there.any():
+            likely = places[found.there]
+            keep[likely[_stored_keys(rows.gather(likely, key), stored, key)]] = False
+        entered = entered[:, keep[places]]
+    elif not keep.all():
+        entered = entered[:, keep]
+    duplicates = int(keep.size - keep.sum())
+    if duplicates:
+        rows.keep(keep)
+    return DedupedLarge(duplicates, updated, entered)
+
+
+def _first_of_each(
+    rows: Spool,
+    hashes: "np.ndarray[Any, Any]",
+    order: "np.ndarray[Any, Any]",
+    subset: Sequence[str],
+    *,
+    last: bool,
+) -> "np.ndarray[Any, Any]":
+    """Mask of the first (or last) row of each key of the file; only rows of equal hashes are compared."""
+    import numpy as np
+
+    keep = np.ones(len(hashes), dtype=bool)
+    ordered = hashes[order]
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not twice.size:
+        return keep
+    nearest = np.minimum(np.searchsorted(twice, hashes), twice.size - 1)
+    candidates = np.flatnonzero(twice[nearest] == hashes)
+    same = rows.gather(candidates, subset).with_columns(pl.Series(_PLACE, candidates))
+    kept = same.unique(subset=list(subset), keep="last" if last else "first")[_PLACE].to_numpy()
+    keep[candidates] = False
+    keep[kept] = True
+    return keep
+
+
+def _stored_keys(wanted: pl.DataFrame, stored: pl.LazyFrame, key: Sequence[str]) -> "np.ndarray[Any, Any]":
+    """Mask of the rows of ``wanted`` whose key is stored: the keys themselves are compared."""
+    known = stored.select(key).join(wanted.lazy(), on=list(key), how="semi", nulls_equal=True).unique()
+    marks = wanted.join(
+        known.with_columns(pl.lit(value=True).alias(_FOUND)).collect(engine="streaming"),
+        on=list(key),
+        how="left",
+        nulls_equal=True,
+        maintain_order="left",
+    )
+    return marks[_FOUND].is_not_null().to_numpy()
 
 
 def newest_rows(rows: pl.LazyFrame, key: Sequence[str], *, first: bool = False) -> pl.LazyFrame:

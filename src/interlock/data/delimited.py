@@ -1,6 +1,7 @@
 """Delimited text: find the delimiter, parse with Polars, and say which row is at fault when that fails."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,12 +21,14 @@ _DELIMITERS = ",;\t|"
 _SPAN_BYTES = 8 * 2**20
 
 
-class _Shape(NamedTuple):
+class Shape(NamedTuple):
+    """How a file is delimited, and the names of its columns."""
+
     delimiter: str
     names: tuple[str, ...]
 
 
-def csv_shape(path: Path, name: str, delimiter: str | None, layout: Expected) -> _Shape:
+def csv_shape(path: Path, name: str, delimiter: str | None, layout: Expected) -> Shape:
     """Delimiter and column names, from the first records. Raises :class:`Unreadable` for an impossible header."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -49,7 +52,7 @@ def csv_shape(path: Path, name: str, delimiter: str | None, layout: Expected) ->
     best = max(heads, key=lambda choice: _plausible(heads[choice], layout)) if len(heads) > 1 else next(iter(heads))
     names = tuple(heads[best][0]) if heads[best] else ()
     check_names(names, name)
-    return _Shape(best, names)
+    return Shape(best, names)
 
 
 def _records(lines: list[str], delimiter: str) -> list[list[str]]:
@@ -73,32 +76,53 @@ def _plausible(records: list[list[str]], layout: Expected) -> tuple[int, bool, i
     return (sum(name in layout.known or name in layout.types for name in header), even, len(header))
 
 
-def read_csv(path: Path, name: str, shape: _Shape, layout: Expected) -> Raw:
-    """Parse: with the known types where they fit, else as text. Raises :class:`Unreadable`."""
+def read_csv(source: Path | bytes, name: str, shape: Shape, layout: Expected, *, before: int = 0) -> Raw:
+    """Parse: with the known types where they fit, else as text. Raises :class:`Unreadable`.
+
+    ``source``: the file, or a slice of whole records of it with the header in front; ``before`` records came before it.
+    """
     frame = None
-    if layout.known:
-        frame = _parse(path, shape, {column: _parser_type(layout.type_of(column)) for column in shape.names})
+    if layout.known or layout.inferred:
+        frame = _parse(source, shape, {column: _parser_type(layout.type_of(column)) for column in shape.names})
     if frame is None:
-        frame = _parse(path, shape, dict.fromkeys(shape.names, pl.String()))
-    if frame is None or (len(shape.names) > 1 and frame[:, -1].null_count() > 0):
-        _refuse_ragged(path, name, shape, certain=frame is None)
+        frame = read_text(source, shape)
+    blank = frame is not None and frame.null_count().min_horizontal().item() > 0
+    if frame is None or (len(shape.names) > 1 and not _surely_even(source, shape, frame, blank=blank)):
+        _refuse_ragged(source, name, shape, certain=frame is None, before=before)
     assert frame is not None
     total = frame.height
-    frame = frame.with_row_index(ROW, offset=1).with_columns(pl.col(ROW).cast(pl.Int64))
-    frame = frame.filter(~pl.all_horizontal(pl.exclude(ROW).is_null()))
-    empty = total - frame.height
-    notes = (f"{empty:,} empty rows were skipped",) if empty else ()
-    return Raw(frame, shape.names, total - empty, [], [], notes)
+    frame = frame.with_row_index(ROW, offset=before + 1).with_columns(pl.col(ROW).cast(pl.Int64))
+    if blank:
+        frame = frame.filter(~pl.all_horizontal(pl.exclude(ROW).is_null()))
+    return Raw(frame, shape.names, frame.height, [], [], total - frame.height)
+
+
+def read_text(source: Path | bytes, shape: Shape) -> pl.DataFrame | None:
+    """All columns as text; None for what is malformed."""
+    return _parse(source, shape, dict.fromkeys(shape.names, pl.String()))
+
+
+def _surely_even(source: Path | bytes, shape: Shape, frame: pl.DataFrame, *, blank: bool) -> bool:
+    """Say whether no record is shorter than the header, where that can be told at a glance.
+
+    The parser refuses longer records and fills shorter ones up, so one without an empty last field is whole. Otherwise
+    the delimiters are counted, where each of them is one (no quotes) and there are no empty lines.
+    """
+    if frame[:, -1].null_count() == 0:
+        return True
+    if blank or not isinstance(source, bytes) or b'"' in source:
+        return False
+    return source.count(shape.delimiter.encode()) == (len(shape.names) - 1) * (frame.height + 1)
 
 
 def _parser_type(type_: ColumnType | None) -> pl.DataType:
     return DTYPES[type_] if type_ in ("int", "float") else pl.String()
 
 
-def _parse(path: Path, shape: _Shape, schema: Mapping[str, pl.DataType]) -> pl.DataFrame | None:
+def _parse(source: Path | bytes, shape: Shape, schema: Mapping[str, pl.DataType]) -> pl.DataFrame | None:
     try:
         frame = pl.read_csv(
-            path,
+            source,
             # Polars keeps the doubled quotes of a name as they are written
             schema={column.replace('"', '""'): dtype for column, dtype in schema.items()},
             separator=shape.delimiter,
@@ -111,11 +135,11 @@ def _parse(path: Path, shape: _Shape, schema: Mapping[str, pl.DataType]) -> pl.D
     return frame
 
 
-def _refuse_ragged(path: Path, name: str, shape: _Shape, *, certain: bool) -> None:
+def _refuse_ragged(source: Path | bytes, name: str, shape: Shape, *, certain: bool, before: int) -> None:
     """Raise :class:`Unreadable` for a record with more or fewer fields than the header, or another malformation."""
-    found = first_ragged(path, shape.delimiter, len(shape.names))
+    found = first_ragged(source, shape.delimiter, len(shape.names))
     if found is not None:
-        record, fields = found
+        record, fields = found[0] + before, found[1]
         raise Unreadable(
             f"Row {record:,} of {shown(name)} has {fields} fields; its header has {len(shape.names)}.",
             next_step="Quote fields that hold the delimiter or a line end, or send the file again if it is cut short.",
@@ -124,14 +148,19 @@ def _refuse_ragged(path: Path, name: str, shape: _Shape, *, certain: bool) -> No
             fields=fields,
         )
     if certain:
-        raise Unreadable(
-            f"{shown(name)} is malformed CSV (a quoted field without end, or a quote inside an unquoted field).",
-            next_step='Quote fields with " and double the quotes inside them.',
-            file=name,
-        )
+        raise malformed(name)
 
 
-def first_ragged(path: Path, delimiter: str, width: int) -> tuple[int, int] | None:
+def malformed(name: str) -> Unreadable:
+    """The failure of a file whose quotes do not match."""
+    return Unreadable(
+        f"{shown(name)} is malformed CSV (a quoted field without end, or a quote inside an unquoted field).",
+        next_step='Quote fields with " and double the quotes inside them.',
+        file=name,
+    )
+
+
+def first_ragged(source: Path | bytes, delimiter: str, width: int) -> tuple[int, int] | None:
     """The first record (from 1, header not counted) with another number of fields than ``width``, and that number.
 
     Empty lines are no records of fields, but are counted. Works on spans of bytes with NumPy: quotes toggle.
@@ -139,7 +168,7 @@ def first_ragged(path: Path, delimiter: str, width: int) -> tuple[int, int] | No
     import numpy as np  # 0.1 s that a turn with nothing new need not pay
 
     mark, record, carry = ord(delimiter.encode()[:1]), -1, b""
-    with path.open("rb") as file:
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
         while span := file.read(_SPAN_BYTES):
             data = np.frombuffer(carry + span, dtype=np.uint8)
             outside = np.cumsum(data == 34, dtype=np.uint32) % 2 == 0

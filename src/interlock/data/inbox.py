@@ -22,7 +22,7 @@ from interlock.errors import NotFound, SettingsError
 from interlock.ports import Blobs
 from interlock.records import moment
 from interlock.settings import Settings
-from interlock.store.blobs import open_blobs
+from interlock.store.places import open_blobs
 
 _UNFINISHED = (".tmp", ".part", ".crdownload", ".swp", ".partial", "~")
 _SPAN_BYTES = 2**18
@@ -77,7 +77,7 @@ class Inbox:
 def open_inbox(settings: Settings, location: str) -> Inbox:
     """The inbox at a folder (relative to the project) or URL. Raises :class:`SettingsError` for no such folder."""
     if "://" in location:
-        return ObjectInbox(open_blobs(location, settings.root))
+        return ObjectInbox(open_blobs(location, settings))
     folder = settings.path(location)
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"

@@ -11,26 +11,34 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import polars as pl
 
-from interlock.data.dedupe import dedupe
+from interlock.data.casting import DTYPES
+from interlock.data.dedupe import dedupe, dedupe_large
 from interlock.data.inbox import Arrival, Inbox, Staged, open_inbox
-from interlock.data.layout import Layout, Settled, evolve, grown, settle, undecided
+from interlock.data.layout import Layout, evolve, grown, undecided
 from interlock.data.opening import Unreadable, shown
-from interlock.data.readers import BAD_SCHEMA, ROW, Reading, read_file, rows_as_json
-from interlock.data.signature import check, drift_notes, merge_bad, without
+from interlock.data.readers import BAD_SCHEMA, ROW
+from interlock.data.row_index import RowIndex
+from interlock.data.sift import Sifted, sift
+from interlock.data.slices import open_slices
+from interlock.data.spool import Spool
 from interlock.errors import DataRefused, NotFound, SettingsError, StoreFault
 from interlock.ports import Parts, Turn
 from interlock.records import FileResult, Record, digest, facts_of, timestamp
 from interlock.settings import Settings, Source
 
+if TYPE_CHECKING:
+    import numpy as np
+
 HOLDOUT = "holdout"
 """Source name of the holdout's own inbox."""
 _RACY_S = 2.0
-_EMPTY_KEY = "is empty, but it is part of the key"
+COMPARED_ROWS = 500_000
+"""Up to so many rows, stored and new, duplicates are found by comparing rows, and beyond by the index of hashes."""
 
 
 class Seen(Record, frozen=True, kw_only=True):
@@ -258,7 +266,7 @@ def _take(work: _Work, arrival: Arrival, staged: Staged, seen: Seen) -> _Outcome
         at=timestamp(work.parts.clock.now()),
     )
     try:
-        return _accept(work, blank, _read(work, arrival, staged), seen)
+        return _accept(work, blank, staged, seen)
     except Unreadable as error:
         work.parts.blobs.put(f"quarantine/{staged.digest}/{safe_name(arrival.name)}", staged.path)
         return _not_accepted(blank, "unreadable", error), None
@@ -277,67 +285,48 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[-80:] or "file"
 
 
-def _read(work: _Work, arrival: Arrival, staged: Staged) -> Reading:
-    columns = [column for column in work.layout().columns if not undecided(column)]
+def _accept(work: _Work, blank: FileResult, staged: Staged, seen: Seen) -> _Outcome:
+    layout = work.layout()
+    columns = [column for column in layout.columns if not undecided(column)]
     # a key is never widened: its text decides on which side of the split a row lies
     keys = {column.name: column.type for column in columns if column.name in work.source.key}
-    return read_file(
-        staged.path,
-        name=arrival.name,
-        delimiter=work.source.delimiter,
-        columns=columns or None,
-        types={**keys, **work.source.types},
-        scratch=work.scratch,
-    )
+    with (
+        tempfile.TemporaryDirectory(prefix="rows-", dir=work.scratch) as scratch,
+        open_slices(
+            staged.path,
+            name=blank.name,
+            delimiter=work.source.delimiter,
+            columns=columns or None,
+            types={**keys, **work.source.types},
+            scratch=work.scratch,
+        ) as slices,
+    ):
+        sifted = sift(slices, layout, work.source, Path(scratch))
+        if sifted.rows_bad:
+            _quarantine(work, blank, sifted)
+            _refuse_bad(work, sifted)
+        result = msgspec.structs.replace(blank, rows=sifted.rows, quarantined=sifted.rows_bad, notes=sifted.notes)
+        if sifted.rows == 0:
+            return msgspec.structs.replace(result, notes=(*result.notes, "the file has a header and no rows")), None
+        return _store(work, result, sifted, seen)
 
 
-def _accept(work: _Work, blank: FileResult, reading: Reading, seen: Seen) -> _Outcome:
-    layout = work.layout()
-    settled = settle(reading, layout, work.source, blank.name)
-    bad = _bad_cells(work.source, settled, reading)
-    rows_bad = bad["row"].n_unique() if bad.height else 0
-    if rows_bad:
-        _quarantine(work, blank, bad, reading)
-        _refuse_bad(work, bad, reading.rows, rows_bad)
-    good = without(settled.frame, bad)
-    notes = (*settled.notes, *_soft(good, layout, work.source))
-    result = msgspec.structs.replace(blank, rows=reading.rows, quarantined=rows_bad, notes=notes)
-    if reading.rows == 0:
-        return msgspec.structs.replace(result, notes=(*notes, "the file has a header and no rows")), None
-    return _store(work, result, good, settled, seen)
-
-
-def _bad_cells(source: Source, settled: Settled, reading: Reading) -> pl.DataFrame:
-    """Every cell for which its row is left out: unreadable, breaking the signature, or an empty key."""
-    frame = settled.frame
-    found = [check(frame, settled.expected, nullable=settled.nullable)]
-    for name in source.key:
-        empty = frame[name].is_null().arg_true().cast(pl.UInt64)
-        found.append(pl.DataFrame({"row": empty}).with_columns(column=pl.lit(name), reason=pl.lit(_EMPTY_KEY)))
-    # a cell of a column that is left out anyway harms nobody
-    kept = [*frame.columns, ""]
-    return merge_bad(reading.bad.filter(pl.col("column").is_in(kept)), pl.concat(found), frame[ROW])
-
-
-def _quarantine(work: _Work, blank: FileResult, bad: pl.DataFrame, reading: Reading) -> None:
+def _quarantine(work: _Work, blank: FileResult, sifted: Sifted) -> None:
     """Keep each bad cell with file, row, column and reason, and the row as JSON text."""
-    rows = reading.frame.filter(pl.col(ROW).is_in(bad["row"].unique().implode()))
-    raw = pl.concat([reading.raw, rows_as_json(rows)]).unique(subset="row", keep="first", maintain_order=True)
-    cells = bad.join(raw, on="row", how="left", maintain_order="left")
-    cells = cells.select(pl.lit(blank.digest).alias("file"), pl.lit(blank.name).alias("name"), *BAD_SCHEMA, "raw")
-    facts = {"file": blank.digest, "name": blank.name, "cells": cells.height}
+    lineage = (pl.lit(blank.digest).alias("file"), pl.lit(blank.name).alias("name"))
+    cells = sifted.cells.lazy().select(*lineage, *BAD_SCHEMA, "raw")
+    facts = {"file": blank.digest, "name": blank.name, "cells": sifted.cells.height}
     work.parts.tables.append(f"quarantine/{work.name}", cells, commit_key=blank.digest, facts=facts)
 
 
-def _refuse_bad(work: _Work, bad: pl.DataFrame, rows: int, rows_bad: int) -> None:
+def _refuse_bad(work: _Work, sifted: Sifted) -> None:
     """Raise :class:`DataRefused` when more rows are bad than the source allows."""
-    allowed = work.parts.settings.bad_row_share(work.source)
+    allowed, rows, rows_bad = work.parts.settings.bad_row_share(work.source), sifted.rows, sifted.rows_bad
     if rows_bad <= allowed * rows:
         return
-    groups = bad.group_by("column", "reason", maintain_order=True).agg(pl.len(), pl.col("row").min())
     worst = [
-        f"{count:,} x {_cell(column)} {reason} (first in row {row:,})"
-        for column, reason, count, row in groups.sort("len", descending=True).head(3).iter_rows()
+        f"{fault.times:,} x {_cell(fault.column)} {fault.reason} (first in row {fault.row:,})"
+        for fault in sifted.faults()[:3]
     ]
     raise DataRefused(
         f"{rows_bad:,} of {rows:,} rows are bad, {allowed:.2%} are allowed: {'; '.join(worst)}. Nothing was ingested.",
@@ -351,26 +340,13 @@ def _cell(column: str) -> str:
     return f"column '{shown(column, 40)}'" if column else "a row"
 
 
-def _soft(good: pl.DataFrame, layout: Layout, source: Source) -> list[str]:
-    """What is new but possible, in words: categories never seen, numbers outside of the range seen."""
-    watched = [column for column in layout.columns if column.name not in source.key]
-    notes = []
-    for drift in drift_notes(good, [column for column in watched if column.type not in ("date", "datetime")]):
-        if drift.unseen:
-            notes.append(f"column '{drift.column}': {drift.unseen:,} rows hold a category never seen before")
-        if drift.outside:
-            notes.append(f"column '{drift.column}': {drift.outside:,} rows are outside of the range seen before")
-    return notes
-
-
-def _store(work: _Work, result: FileResult, good: pl.DataFrame, settled: Settled, seen: Seen) -> _Outcome:
+def _store(work: _Work, result: FileResult, sifted: Sifted, seen: Seen) -> _Outcome:
     """Drop duplicates, evolve the table where columns changed, append under the file's digest."""
-    tables, layout = work.parts.tables, work.layout()
+    tables, layout, source = work.parts.tables, work.layout(), work.source
     known = bool(layout.columns) and tables.version(work.table) is not None
-    stored = evolve(tables.scan(work.table), settled.expected) if known else None
-    values = [name for name in good.columns if name != ROW]
-    kept = dedupe(good, stored, key=work.source.key, on_duplicate=work.source.on_duplicate, values=values)
-    if kept.duplicates and work.source.on_duplicate == "refuse":
+    stored = evolve(tables.scan(work.table), sifted.expected) if known else None
+    kept = _deduped(work, sifted, stored)
+    if kept.duplicates and source.on_duplicate == "refuse":
         raise DataRefused(
             f"{kept.duplicates:,} of {result.rows:,} rows are there already, and duplicates are refused. "
             "Nothing was ingested.",
@@ -379,28 +355,76 @@ def _store(work: _Work, result: FileResult, good: pl.DataFrame, settled: Settled
             duplicates=kept.duplicates,
         )
     result = msgspec.structs.replace(
-        result, accepted=kept.rows.height, duplicates=kept.duplicates, updated=kept.updated
+        result, accepted=sifted.good.height, duplicates=kept.duplicates, updated=kept.updated
     )
-    if kept.rows.is_empty():
+    if not result.accepted:
         return result, None
-    after = grown(layout, settled, kept.rows, work.source, updated=kept.updated)
+    after = grown(layout, sifted.expected, sifted.good.frames(), source, updated=kept.updated)
     with work.turn.transaction(work.parts.ledger) as t:
         t.put("pending", work.name, Pending(digest=result.digest, seen=seen))
-    if stored is not None and settled.evolved:
+    if stored is not None and sifted.evolved:
         tables.replace(work.table, stored, commit_key=f"{result.digest}-columns", facts={"columns": len(after.columns)})
-    return _append(work, result, kept.rows, after)
+    result = _append(work, result, sifted.good, after)
+    if kept.entries is not None:
+        _index(work, sifted).add(result, kept.entries)
+    return result, after
 
 
-def _append(work: _Work, result: FileResult, rows: pl.DataFrame, layout: Layout) -> _Outcome:
+class _Kept(NamedTuple):
+    """How many rows were dropped as duplicates, how many others replace older ones, and entries of the row index."""
+
+    duplicates: int
+    updated: int
+    entries: "np.ndarray[Any, Any] | None" = None
+
+
+def _deduped(work: _Work, sifted: Sifted, stored: pl.LazyFrame | None) -> _Kept:
+    """Drop from the good rows what is there already: by comparing rows, or by an index where there are many."""
+    source, good = work.source, sifted.good
+    values = [column.name for column in sifted.expected]
+    many = sum(each.accepted for each in _accepted(work)) + good.height > COMPARED_ROWS
+    if good.height and (many or good.spilled):
+        index = _index(work, sifted)
+        try:
+            found = dedupe_large(
+                good, stored, key=source.key, on_duplicate=source.on_duplicate, values=values, index=index
+            )
+        except ValueError:
+            work.turn.say(f"the row index of {work.table} does not fit its rows: they are compared one by one")
+        else:
+            return _Kept(found.duplicates, found.updated, found.entries)
+    rows = pl.concat(list(good.frames()))
+    kept = dedupe(rows, stored, key=source.key, on_duplicate=source.on_duplicate, values=values)
+    good.clear()
+    good.add(kept.rows)
+    return _Kept(kept.duplicates, kept.updated)
+
+
+def _accepted(work: _Work) -> list[FileResult]:
+    """Files with rows in the table, in the order of their commits."""
+    known = [result for _, result in work.parts.ledger.scan("file", FileResult, prefix=f"{work.name}/")]
+    return sorted((each for each in known if each.accepted), key=lambda each: each.sequence)
+
+
+def _index(work: _Work, sifted: Sifted) -> RowIndex:
+    return RowIndex(
+        folder=work.parts.settings.home / "cache" / "rows" / work.name,
+        key=work.source.key,
+        schema={column.name: DTYPES[column.type] for column in sifted.expected},
+        files=tuple(_accepted(work)),
+    )
+
+
+def _append(work: _Work, result: FileResult, rows: Spool, layout: Layout) -> FileResult:
     # the version of the table grows with every commit, recorded or not: a sequence that no retry can give out twice
     version = work.parts.tables.version(work.table)
     sequence = 0 if version is None else version + 1
     result = msgspec.structs.replace(result, sequence=sequence)
     lineage = {"_file": pl.lit(result.digest), "_row": pl.col(ROW), "_seq": pl.lit(sequence, pl.Int64)}
-    frame = rows.select(*(column.name for column in layout.columns), **lineage)
+    frame = rows.lazy().select(*(column.name for column in layout.columns), **lineage)
     facts = facts_of(_Facts(result=result, layout=layout))
     commit = work.parts.tables.append(work.table, frame, commit_key=result.digest, facts=facts)
-    return msgspec.structs.replace(result, table_version=commit.version), layout
+    return msgspec.structs.replace(result, table_version=commit.version)
 
 
 def _record(work: _Work, result: FileResult, seen: Seen, layout: Layout | None) -> None:

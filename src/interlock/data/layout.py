@@ -4,7 +4,7 @@ New, missing and retyped columns: a clear decision each, never silent. What may 
 :class:`~interlock.errors.DataRefused`; what may is told in the notes of the file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -128,11 +128,18 @@ def _retyped(column: Column, frame: pl.DataFrame, reading: Reading, source: Sour
     if column.name in reading.widened:
         notes.append(f"column '{column.name}' was int and holds fractions now: it became float")
         return _typed(column, "float")
-    if undecided(column) and column.name in frame.columns and frame[column.name].null_count() < frame.height:
+    if undecided(column) and _valued(reading, column.name):
         seen = infer(frame.select(column.name))[0]
         notes.append(f"column '{column.name}' was always empty and is {seen.type} now")
         return _typed(seen, seen.type)
     return column
+
+
+def _valued(reading: Reading, name: str) -> bool:
+    """Say whether the column holds a value, here or anywhere in the file."""
+    if reading.valued is not None:
+        return name in reading.valued
+    return name in reading.frame.columns and reading.frame[name].null_count() < reading.frame.height
 
 
 def _declared(column: Column, kind: ColumnType, notes: list[str]) -> Column:
@@ -184,12 +191,17 @@ def evolve(stored: pl.LazyFrame, columns: Sequence[Column]) -> pl.LazyFrame:
     return stored.select(*cells, *LINEAGE)
 
 
-def grown(layout: Layout, settled: Settled, good: pl.DataFrame, source: Source, *, updated: int) -> Layout:
-    """The layout after a file's good rows."""
-    values = [name for name in good.columns if name != ROW]
-    seen = infer(good.select(values), types={column.name: column.type for column in settled.expected})
+def grown(
+    layout: Layout, expected: Sequence[Column], good: Iterable[pl.DataFrame], source: Source, *, updated: int
+) -> Layout:
+    """The layout after a file's good rows, which come as one or more frames."""
+    types = {column.name: column.type for column in expected}
+    seen: tuple[Column, ...] = ()
+    for frame in good:
+        found = infer(frame.drop(ROW), types=types)
+        seen = widen(seen, found) if seen else found
     old = {column.name for column in layout.columns}
-    columns = seen if not old else widen(settled.expected, seen)
+    columns = seen if not old else widen(expected, seen)
     if old:  # a column that is added was empty in every older row
         columns = tuple(
             column if column.name in old else msgspec.structs.replace(column, nullable=True) for column in columns

@@ -5,16 +5,18 @@ column by column, so that the reason can name row and column. Reasons never hold
 A row's number is its place in the file, from 1, the header not counted (JSON lines: the number of the line).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from interlock.data.casting import NOT_A, convert, fractional, infer_text, logical
 from interlock.data.delimited import csv_shape, read_csv
 from interlock.data.jsonlines import read_json
-from interlock.data.opening import MAX_BYTES, Unreadable, check_names, inspect_text, kind_of, plain, shown
+from interlock.data.opening import MAX_BYTES, Kind, Unreadable, check_names, inspect_text, kind_of, plain, shown
 from interlock.data.raw import FAILED, ROW, Expected, Raw
 from interlock.records import Column, ColumnType
 
@@ -29,7 +31,8 @@ class Reading:
 
     ``frame``: one typed row for each row of the file that is not wholly empty, with ``_row``; a cell that does not fit
     is null there and listed in ``bad`` (row, column, reason). ``raw`` (row, raw) has the text of rows in ``bad`` as
-    JSON where it was at hand. ``widened``: columns expected to be int that hold fractions, read as float.
+    JSON where it was at hand. ``widened``: columns expected to be int that hold fractions, read as float. ``empty``
+    rows are not counted in ``rows``. ``valued``: columns with a value anywhere in the file, when this is a slice of it.
     """
 
     frame: pl.DataFrame
@@ -41,6 +44,8 @@ class Reading:
     extra: tuple[str, ...] = ()
     widened: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    empty: int = 0
+    valued: frozenset[str] | None = None
 
 
 def read_file(
@@ -57,36 +62,42 @@ def read_file(
     ``columns`` is the known layout (None: the first file, whose types are inferred over all of its rows), ``types``
     overrides single columns. Gzip is unfolded into ``scratch``. Raises :class:`Unreadable`.
     """
-    format_ = kind_of(name)
-    if format_ is None:
+    kind, gz = format_of(path, name)
+    layout = Expected({column.name: column.type for column in columns or ()}, types or {})
+    with plain(path, name, gz=gz, scratch=scratch) as file:
+        if kind == "parquet":
+            return told_empty(finish(read_parquet(file, name, layout), layout))
+        inspect_text(file, name)
+        if kind == "json":
+            return told_empty(finish(read_json(file, name), layout))
+        return told_empty(finish(read_csv(file, name, csv_shape(file, name, delimiter, layout), layout), layout))
+
+
+def format_of(path: Path, name: str) -> tuple[Kind, bool]:
+    """Format of a file that is not empty, and whether it is gzip. Raises :class:`Unreadable`."""
+    found = kind_of(name)
+    if found is None:
         raise Unreadable(
             f"{shown(name)} has no known suffix.",
             next_step="Name files .csv, .tsv, .parquet, .jsonl, .ndjson or .json; all but Parquet may add .gz.",
             file=name,
         )
-    kind, gz = format_
-    layout = Expected({column.name: column.type for column in columns or ()}, types or {})
     if path.stat().st_size == 0:
         raise Unreadable(
             f"{shown(name)} is empty (0 bytes).", next_step="Send the file again, with its header.", file=name
         )
-    with plain(path, name, gz=gz, scratch=scratch) as file:
-        if kind == "parquet":
-            return _finish(read_parquet(file, name, layout), layout)
-        inspect_text(file, name)
-        if kind == "json":
-            return _finish(read_json(file, name), layout)
-        return _finish(read_csv(file, name, csv_shape(file, name, delimiter, layout), layout), layout)
+    return found
 
 
 # ---- from any format to a reading ------------------------------------------------------------------------------------
 
 
-def _finish(raw: Raw, layout: Expected) -> Reading:
+def finish(raw: Raw, layout: Expected) -> Reading:
     """Type the columns that the parser has not typed, and gather the cells that do not fit."""
     frame, rows = raw.frame, raw.frame[ROW]
     bad = [pl.DataFrame(raw.bad, schema=BAD_SCHEMA, orient="row")]
-    typed, widened, notes = [rows], [], list(raw.notes)
+    typed, notes = [rows], list(raw.notes)
+    widened = [name for name in raw.names if name in layout.widened]
     names = [name for name in raw.names if name in frame.columns]
     for name in names:
         series = frame[name]
@@ -114,7 +125,15 @@ def _finish(raw: Raw, layout: Expected) -> Reading:
         extra=tuple(name for name in raw.names if name not in layout.known) if known else (),
         widened=tuple(widened),
         notes=tuple(notes),
+        empty=raw.empty,
     )
+
+
+def told_empty(reading: Reading) -> Reading:
+    """The reading of a whole file, with a note of its empty rows."""
+    if not reading.empty:
+        return reading
+    return replace(reading, notes=(f"{reading.empty:,} empty rows were skipped", *reading.notes))
 
 
 def _infer(series: pl.Series) -> ColumnType:
@@ -151,8 +170,18 @@ def rows_as_json(rows: pl.DataFrame) -> pl.DataFrame:
 # ---- Parquet ---------------------------------------------------------------------------------------------------------
 
 
-def read_parquet(path: Path, name: str, layout: Expected) -> Raw:
-    try:
+class ParquetRows(NamedTuple):
+    """A Parquet file whose schema is one that can be read: the columns taken, all names, and how many rows."""
+
+    rows: pl.LazyFrame
+    names: tuple[str, ...]
+    height: int
+    notes: tuple[str, ...]
+
+
+def open_parquet(path: Path, name: str, layout: Expected) -> ParquetRows:
+    """Look at the schema and the footer only. Raises :class:`Unreadable`."""
+    with parquet_faults(path, name):
         lazy = pl.scan_parquet(path, glob=False)
         schema = lazy.collect_schema()
         rows = int(lazy.select(pl.len()).collect().item())
@@ -174,12 +203,31 @@ def read_parquet(path: Path, name: str, layout: Expected) -> Raw:
                 file=name,
                 rows=rows,
             )
-        frame = lazy.select(taken).with_row_index(ROW, offset=1).with_columns(pl.col(ROW).cast(pl.Int64)).collect()
+    notes = tuple(f"column '{column}' holds {schema[column]} and was left out" for column in other)
+    return ParquetRows(lazy.select(taken), tuple(schema.names()), rows, notes)
+
+
+def read_parquet(path: Path, name: str, layout: Expected) -> Raw:
+    """Read the whole file. Raises :class:`Unreadable`."""
+    opened = open_parquet(path, name, layout)
+    with parquet_faults(path, name):
+        return numbered(opened, opened.rows.collect(), 0)
+
+
+def numbered(opened: ParquetRows, frame: pl.DataFrame, before: int) -> Raw:
+    """Rows of a Parquet file that come after ``before`` others, with their numbers."""
+    frame = frame.with_row_index(ROW, offset=before + 1).with_columns(pl.col(ROW).cast(pl.Int64))
+    return Raw(frame, opened.names, frame.height, [], [], notes=opened.notes)
+
+
+@contextmanager
+def parquet_faults(path: Path, name: str) -> Iterator[None]:
+    """Map what Polars raises on a damaged file to :class:`Unreadable`."""
+    try:
+        yield
     except FAILED as error:
         raise Unreadable(
             f"{shown(name)} is not a whole Parquet file ({path.stat().st_size:,} bytes; {type(error).__name__}).",
             next_step="It was cut short or is damaged: send it again, whole, under a new name.",
             file=name,
         ) from error
-    notes = tuple(f"column '{column}' holds {schema[column]} and was left out" for column in other)
-    return Raw(frame, tuple(schema.names()), rows, [], [], notes)

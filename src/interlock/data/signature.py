@@ -99,9 +99,11 @@ def _bound(value: Any) -> float | str | None:
 
 
 def _categories(lazy: pl.LazyFrame, name: str) -> tuple[str, ...] | None:
-    values = lazy.select(pl.col(name).cast(pl.String).drop_nulls().unique().head(CATEGORY_CAP + 1)).collect(
-        engine="streaming"
-    )
+    column = pl.col(name).cast(pl.String).drop_nulls()
+    # most columns with too many categories show it at once, and need not be looked at whole
+    if lazy.select(column.head(10 * CATEGORY_CAP).n_unique()).collect().item() > CATEGORY_CAP:
+        return None
+    values = lazy.select(column.unique().head(CATEGORY_CAP + 1)).collect(engine="streaming")
     found = values.to_series().to_list()
     return tuple(sorted(found)) if len(found) <= CATEGORY_CAP else None
 

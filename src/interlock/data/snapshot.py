@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -24,6 +24,7 @@ from interlock.data.content import rows_digest
 from interlock.data.dedupe import newest_rows
 from interlock.data.ingest import HOLDOUT, source_of
 from interlock.data.layout import Layout
+from interlock.data.pinned import require_intact, snapshot_frame, snapshot_path
 from interlock.data.query import View, run_query
 from interlock.data.split import (
     MARK,
@@ -36,12 +37,19 @@ from interlock.data.split import (
     mark,
     window_start,
 )
-from interlock.errors import DataRefused, SettingsError, StoreFault
+from interlock.errors import DataRefused, SettingsError
 from interlock.ports import Parts, Turn
 from interlock.records import FileResult, ReferenceRows, Snapshot, SourceVersion, digest, facts_of, timestamp
 from interlock.settings import Settings
 
-__all__ = ["feature_names", "key_names", "make_snapshot", "require_intact", "snapshot_frame"]
+__all__ = [
+    "feature_names",
+    "key_names",
+    "make_snapshot",
+    "require_intact",
+    "snapshot_frame",
+    "snapshot_path",
+]
 
 _FORMAT = 1
 """Part of the digest: raise it when the same inputs begin to give other rows."""
@@ -90,40 +98,6 @@ def make_snapshot(parts: Parts, turn: Turn) -> Snapshot:
 def _keys(snapshot: Snapshot) -> list[str]:
     """Keys of all blobs of a snapshot."""
     return [snapshot.training_key, snapshot.holdout_key, *(reference.key for reference in snapshot.references)]
-
-
-def snapshot_frame(parts: Parts, key: str) -> pl.LazyFrame:
-    """Rows of a snapshot's ``training_key`` or ``holdout_key``, lazily; fetched once when blobs are not local."""
-    path = parts.blobs.local(key)
-    if path is None:
-        path = parts.settings.home / "cache" / key
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            parts.blobs.fetch(key, path)
-    return pl.scan_parquet(path, glob=False)
-
-
-def require_intact(parts: Parts, snapshot: Snapshot, part: Literal["training", "holdout"]) -> None:
-    """Compare the rows that lie in the store with those that were pinned.
-
-    Raises :class:`StoreFault` when the file cannot be read or holds other rows: user code or a person may have written
-    to it since.
-    """
-    pinned = {snapshot.holdout_key: snapshot.holdout_digest}
-    if part == "training":
-        pinned = {snapshot.training_key: snapshot.training_digest}
-        pinned |= {reference.key: reference.digest for reference in snapshot.references}
-    for key, expected in pinned.items():
-        try:
-            intact = rows_digest(snapshot_frame(parts, key)) == expected
-        except (pl.exceptions.PolarsError, OSError):
-            intact = False
-        if not intact:
-            raise StoreFault(
-                f"The {part} rows in {key} are not those that were pinned.",
-                next_step="Delete that file from the lake and run again: it is made again from the tables.",
-                key=key,
-            )
 
 
 # ---- what it is made from --------------------------------------------------------------------------------------------

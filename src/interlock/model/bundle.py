@@ -10,6 +10,7 @@ import math
 import platform
 import secrets
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from interlock.data.profile import Profile, profile
 from interlock.data.signature import infer
 from interlock.data.snapshot import feature_names, snapshot_frame
 from interlock.errors import BundleCorrupt, NotFound, SettingsError, StoreFault, UserCodeFailed
-from interlock.model import loader
+from interlock.model import hooks, loader
 from interlock.model.calls import FrameKind, frame_kind
 from interlock.model.compile import COMPILE_MODEL, Compiled
 from interlock.model.contract import Contract, search_folders
@@ -35,6 +36,7 @@ from interlock.model.manifest import (
     MANIFEST_BYTES,
     PROFILE,
     SIGNATURE,
+    HookFunctions,
     InputColumn,
     Manifest,
     NativeSpec,
@@ -46,7 +48,7 @@ from interlock.model.manifest import (
     read_signature,
     verify,
 )
-from interlock.model.mlmodel import LOADER, environment, installed, mlmodel
+from interlock.model.mlmodel import HOOKS, LOADER, environment, installed, mlmodel
 from interlock.model.runner import Runner
 from interlock.model.seasonal import fit_seasonal
 from interlock.model.train import Trained
@@ -65,6 +67,7 @@ from interlock.records import (
 )
 from interlock.records import digest as digest_of
 from interlock.settings import Settings, seconds
+from interlock.store.places import cache_of
 
 PARITY_ROWS = 100_000
 """Holdout rows on which a form is compared and the predictions are profiled: a seeded sample when there are more."""
@@ -99,13 +102,14 @@ def pack(
     Raises :class:`UserCodeFailed` when the model cannot be loaded in a fresh process.
     """
     settings = parts.settings
-    signature = _signature(parts, snapshot)
+    signature = signature_of(parts, snapshot)
     scratch = _scratch(settings, turn, "bundle")
     draft = scratch / "draft"
     _write_code(draft, Path(trained.code), contract)
     shutil.copytree(trained.folder, draft / "model")
-    manifest = _manifest(settings, snapshot, signature, kind="model", code=contract.code)
-    manifest = msgspec.structs.replace(manifest, native=_native(trained, contract))
+    manifest = draft_manifest(settings, snapshot, signature, kind="model", code=contract.code)
+    native = native_spec(Path(trained.folder), contract, settings, signature)
+    manifest = msgspec.structs.replace(manifest, native=native)
     (draft / MANIFEST).write_bytes(canonical(manifest))  # for the loader; written again when all files are there
     compiled, answers = _compile(parts, turn, draft, signature, snapshot, runner)
     features = snapshot_frame(parts, snapshot.training_key).select(signature.names).collect()
@@ -128,7 +132,7 @@ def _scratch(settings: Settings, turn: Turn, what: str) -> Path:
     return folder
 
 
-def _signature(parts: Parts, snapshot: Snapshot) -> Signature:
+def signature_of(parts: Parts, snapshot: Snapshot) -> Signature:
     """Inputs as the training rows have them, and the output as the target has it."""
     settings = parts.settings
     rows = snapshot_frame(parts, snapshot.training_key)
@@ -174,19 +178,43 @@ def _write_code(draft: Path, code: Path, contract: Contract) -> None:
         to = draft / "code" / name
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(code / name, to)
-    own = draft / "code" / f"{LOADER}.py"
-    own.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(loader.__file__), own)
+    (draft / "code").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(loader.__file__), draft / "code" / f"{LOADER}.py")
+    if contract.predict is not None and contract.predict.kind == "hooks":
+        shutil.copyfile(Path(hooks.__file__), draft / "code" / f"{HOOKS}.py")
 
 
-def _native(trained: Trained, contract: Contract) -> NativeSpec:
+def native_spec(folder: Path, contract: Contract, settings: Settings, signature: Signature) -> NativeSpec:
+    """How to load the model that training left in ``folder``."""
     entries = [contract.train, *([contract.predict] if contract.predict else [])]
     predict = contract.predict
+    by_name = predict if predict is not None and predict.kind == "function" else None
+    returned = contract.train.kind != "script" and (folder / MODEL_FILE).is_file()
     return NativeSpec(
-        model=MODEL_FILE if (Path(trained.folder) / MODEL_FILE).is_file() else None,
+        model=MODEL_FILE if returned else None,
         folders=tuple(search_folders(entries)),
         frames=_frames(contract.train),
-        predict=PredictFunction(module=predict.module, function=predict.function) if predict else None,
+        predict=PredictFunction(module=by_name.module, function=by_name.function) if by_name else None,
+        hooks=_hooks(contract, settings, signature),
+    )
+
+
+def _hooks(contract: Contract, settings: Settings, signature: Signature) -> HookFunctions | None:
+    """SageMaker's functions; columns have no names where a program was trained on files without a header."""
+    entry, script = contract.predict, settings.script
+    if entry is None or entry.kind != "hooks":
+        return None
+    named = contract.train.kind != "script" or script.format == "parquet" or bool(script.header)
+    first = 1 if script.target_first and settings.model.target and script.format == "csv" else 0
+    names: tuple[str | int, ...] = tuple(signature.names)
+    return HookFunctions(
+        module=entry.module,
+        found=entry.parameters,
+        content_type=script.content_type,
+        accept=script.accept,
+        rows_per_call=script.rows_per_call,
+        header=bool(script.header),
+        names=names if named else tuple(range(first, first + len(names))),
     )
 
 
@@ -196,7 +224,8 @@ def _frames(train: Entry) -> FrameKind:
     return frame_kind(notes[0]) if notes else "pandas"
 
 
-def _manifest(settings: Settings, snapshot: Snapshot, signature: Signature, *, kind: Any, code: str) -> Manifest:
+def draft_manifest(settings: Settings, snapshot: Snapshot, signature: Signature, *, kind: Any, code: str) -> Manifest:
+    """Describe a model of these settings, as far as it is known before there are files."""
     return Manifest(
         format=FORMAT,
         name=settings.model.name,
@@ -263,7 +292,7 @@ def pack_baseline(parts: Parts, turn: Turn, *, snapshot: Snapshot) -> Bundle:
     settings = parts.settings
     if not settings.model.target:
         raise SettingsError("There is no baseline without model.target.", next_step="Name the column to predict.")
-    signature = _signature(parts, snapshot)
+    signature = signature_of(parts, snapshot)
     training = snapshot_frame(parts, snapshot.training_key)
     form = _baseline_form(settings, signature, training)
     scratch = _scratch(settings, turn, "baseline")
@@ -274,7 +303,7 @@ def pack_baseline(parts: Parts, turn: Turn, *, snapshot: Snapshot) -> Bundle:
     features = training.select(signature.names).collect()
     holdout = snapshot_frame(parts, snapshot.holdout_key).select(signature.names).collect()
     _write_facts(draft, signature, profile(features), form.answer(holdout))
-    manifest = _manifest(settings, snapshot, signature, kind="baseline", code=digest_of([form.name, FORMAT]))
+    manifest = draft_manifest(settings, snapshot, signature, kind="baseline", code=digest_of([form.name, FORMAT]))
     bundle = _store(parts, draft, msgspec.structs.replace(manifest, form=form.name), signature)
     _record(parts, turn, bundle, None)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -374,13 +403,16 @@ def _record(parts: Parts, turn: Turn, bundle: Bundle, training: Training | None)
 # ---- open --------------------------------------------------------------------------------------------------------
 
 
-def open_bundle(parts: Parts, digest: str) -> Opened:
-    """Verify a stored bundle file by file, and only then say where it is.
+def open_bundle(parts: Parts, digest: str, *, stored: bool = False) -> Opened:
+    """Verify a bundle file by file, and only then say where it is.
 
-    Blobs that are not local files are copied to the cache first. Raises :class:`NotFound` when there is no such
-    bundle, and :class:`BundleCorrupt` naming the file when a byte is not as packed.
+    Blobs that are not local files are copied to the cache first; with ``stored`` the bytes in the lake are verified
+    too, whatever the cache holds. Raises :class:`NotFound` when there is no such bundle, and :class:`BundleCorrupt`
+    naming the file when a byte is not as packed.
     """
     local = parts.blobs.local(f"bundles/{digest}/{MANIFEST}")
+    if stored and local is None:
+        _verify_stored(parts, digest)
     folder = local.parent if local is not None else _cached(parts, digest)
     manifest = _manifest_in(folder, digest)
     verify(folder, manifest, digest)
@@ -400,12 +432,22 @@ def _manifest_in(folder: Path, digest: str) -> Manifest:
     return read_manifest(path.read_bytes(), digest)
 
 
+def _verify_stored(parts: Parts, digest: str) -> None:
+    """Fetch a bundle only to look at it."""
+    with tempfile.TemporaryDirectory(prefix="interlock-") as scratch:
+        folder = Path(scratch) / digest
+        _fetch(parts, digest, folder)
+        verify(folder, _manifest_in(folder, digest), digest)
+
+
 def _cached(parts: Parts, digest: str) -> Path:
     """Copy a bundle to the local cache; a copy that does not verify is thrown away and fetched again."""
-    folder = parts.settings.home / "cache" / "bundles" / digest
+    cache = cache_of(parts.settings)
+    folder = cache.path(f"bundles/{digest}")
     if folder.is_dir():
         with contextlib.suppress(BundleCorrupt, OSError):
             verify(folder, _manifest_in(folder, digest), digest)
+            cache.used(f"bundles/{digest}")
             return folder
         shutil.rmtree(folder)
     fresh = folder.with_name(f"{digest}.{secrets.token_hex(4)}")
@@ -452,4 +494,6 @@ def session_arguments(folder: Path, seed: int) -> Mapping[str, Any]:
     folders = [str(folder / "code" / search) for search in manifest.native.folders]
     predict = manifest.native.predict
     label = f"{predict.function} in {predict.module}" if predict else "the model's predict"
+    if manifest.native.hooks is not None:
+        label = f"inference by {manifest.native.hooks.module}"
     return {"folders": folders, "seed": seed, "label": label}

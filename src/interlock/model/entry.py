@@ -34,6 +34,11 @@ class Entry(Record, frozen=True, kw_only=True):
     known: bool = True
     kind: EntryKind = "function"
 
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return f"{self.function} in {self.path}" if self.kind == "function" else self.path
+
 
 class _Place(TypedDict):
     path: str
@@ -96,7 +101,7 @@ class _Found:
 
     def definition(self) -> _Function | None:
         """Find the function's own node; None when the name is bound, but to what only running the file can tell."""
-        bindings = [node for node in top_level(self.tree.body) if self.function in _names_bound(node)]
+        bindings = [node for node in top_level(self.tree.body) if self.function in names_bound(node)]
         if not bindings:
             raise self._absent()
         bound = bindings[-1]
@@ -140,7 +145,8 @@ class _Found:
         )
 
 
-def _names_bound(node: ast.stmt) -> set[str]:
+def names_bound(node: ast.stmt) -> set[str]:
+    """Names that a statement binds when it is run."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {node.name}
     if isinstance(node, ast.Import | ast.ImportFrom):

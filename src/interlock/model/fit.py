@@ -18,11 +18,14 @@ import polars as pl
 from interlock.errors import ContractError, UserCodeFailed, bounded
 from interlock.model.calls import FrameKind, as_column, as_frame, bind, load_function, parameters_of
 from interlock.model.entry import Entry
+from interlock.settings import Script
 
 MODEL_FILE = "model.pkl"
 VALID_SHARE = 0.2
 """Share of the training rows that become ``X_valid`` and ``y_valid`` when the function asks for them."""
 _METRICS = 200
+Report = Callable[[int, float], None]
+"""``report(step, value)``: how far a training is; a search ends trials by it, the ordinary training ignores it."""
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +47,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     model_dir: str
     data_dir: str
     needs_predict: bool
+    name: str = ""
+    script: Script = Script()
+    search: tuple[str, ...] = ()
     references: dict[str, str] = {}
 
 
@@ -52,8 +58,15 @@ def executed_path(task: Task) -> Path:
     return Path(task.model_dir).parent / "notebook" / "executed.ipynb"
 
 
-def run_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _unheard(step: int, value: float) -> None:
+    """Nobody listens in the ordinary training."""
+    del step, value
+
+
+def run_training(arguments: Mapping[str, Any], report: Report | None = None) -> dict[str, Any]:
     """Call the user's training function and save what it returns; gives its metrics and row count.
+
+    ``report`` is what the function gets under that name.
 
     Raises :class:`ContractError` when the function or its answer does not fit, :class:`UserCodeFailed` when the answer
     cannot be saved, and whatever the user's code raises.
@@ -61,7 +74,8 @@ def run_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     task = msgspec.convert(arguments["task"], Task)
     function = load_function(Path(task.code), task.entry)
     rows = Rows(task, splits=bool({"X_valid", "y_valid"} & set(parameters_of(function))))
-    positional, named = bind(function, task.entry, rows.offers(), task.params)
+    offers = rows.offers() | {"report": lambda _: report or _unheard}
+    positional, named = bind(function, task.entry, offers, task.params)
     random.seed(task.seed)
     numpy = importlib.import_module("numpy")
     numpy.random.seed(task.seed)  # the generator that the user's libraries use when they are told nothing

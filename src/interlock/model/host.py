@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from interlock import errors
 from interlock.errors import Fault, InterlockError, UserCodeFailed, bounded
+from interlock.model.memory import Watch
 from interlock.model.worker import BOOT, OURS, Channel
 from interlock.records import Record
 
@@ -136,6 +137,7 @@ class Child:
         self.peak = 0
         self.by_us = ""
         self.confined = False
+        self.watch: Watch | None = None
         self.ended = threading.Event()
 
     def end(self, why: str = "was closed earlier") -> None:
@@ -196,7 +198,7 @@ class Child:
         kind = getattr(errors, str(reply["kind"]), Fault)
         facts: dict[str, Any] = {"output_tail": self.output.text(), "seconds": seconds, "peak_memory_bytes": peak}
         if issubclass(kind, UserCodeFailed):
-            facts |= {"cause": str(reply.get("cause", "nonsense")), "traceback": trace}
+            facts |= {"cause": _plain(reply.get("cause", "nonsense")), "traceback": trace}
         error: InterlockError = kind(_plain(reply["message"]), next_step=_plain(reply["next_step"]), **facts)
         if isinstance(error, UserCodeFailed):
             error.recorded = _plain(reply.get("recorded", error.message))

@@ -37,6 +37,12 @@ class Native:
             self.function = getattr(module, entry["function"])
             self.kind = _kind(self.function)
         self.model = self._model(spec["model"])
+        self.hooks = None
+        if spec.get("hooks"):
+            hooks = importlib.import_module("interlock_hooks")  # the second file of ours in the bundle
+            self.hooks = hooks.Hooks(spec["hooks"], self.folder / "model", self.model if spec["model"] else None)
+            self.function = self.hooks.answer
+            self.kind = "pandas"
         if self.function is None and not callable(getattr(self.model, "predict", None)):
             raise TypeError(f"the model is a {type(self.model).__name__} without a predict method")
 
@@ -49,6 +55,8 @@ class Native:
 
     def answer(self, frame: Any) -> Any:
         """Give whatever the user's code answers for a frame of the kind that ``kind`` names."""
+        if self.hooks is not None:
+            return self.hooks.answer(frame)
         if self.function is None:
             return self.model.predict(frame)
         named, positional = self._arguments(frame)
@@ -83,6 +91,8 @@ class Native:
 
     def probabilities(self, frame: Any) -> tuple[Any, list[Any]] | None:
         """Give the model's own class probabilities, shape (rows, classes), and the classes in that order; or None."""
+        if self.hooks is not None and self.manifest["task"] == "classification":
+            return self.hooks.probabilities(frame)  # type: ignore[no-any-return]
         proba = getattr(self.model, "predict_proba", None)
         if self.function is not None or self.manifest["task"] != "classification" or not callable(proba):
             return None

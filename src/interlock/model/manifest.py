@@ -41,18 +41,34 @@ class PredictFunction(Record, frozen=True, kw_only=True, forbid_unknown_fields=T
     function: str
 
 
+class HookFunctions(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """SageMaker's inference functions: the module, which of them it has, and how rows are handed to them.
+
+    ``names`` are the columns as training saw them, which are numbers where its files had no header.
+    """
+
+    module: str
+    found: tuple[str, ...]
+    content_type: str
+    accept: str
+    rows_per_call: int
+    header: bool
+    names: tuple[str | int, ...]
+
+
 class NativeSpec(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to load the native model.
 
     ``model`` is its pickle in ``model/``, or None when that folder itself is the model. ``folders`` (relative to
-    ``code/``) are searched for the user's modules. Without ``predict`` the model's own method answers, and gets the
-    kind of frame that training took (``frames``).
+    ``code/``) are searched for the user's modules. Without ``predict`` and ``hooks`` the model's own method answers,
+    and gets the kind of frame that training took (``frames``).
     """
 
     model: str | None
     folders: tuple[str, ...]
     frames: str
     predict: PredictFunction | None = None
+    hooks: HookFunctions | None = None
 
 
 class InputColumn(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):

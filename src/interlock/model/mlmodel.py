@@ -11,6 +11,7 @@ from pathlib import Path
 from interlock.records import Column, ColumnType, Signature, digest
 
 LOADER = "interlock_loader"
+HOOKS = "interlock_hooks"
 _TYPES: dict[ColumnType, str] = {
     "bool": "boolean",
     "int": "long",

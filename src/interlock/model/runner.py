@@ -21,6 +21,7 @@ from interlock.errors import Fault, UserCodeFailed
 from interlock.model.host import Child, Host, Outcome
 from interlock.model.limits import Limits, limits_of
 from interlock.model.memory import Watch
+from interlock.ports import Job
 from interlock.settings import Settings
 
 STARTUP_ALLOWANCE_S: Final = 60.0
@@ -98,12 +99,25 @@ class Runner:
         self.close()
 
     def call(
-        self, function: str, arguments: Mapping[str, Any], *, deadline_s: float, say: Callable[[str], None] = _silent
+        self,
+        function: str,
+        arguments: Mapping[str, Any],
+        *,
+        deadline_s: float,
+        say: Callable[[str], None] = _silent,
+        stop: threading.Event | None = None,
     ) -> Outcome:
-        """Call ``function`` once, in a fresh child; see :meth:`session`."""
-        session, outcome = self._open(function, arguments, deadline_s, say, keeps=False)
+        """Call ``function`` once, in a fresh child; see :meth:`session`. ``stop`` ends the child when it is set.
+
+        A call that was stopped raises :class:`UserCodeFailed` with the cause ``killed``.
+        """
+        session, outcome = self._open(function, arguments, deadline_s, say, keeps=False, stop=stop)
         session.close()
         return outcome
+
+    def run_job(self, function: str, job: Job, stop: threading.Event) -> Any:
+        """Call ``function`` for one job of an engine: what :class:`interlock.store.engine.LocalEngine` takes."""
+        return self.call(function, job.arguments, deadline_s=job.deadline_s, stop=stop).value
 
     def session(
         self, function: str, arguments: Mapping[str, Any], *, deadline_s: float, say: Callable[[str], None] = _silent
@@ -130,6 +144,7 @@ class Runner:
         say: Callable[[str], None],
         *,
         keeps: bool,
+        stop: threading.Event | None = None,
     ) -> tuple["Session", Outcome]:
         label = str(arguments.get("label") or function)
         host = self._ready_host(deadline_s, say, label)
@@ -140,9 +155,11 @@ class Runner:
             "keeps": keeps,
             "confined": self._confined(arguments),
         }
-        limit = self.limits.memory_bytes
-        session = Session(host.start_child(label), say, None if limit is None else Watch(limit))
-        session.confine(bool(spec["confined"]))
+        child = host.start_child(label)
+        child.confined = bool(spec["confined"])
+        if self.limits.memory_bytes is not None:
+            child.watch = Watch(self.limits.memory_bytes)
+        session = Session(child, say, stop)
         try:
             outcome = session.exchange({"session": spec, "arguments": dict(arguments)}, deadline_s)
         except BaseException:
@@ -203,15 +220,11 @@ class Runner:
 class Session:
     """One child that answers calls until it is closed or dies."""
 
-    def __init__(self, child: Child, say: Callable[[str], None], watch: Watch | None = None) -> None:
+    def __init__(self, child: Child, say: Callable[[str], None], stop: threading.Event | None = None) -> None:
         self._child = child
-        self._watch = watch
         self._say = say
+        self._stop = stop
         self._lock = threading.Lock()
-
-    def confine(self, confined: bool) -> None:  # noqa: FBT001 - one fact
-        """Remember whether it was confined, so that what is denied is told so."""
-        self._child.confined = confined
 
     def call(self, arguments: Mapping[str, Any], *, deadline_s: float) -> Outcome:
         """Ask for one answer; raises :class:`UserCodeFailed`, on every call once the child is dead.
@@ -270,14 +283,17 @@ class Session:
         while True:
             for reply in channel.ready():
                 return reply
+            if self._stop is not None and self._stop.is_set():
+                self._child.end("was stopped before it answered")
+                raise EOFError
             left = limit - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            if self._watch is not None and self._child.pid:
-                taken = self._watch.excess(self._child.pid)
+            if self._child.watch is not None and self._child.pid:
+                taken = self._child.watch.excess(self._child.pid)
                 if taken:
-                    raise _Hungry(taken, self._watch.limit_bytes)
-            wait_s = _SAY_EVERY_S if self._watch is None else _WATCH_EVERY_S
+                    raise _Hungry(taken, self._child.watch.limit_bytes)
+            wait_s = _SAY_EVERY_S if self._child.watch is None else _WATCH_EVERY_S
             if select.select([channel.socket], [], [], min(left, wait_s))[0]:
                 channel.read()
                 continue

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
+from interlock.data.snapshot import snapshot_path
 from interlock.data.split import feature_names
 from interlock.errors import Conflict, ContractError, UserCodeFailed, bounded
 from interlock.model.cells import SUFFIX, stripped
 from interlock.model.contract import Contract, code_digest, search_folders
-from interlock.model.entry import Entry
 from interlock.model.fit import Task, executed_path
 from interlock.model.host import Outcome
 from interlock.model.runner import Runner
@@ -24,6 +24,7 @@ from interlock.settings import Settings, seconds
 
 RUNS = {
     "function": "interlock.model.fit:run_training",
+    "script": "interlock.model.script:run_script",
     "notebook": "interlock.model.execute:run_notebook",
 }
 """What runs in the worker process, by the kind of the training entry. All take a ``Task`` and give the same facts."""
@@ -40,17 +41,18 @@ class Trained(Record, frozen=True, kw_only=True):
 
 def training_digest(settings: Settings, contract: Contract, snapshot: Snapshot) -> str:
     """Name of a training: the digest of everything that goes into it."""
-    return digest(
-        {
-            "snapshot": snapshot.digest,
-            "code": contract.code,
-            "params": settings.params,
-            "seed": settings.model.seed,
-            "task": settings.model.task,
-            "target": settings.model.target,
-            "features": feature_names(settings, snapshot.columns),
-        }
-    )
+    inputs = {
+        "snapshot": snapshot.digest,
+        "code": contract.code,
+        "params": settings.params,
+        "seed": settings.model.seed,
+        "task": settings.model.task,
+        "target": settings.model.target,
+        "features": feature_names(settings, snapshot.columns),
+    }
+    if contract.train.kind == "script" or (contract.predict is not None and contract.predict.kind == "hooks"):
+        inputs["script"] = msgspec.to_builtins(settings.script)
+    return digest(inputs)
 
 
 def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runner: Runner) -> Trained:
@@ -65,11 +67,11 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
     shutil.rmtree(scratch, ignore_errors=True)
     code = scratch / "code"
     freeze(settings.root, contract, code)
-    task = _task(parts, contract, snapshot, scratch)
+    task = training_task(parts, contract, snapshot, scratch)
     arguments = {
         "folders": import_folders(code, contract),
         "seed": settings.model.seed,
-        "label": _label(contract.train),
+        "label": contract.train.label,
         "task": msgspec.to_builtins(task),
         "reads": [str(code), task.rows, *task.references.values()],
         "writes": [task.model_dir, task.data_dir, str(executed_path(task).parent)],
@@ -88,10 +90,6 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
     training = msgspec.structs.replace(training, notebook=_keep_notebook(parts, task))
     _record(parts, turn, "training.done", training)
     return Trained(training=training, folder=task.model_dir, code=str(code))
-
-
-def _label(entry: Entry) -> str:
-    return entry.path if entry.kind == "notebook" else f"{entry.function} in {entry.path}"
 
 
 def notebook_key(notebook: str) -> str:
@@ -143,7 +141,8 @@ def import_folders(code: Path, contract: Contract) -> list[str]:
     return [str(code / folder) for folder in search_folders(entries)]
 
 
-def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -> Task:
+def training_task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -> Task:
+    """What the worker process is asked to do; files go under ``scratch``, with the user's in ``code``."""
     settings = parts.settings
     model_dir = scratch / "model"
     model_dir.mkdir(parents=True)
@@ -160,16 +159,19 @@ def _task(parts: Parts, contract: Contract, snapshot: Snapshot, scratch: Path) -
         model_dir=str(model_dir),
         data_dir=str(scratch / "data"),
         needs_predict=contract.predict is None,
+        name=settings.model.name,
+        script=settings.script,
+        search=search_folders([contract.train]),
         references={each.source: _local(parts, each.key, scratch) for each in snapshot.references},
     )
 
 
 def _local(parts: Parts, key: str, scratch: Path) -> str:
-    """Path of a blob as a file of this machine."""
+    """Path of a blob as a file of this machine; of a lake elsewhere a copy of its own, which user code may spoil."""
     path = parts.blobs.local(key)
     if path is None:
         path = scratch / Path(key).name
-        parts.blobs.fetch(key, path)
+        shutil.copyfile(snapshot_path(parts, key), path)
     return str(path)
 
 

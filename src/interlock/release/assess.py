@@ -56,6 +56,14 @@ class Witness(Record, frozen=True, kw_only=True):
     classes: tuple[str | int | bool, ...] | None = None
 
 
+def answer_columns(witness: Witness, answers: pl.DataFrame) -> Iterator[pl.Series]:
+    """Name one model's answers (``prediction``, ``probability_<i>``) as evidence names them."""
+    yield answers["prediction"].alias(f"{witness.who}.prediction")
+    for place in range(len(witness.classes or ())):
+        if f"probability_{place}" in answers.columns:
+            yield answers[f"probability_{place}"].cast(pl.Float64).alias(f"{witness.who}.probability_{place}")
+
+
 def shuffled_answers(frame: pl.DataFrame, candidate: Witness, seed: int) -> tuple[pl.DataFrame, Witness]:
     """Add the candidate's answers in a seeded random order to the evidence, as a witness of its own.
 

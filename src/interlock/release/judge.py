@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import io
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -24,7 +24,16 @@ from interlock.model.runner import Runner
 from interlock.ports import Blobs, Ledger, Parts, Turn
 from interlock.records import Bundle, Evaluation, Failure, Policy, Receipt, Record, Snapshot
 from interlock.release import own_metric
-from interlock.release.assess import Header, Terms, Witness, assess, read_evidence, shuffled_answers, write_evidence
+from interlock.release.assess import (
+    Header,
+    Terms,
+    Witness,
+    answer_columns,
+    assess,
+    read_evidence,
+    shuffled_answers,
+    write_evidence,
+)
 from interlock.release.gate import level, policy_of
 from interlock.release.metrics import is_own, named_metric, shown_metrics
 from interlock.release.resample import RESAMPLES
@@ -280,25 +289,18 @@ def _evidence(
     columns = [_row_names(holdout, key_names(settings, holdout.columns)), holdout[settings.model.target].alias("truth")]
     for one in heard:
         if one.answers is not None:
-            columns += list(_columns(one.witness, one.answers))
+            columns += list(answer_columns(one.witness, one.answers))
     columns += slice_columns(training, holdout, settings.gate.slices)
     frame, shuffled = shuffled_answers(pl.DataFrame(columns), heard[0].witness, settings.model.seed)
     metric = policy_of(settings).metric
     header = Header(
         task=settings.model.task,
         models=(*(one.witness for one in heard if one.answers is not None), shuffled),
-        scale=_scale(settings, training) if settings.model.task == "forecast" else None,
+        scale=target_scale(settings, training) if settings.model.task == "forecast" else None,
         also=shown_metrics(settings.model.task, settings.gate.also, metric),
     )
     own = [name for name in (metric, *header.also) if is_own(name)]
     return frame, _with_own(parts, turn, runner, frame, header, own) if own else header
-
-
-def _columns(witness: Witness, answers: pl.DataFrame) -> Iterator[pl.Series]:
-    yield answers["prediction"].alias(f"{witness.who}.prediction")
-    for place in range(len(witness.classes or ())):
-        if f"probability_{place}" in answers.columns:
-            yield answers[f"probability_{place}"].cast(pl.Float64).alias(f"{witness.who}.probability_{place}")
 
 
 def _row_names(holdout: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
@@ -309,7 +311,7 @@ def _row_names(holdout: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
     return pl.Series("row", np.fromiter(names, dtype=np.uint64, count=holdout.height))
 
 
-def _scale(settings: Settings, training: pl.LazyFrame) -> float | None:
+def target_scale(settings: Settings, training: pl.LazyFrame) -> float | None:
     """Mean absolute change of the target from one training row to the next in time, within each series."""
     time, target = settings.data.holdout.time, settings.model.target
     if time is None:

@@ -31,6 +31,7 @@ from interlock.records import (
     Verification,
 )
 from interlock.settings import Settings
+from interlock.tuning.standing import TrialRecord, TrialTable, Tuning
 
 R = TypeVar("R", bound=Record)
 
@@ -100,6 +101,8 @@ class Story:
     baseline: Bundle | None = None
     snapshot: Entry[Snapshot] | None = None
     training: Entry[Training] | None = None
+    tuning: Entry[Tuning] | None = None
+    trials: tuple[TrialRecord, ...] = ()
     files: tuple[Entry[FileResult], ...] = ()
     releases: tuple[Entry[Release], ...] = ()
     decisions: tuple[Entry[Receipt], ...] = ()
@@ -187,6 +190,9 @@ def _story(
     missing += notes
     profile = _profile(files)
     training = _training(ledger, model)
+    tuning = _tuning(ledger, training)
+    trials, notes = _trials(parts, tuning)
+    missing += notes
     notebook, notes = _notebook(parts, training)
     missing += notes
     for what, there in (
@@ -210,6 +216,8 @@ def _story(
         baseline=_bundle(ledger, baseline),
         snapshot=snapshot,
         training=training,
+        tuning=tuning,
+        trials=trials,
         files=_files(ledger, snapshot),
         releases=tuple(releases),
         decisions=tuple(_entries(ledger, ("gate.decided",), Receipt)),
@@ -269,6 +277,31 @@ def _training(ledger: Ledger, model: Entry[Bundle] | None) -> Entry[Training] | 
         if document.bundle == model.record.digest:
             return _latest(ledger, "training.done", key, Training)
     return None
+
+
+def _tuning(ledger: Ledger, training: Entry[Training] | None) -> Entry[Tuning] | None:
+    """The search whose parameters a training used: the last one before it, of the same code, that agrees with it."""
+    if training is None:
+        return None
+    run = training.record
+    for entry in reversed(_entries(ledger, ("tune.done",), Tuning)):
+        found = entry.record
+        same = found.code == run.code and found.params.items() <= run.params.items()
+        if same and entry.event.sequence < training.event.sequence:
+            return entry
+    return None
+
+
+def _trials(parts: Parts, tuning: Entry[Tuning] | None) -> tuple[tuple[TrialRecord, ...], list[str]]:
+    """Every trial of a search, when the bytes of its table are those that were recorded."""
+    if tuning is None:
+        return (), []
+    content = _blob(parts, tuning.record.trials_key)
+    if content is None:
+        return (), ["The table of the search's trials is recorded, but its blob is gone."]
+    if hashlib.sha256(content).hexdigest() != tuning.record.trials_digest:
+        return (), ["The table of the search's trials is not the one that was recorded. It is not used here."]
+    return msgspec.json.decode(content, type=TrialTable).trials, []
 
 
 def _files(ledger: Ledger, snapshot: Entry[Snapshot] | None) -> tuple[Entry[FileResult], ...]:

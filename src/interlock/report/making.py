@@ -4,6 +4,7 @@ from interlock.records import Policy
 from interlock.report.facts import LOCKS, Story
 from interlock.report.notebook import notebook_view
 from interlock.report.page import Block, Facts, Listing, Section, Table, Text, lost
+from interlock.report.tuning import tuning
 from interlock.report.words import count, duration, exact, listed, maybe, metric, number, percent, size, when
 
 _EXECUTED = (
@@ -160,8 +161,7 @@ def training(story: Story) -> Section:
     executed = notebook_view(story.notebook) if story.notebook is not None else None
     if executed is not None:
         tail = (*tail, Text(text=_EXECUTED), executed)
-    tuning = Text(text="No search over parameters is recorded: the parameters are those of the settings.")
-    return Section(name="training", title=title, blocks=(facts, metrics, tuning, *tail))
+    return Section(name="training", title=title, blocks=(facts, metrics, *tuning(story), *tail))
 
 
 # ---- packaging -------------------------------------------------------------------------------------------------------

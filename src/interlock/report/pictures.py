@@ -207,6 +207,46 @@ def calibration(
         return sheet.picture(title, description)
 
 
+def course(title: str, scores: Sequence[float | None], *, more_is_better: bool, description: str) -> Picture:
+    """Scores of trials in order, a dot each, and the best so far as a step line; None for a trial without a score."""
+    width, height, left, floor = _WIDE, 170.0, 62.0, 138.0
+    known = [score for score in scores if score is not None]
+    with _sheet(width, height) as sheet:
+        across = _axis(sheet, [1.0, float(max(len(scores), 2))], (left, width - 12), (8, floor))
+        up = _scale(min(known), max(known), floor - 6, 12)
+        for tick in _ticks(up.low, up.high):
+            sheet.line([(left, up(tick)), (width - 12, up(tick))], _LINE, width=0.6)
+            sheet.text(left - 6, up(tick), f"{tick:g}", _MUTED, align="right", size=7.5)
+        best: float | None = None
+        line: list[tuple[float, float]] = []
+        for place, score in enumerate(scores, start=1):
+            if score is not None and (best is None or (score > best if more_is_better else score < best)):
+                line += [] if best is None else [(across(place), up(best))]
+                best = score
+            if best is not None:
+                line.append((across(place), up(best)))
+        sheet.line(line, _COLOUR["candidate"], width=1.6)
+        dots = [(across(place), up(score)) for place, score in enumerate(scores, start=1) if score is not None]
+        sheet.dots(dots, _MUTED, "o", size=4)
+        sheet.text((left + width - 12) / 2, height - 8, "trial", _MUTED, align="center", size=8)
+        return sheet.picture(title, description)
+
+
+def shares(title: str, parts: Sequence[tuple[str, float]], *, description: str) -> Picture:
+    """One horizontal bar a name, as long as its share of the whole."""
+    width, step, gutter = _WIDE, 20.0, _gutter(name for name, _ in parts)
+    peak = max([share for _, share in parts if share > 0], default=1.0)
+    with _sheet(width, step * len(parts) + 6) as sheet:
+        for index, (name, share) in enumerate(parts):
+            y = 3 + step * (index + 0.5)
+            sheet.text(gutter - 12, y, name, _INK, align="right")
+            sheet.area(
+                _box(gutter, y - 6, max((width - gutter - 62) * share / peak, 0.8), 12), _COLOUR["candidate"], alpha=0.7
+            )
+            sheet.text(width - 2, y, _part(share), _INK, align="right")
+        return sheet.picture(title, description)
+
+
 def flow(title: str, steps: Sequence[tuple[str, str, str]], *, description: str) -> Picture:
     """Boxes joined by arrows, left to right: name, digest and place in the ledger of each step."""
     box_w, box_h, gap = 82.0, 50.0, 18.0

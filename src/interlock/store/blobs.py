@@ -1,6 +1,6 @@
-"""Immutable bytes by key: files under a folder, or objects of a bucket.
+"""Immutable bytes by key: files under a folder.
 
-Both publish by put-if-absent: a reader sees all bytes of a key or none, and nobody's bytes are written over.
+Published by put-if-absent: a reader sees all bytes of a key or none, and nobody's bytes are written over.
 """
 
 import contextlib
@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from interlock.errors import NotFound, SettingsError, StoreFault
-from interlock.ports import BlobInfo, Blobs
+from interlock.errors import NotFound, StoreFault
+from interlock.ports import BlobInfo
 from interlock.records import timestamp
 from interlock.store.disk import (
     TEMPORARY,
@@ -28,25 +27,11 @@ from interlock.store.disk import (
     write_synced,
 )
 
-__all__ = ["LocalBlobs", "ObjectBlobs", "check_key", "disk_faults", "durable_write", "open_blobs"]
+__all__ = ["LocalBlobs", "absence", "appearing", "check_key", "disk_faults", "durable_write"]
 
 _CHUNK_BYTES = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV}
 _STALE_S = 86_400.0
-
-
-def open_blobs(location: str, root: Path) -> Blobs:
-    """Open ``s3://bucket/prefix``, or a folder taken relative to ``root``; raises SettingsError for another scheme."""
-    scheme, separator, _ = location.partition("://")
-    if not separator:
-        return LocalBlobs(root / location)
-    if scheme == "s3":
-        return ObjectBlobs(location)
-    raise SettingsError(
-        f"'{scheme}://' is not a kind of store that this version knows.",
-        next_step="Use a folder, or s3://bucket/prefix.",
-        location=location,
-    )
 
 
 def check_key(key: str) -> str:
@@ -107,13 +92,13 @@ class LocalBlobs:
     def get(self, key: str) -> bytes:
         """All bytes; raises NotFound."""
         path = self._locate(key)
-        with disk_faults(path), _absence(key):
+        with disk_faults(path), absence(key):
             return path.read_bytes()
 
     def fetch(self, key: str, to: Path) -> None:
         """Copy to a local file, which appears whole or not at all; raises NotFound."""
         path = self._locate(key)
-        with disk_faults(path), _absence(key), path.open("rb") as source, _appearing(to) as target:
+        with disk_faults(path), absence(key), path.open("rb") as source, appearing(to) as target:
             shutil.copyfileobj(source, target, _CHUNK_BYTES)
 
     def exists(self, key: str) -> bool:
@@ -236,7 +221,7 @@ def _info(key: str, status: os.stat_result) -> BlobInfo:
 
 
 @contextmanager
-def _appearing(to: Path) -> Iterator[Any]:
+def appearing(to: Path) -> Iterator[Any]:
     """Open a file for writing that gets its name only when the block ends well."""
     to.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(to)
@@ -250,123 +235,12 @@ def _appearing(to: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _absence(key: str) -> Iterator[None]:
+def absence(key: str) -> Iterator[None]:
+    """Map what is raised for a file or object that is not there to NotFound."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise _absent(key) from error
-
-
-# ---- objects -----------------------------------------------------------------------------------------------------
-
-
-class ObjectBlobs:
-    """Objects under ``s3://bucket/prefix`` through obstore (implements :class:`interlock.ports.Blobs`).
-
-    Credentials, region and endpoint come from the usual ``AWS_…`` variables; plain HTTP only to a loopback endpoint.
-    """
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "s3" or not parts.netloc:
-            raise SettingsError(f"'{url}' is not s3://bucket/prefix.", next_step="Name a bucket.", location=url)
-        self._url = url.rstrip("/")
-        self._prefix = parts.path.strip("/")
-        with object_faults(self._url):
-            self._store = _open_bucket(parts.netloc)
-
-    def put(self, key: str, source: bytes | Path) -> bool:
-        """Store if absent by a conditional put (``If-None-Match: *``); False when the key was there.
-
-        One request: S3 takes at most 5 GiB in it, and the bytes pass through memory.
-        """
-        import obstore
-        from obstore.exceptions import AlreadyExistsError
-
-        with object_faults(self._where(key)):
-            try:
-                obstore.put(self._store, self._at(key), source, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                return False
-        return True
-
-    def get(self, key: str) -> bytes:
-        """All bytes; raises NotFound."""
-        import obstore
-
-        with object_faults(self._where(key)), _absence(key):
-            return bytes(obstore.get(self._store, self._at(key)).bytes())
-
-    def fetch(self, key: str, to: Path) -> None:
-        """Copy to a local file in bounded memory; it appears whole or not at all. Raises NotFound."""
-        import obstore
-
-        with object_faults(self._where(key)), _absence(key), _appearing(to) as target:
-            for chunk in obstore.get(self._store, self._at(key)).stream(min_chunk_size=_CHUNK_BYTES):
-                target.write(chunk)
-
-    def exists(self, key: str) -> bool:
-        """Tell whether it is there."""
-        import obstore
-
-        with object_faults(self._where(key)):
-            try:
-                obstore.head(self._store, self._at(key))
-            except FileNotFoundError:
-                return False
-        return True
-
-    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
-        """Blobs whose key starts with ``prefix``, in key order."""
-        import obstore
-
-        # The service matches whole path segments, so ask for the folder and look at the rest here.
-        folder = prefix.rpartition("/")[0]
-        under = self._at(folder) if folder else self._prefix
-        cut = len(self._prefix) + 1 if self._prefix else 0
-        with object_faults(self._where(prefix)):
-            metas = [meta for page in obstore.list(self._store, under or None) for meta in page]
-        found = {meta["path"][cut:]: meta for meta in metas if meta["path"][cut:].startswith(prefix)}
-        return (
-            BlobInfo(
-                key=key,
-                size_bytes=found[key]["size"],
-                modified=timestamp(found[key]["last_modified"]),
-                version=found[key]["e_tag"] or timestamp(found[key]["last_modified"]),
-            )
-            for key in sorted(found)
-        )
-
-    def delete(self, key: str) -> None:
-        """Remove; harmless when absent."""
-        import obstore
-
-        with object_faults(self._where(key)), contextlib.suppress(FileNotFoundError):
-            obstore.delete(self._store, self._at(key))
-
-    def local(self, key: str) -> Path | None:
-        """Give None: objects are not files of this machine."""
-        check_key(key)
-        return None
-
-    def _at(self, key: str) -> str:
-        check_key(key)
-        return f"{self._prefix}/{key}" if self._prefix else key
-
-    def _where(self, key: str) -> str:
-        return f"{self._url}/{key}"
-
-
-def _open_bucket(bucket: str) -> Any:
-    from obstore.store import S3Store
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    options: dict[str, Any] = {}
-    if endpoint:
-        parts = urlsplit(endpoint)
-        loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
-        options = {"endpoint": endpoint, "client_options": {"allow_http": parts.scheme == "http" and loopback}}
-    return S3Store(bucket, **options)
 
 
 # ---- foreign errors ----------------------------------------------------------------------------------------------
@@ -393,24 +267,4 @@ def disk_faults(path: Path) -> Iterator[None]:
             next_step=_DISK_STEPS.get(error.errno or 0, "Run 'interlock doctor', then run again."),
             path=str(path),
             cause=errno.errorcode.get(error.errno or 0, type(error).__name__),
-        ) from error
-
-
-@contextmanager
-def object_faults(where: str) -> Iterator[None]:
-    """Map what obstore raises (its own tree, ``OSError`` and ``ValueError``) to StoreFault."""
-    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-
-    try:
-        yield
-    except (BaseError, OSError, ValueError) as error:
-        denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-        step = (
-            "Check the AWS_… credentials." if denied else "Check the AWS_… variables and the network, then run again."
-        )
-        raise StoreFault(
-            f"The object store failed at {where}: {str(error).splitlines()[0][:300] if str(error) else error!r}.",
-            next_step=step,
-            location=where,
-            cause=type(error).__name__,
         ) from error

@@ -1,17 +1,20 @@
-"""Versioned rows as Delta tables on a local disk, readable by Spark, DuckDB, Trino and Databricks.
+"""Versioned rows as Delta tables in a folder or a bucket, readable by Spark, DuckDB, Trino and Databricks.
 
 We write the Parquet files ourselves and hand them to ``deltalake`` for the commit, because Delta writers do not fsync:
 here the rows are durable before the log names them, and the log entry is durable before the caller hears of it. Every
 commit carries its key as an application transaction, whose version is the table version of that commit: looking a key
 up is one lookup and one small file. Old versions stay readable, so files that a commit removed are never deleted.
+
+In a bucket a version is taken by a conditional put. Where its reply is lost, the key is looked up again: a commit that
+arrived is found and never made twice, because the same try can take the same version only once.
 """
 
 import json
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,18 +23,29 @@ import polars as pl
 from interlock.errors import NotFound, StoreFault
 from interlock.ports import Clock, Commit
 from interlock.records import canonical
-from interlock.store.blobs import disk_faults
 from interlock.store.clock import SystemClock
-from interlock.store.disk import TEMPORARY, make_folder, sync_file, sync_folder
+from interlock.store.delta_log import (
+    FACTS,
+    checkpoint,
+    compact,
+    data_files,
+    find_commit,
+    foreign,
+    no_hooks,
+    open_table,
+    patiently,
+    refreshed,
+    sweep,
+    table_faults,
+    told,
+)
+from interlock.store.table_files import FolderFiles, TableFiles, entry_name
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable, PostCommitHookProperties, Schema
+    from deltalake import DeltaTable, Schema
     from deltalake.transaction import AddAction
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}){0,3}$")
-_ENTRY = re.compile(r"^(\d{20})\.json$")
-_LEFTOVER = re.compile(rf"^{re.escape(TEMPORARY)}|\.tmp$|#\d+$")
-_FACTS = "interlock"
 _ATTEMPTS = 12
 _CHECKPOINT_COMMITS = 50
 _COMPACT_FILES = 64
@@ -48,27 +62,24 @@ class _Written(NamedTuple):
 
 
 class DeltaTables:
-    """Implements :class:`interlock.ports.Tables` under the folder ``root``.
+    """Implements :class:`interlock.ports.Tables` under a folder, or wherever ``root`` says the files of a table lie.
 
-    Table names are one to four plain names joined by ``/``. Methods raise StoreFault when the disk or the log fails.
+    Table names are one to four plain names joined by ``/``. Methods raise StoreFault when the store or the log fails.
     """
 
-    def __init__(self, root: Path, clock: Clock | None = None) -> None:
-        self._root = root.absolute()
+    def __init__(self, root: Path | Callable[[str], TableFiles], clock: Clock | None = None) -> None:
+        self._place = _in_folder(root.absolute()) if isinstance(root, Path) else root
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
-        self._known: dict[Path, DeltaTable] = {}
-        if "%" in str(self._root):
-            raise StoreFault(
-                f"Tables cannot live under {self._root}: Delta reads the '%' in it as an escape.",
-                next_step="Choose a folder without '%' in its path.",
-                path=str(self._root),
-            )
+        self._files: dict[str, TableFiles] = {}
+        self._known: dict[str, DeltaTable] = {}
 
     # ---- writing
 
-    def append(self, table: str, rows: pl.DataFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
-        """Add rows in one atomic, durable commit, creating or widening the table as needed.
+    def append(
+        self, table: str, rows: pl.DataFrame | pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]
+    ) -> Commit:
+        """Add rows in one atomic, durable commit, creating or widening the table as needed; lazy ones are streamed.
 
         New columns are added, empty in older rows; missing ones are empty in the new rows. A column of another type is
         refused with StoreFault unless it widens without loss (a smaller int, float32); ``replace`` changes types.
@@ -80,24 +91,24 @@ class DeltaTables:
         return self._commit(table, rows, commit_key, facts, replace=True)
 
     def _commit(self, table: str, rows: pl.LazyFrame, key: str, facts: Mapping[str, Any], *, replace: bool) -> Commit:
-        folder = self._folder(table)
+        files = self._of(table)
         note = canonical(dict(facts)).decode()
-        with table_faults(folder), self._lock:
+        with table_faults(files), self._lock:
             rows = _storable(rows, table)
-            make_folder(folder)
+            files.prepare()
             written: _Written | None = None
             for _ in range(_ATTEMPTS):
-                current = self._opened(folder)
-                found = _find(folder, current, key)
+                current = self._opened(files)
+                found = find_commit(files, current, key)
                 if found is not None:
-                    _sync_commit(folder, found.version)  # its writer may have died before it came to that
+                    files.settle([entry_name(found.version)])  # its writer may have died before it came to that
                     return found
                 columns = _target(current, rows, table, replace=replace)
                 if written is None or written.columns != columns:
-                    written = _write(folder, rows, columns)
-                version = _try_commit(folder, current, written, (key, note), replace=replace)
+                    written = _write(files, rows, columns)
+                version = self._tried_commit(files, current, written, (key, note), replace=replace)
                 if version is not None:
-                    _sync_commit(folder, version)
+                    files.settle([entry_name(version)])
                     return Commit(version=version, facts=json.loads(note))
         raise StoreFault(
             f"Table '{table}' was changed by others {_ATTEMPTS} times while this commit was tried.",
@@ -105,42 +116,73 @@ class DeltaTables:
             table=table,
         )
 
-    def _opened(self, folder: Path) -> "DeltaTable | None":
+    def _tried_commit(
+        self,
+        files: TableFiles,
+        current: "DeltaTable | None",
+        written: _Written,
+        mark: tuple[str, str],
+        *,
+        replace: bool,
+    ) -> int | None:
+        """Try to commit; None when it is to be looked at again: somebody was faster, or the reply was lost.
+
+        Raises StoreFault with ``outcome="unknown"`` when the reply was lost and the log cannot be read either.
+        """
+        try:
+            return _try_commit(files, current, written, mark, replace=replace)
+        except Exception as error:
+            self._known.pop(files.url, None)
+            if files.patience is None or not foreign(error):
+                raise
+            try:
+                found = find_commit(files, self._opened(files), mark[0])
+            except (StoreFault, NotFound) as silence:
+                raise StoreFault(
+                    f"Nobody can say whether a commit to {files.url} was made: {told(error)}.",
+                    next_step="Run again when the object store answers: a commit that was made is found by its key.",
+                    location=files.url,
+                    outcome="unknown",
+                    cause=type(error).__name__,
+                ) from silence
+            return None if found is None else found.version
+
+    def _opened(self, files: TableFiles) -> "DeltaTable | None":
         """Open the newest version, reading only the log entries that are new since the last look."""
-        newest = _newest(folder)
-        known = self._known.get(folder)
-        if newest is None or known is None or known.version() > newest:
-            known = _open(folder)
-        elif known.version() < newest:
-            known.update_incremental()
-        if newest is None or known is None:
-            self._known.pop(folder, None)
+        newest = files.newest()
+        known = self._known.pop(files.url, None)
+        if newest is None:
             return None
-        self._known[folder] = known
-        if newest - _checkpointed(folder) >= _CHECKPOINT_COMMITS:
-            _checkpoint(folder, known)
+        if known is None or known.version() > newest:
+            known = patiently(files, lambda: open_table(files))
+        elif known.version() < newest:
+            known = patiently(files, partial(refreshed, files, known))
+        self._known[files.url] = known
+        if newest >= _CHECKPOINT_COMMITS and newest - files.checkpointed() >= _CHECKPOINT_COMMITS:
+            checkpoint(files, known)
         return known
 
     # ---- reading
 
     def committed(self, table: str, commit_key: str) -> Commit | None:
         """Find the commit made under that key, or None."""
-        folder = self._folder(table)
-        with table_faults(folder), self._lock:
-            return _find(folder, self._opened(folder), commit_key)
+        files = self._of(table)
+        with table_faults(files), self._lock:
+            return find_commit(files, self._opened(files), commit_key)
 
     def version(self, table: str) -> int | None:
         """Newest version, or None when there is no such table; looks at file names only."""
-        folder = self._folder(table)
-        with table_faults(folder):
-            return _newest(folder)
+        files = self._of(table)
+        with table_faults(files):
+            return files.newest()
 
     def scan(self, table: str, version: int | None = None) -> pl.LazyFrame:
         """Rows of a version (default: newest), lazily, oldest file first; columns that a file lacks are null."""
-        with table_faults(self._folder(table)):
+        files = self._of(table)
+        with table_faults(files):
             current = self._open_version(table, version)
             columns = _columns(current)
-            paths = _paths(self._folder(table), current)
+            paths = files.paths(data_files(current))
             if not paths:
                 return pl.LazyFrame(schema=columns)
             return pl.scan_parquet(
@@ -154,12 +196,19 @@ class DeltaTables:
 
     def paths(self, table: str, version: int | None = None) -> list[str]:
         """List the Parquet files of a version, oldest first. Older ones may lack later columns (``union_by_name``)."""
-        with table_faults(self._folder(table)):
-            return _paths(self._folder(table), self._open_version(table, version))
+        files = self._of(table)
+        with table_faults(files):
+            return files.paths(data_files(self._open_version(table, version)))
+
+    def absent(self, table: str) -> list[str]:
+        """Name the Parquet files of the newest version that are not in the store, or not of the size committed."""
+        files = self._of(table)
+        with table_faults(files):
+            return files.absent(data_files(self._open_version(table, None)))
 
     def _open_version(self, table: str, version: int | None) -> "DeltaTable":
-        folder = self._folder(table)
-        newest = _newest(folder)
+        files = self._of(table)
+        newest = files.newest()
         if newest is None or not 0 <= (newest if version is None else version) <= newest:
             raise NotFound(
                 f"There is no table '{table}'" + (f" with version {version}." if version is not None else "."),
@@ -168,27 +217,43 @@ class DeltaTables:
                 version=version,
                 newest=newest,
             )
-        current = _open(folder, version)
-        assert current is not None
-        return current
+        return patiently(files, lambda: open_table(files, version))
 
     # ---- upkeep
 
     def maintain(self, table: str) -> None:
-        """Compact many small files, checkpoint many commits, and sweep what a killed writer left a day ago or more."""
-        folder = self._folder(table)
-        with table_faults(folder), self._lock:
-            current = self._opened(folder)
+        """Compact many small files, checkpoint many commits, and sweep what a killed writer left a day ago or more.
+
+        In a bucket, where to look is a request a log entry, only a checkpoint is followed by a sweep.
+        """
+        files = self._of(table)
+        with table_faults(files), self._lock:
+            current = self._opened(files)
             if current is None:
                 return
             if len(current.file_uris()) >= _COMPACT_FILES:
-                current = _compact(folder, current)
-            if current.version() - _checkpointed(folder) >= _CHECKPOINT_COMMITS:
-                _checkpoint(folder, current)
-            _sweep(folder, self._clock.now().timestamp() - _STALE_S)
+                current = compact(files, current)
+            due = current.version() - files.checkpointed() >= _CHECKPOINT_COMMITS
+            if due:
+                checkpoint(files, current)
+            if due or files.patience is None:
+                sweep(files, self._clock.now().timestamp() - _STALE_S)
 
-    def _folder(self, table: str) -> Path:
-        return self._root / check_table(table)
+    def _of(self, table: str) -> TableFiles:
+        check_table(table)
+        if table not in self._files:
+            self._files[table] = self._place(table)
+        return self._files[table]
+
+
+def _in_folder(root: Path) -> Callable[[str], TableFiles]:
+    if "%" in str(root):
+        raise StoreFault(
+            f"Tables cannot live under {root}: Delta reads the '%' in it as an escape.",
+            next_step="Choose a folder without '%' in its path.",
+            path=str(root),
+        )
+    return lambda table: FolderFiles(root / table)
 
 
 def check_table(table: str) -> str:
@@ -270,7 +335,7 @@ def _delta_schema(columns: Mapping[str, pl.DataType]) -> "Schema":
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
-def _write(folder: Path, rows: pl.LazyFrame, columns: Mapping[str, pl.DataType]) -> _Written:
+def _write(files: TableFiles, rows: pl.LazyFrame, columns: Mapping[str, pl.DataType]) -> _Written:
     """Stream the rows into a new, durable Parquet file; no file for no rows."""
     from deltalake.transaction import AddAction
 
@@ -279,22 +344,23 @@ def _write(folder: Path, rows: pl.LazyFrame, columns: Mapping[str, pl.DataType])
         (pl.col(name).cast(dtype) if name in have else pl.lit(None, dtype)).alias(name)
         for name, dtype in columns.items()
     ]
-    newest = _newest(folder)
+    newest = files.newest()
     number = 0 if newest is None else newest + 1  # so that names sort in the order of commits
     name = f"part-{number:020d}-{secrets.token_hex(8)}.parquet"
-    path = folder / name
-    rows.select(complete).sink_parquet(path, compression="zstd")
-    count = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-    if count == 0:
-        path.unlink()
-        return _Written(dict(columns), None)
-    sync_file(path)
-    sync_folder(folder)
-    status = path.stat()
-    stats = json.dumps({"numRecords": count})
-    return _Written(
-        dict(columns), AddAction(name, status.st_size, {}, int(status.st_mtime * 1000), data_change=True, stats=stats)
-    )
+    actions: list[AddAction] = []
+
+    def sink(path: Path) -> None:
+        rows.select(complete).sink_parquet(path, compression="zstd", compression_level=1)
+        count = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
+        if count == 0:
+            path.unlink()
+            return
+        status, stats = path.stat(), json.dumps({"numRecords": count})
+        made_ms = int(status.st_mtime * 1000)
+        actions.append(AddAction(name, status.st_size, {}, made_ms, data_change=True, stats=stats))
+
+    files.write(name, sink)
+    return _Written(dict(columns), actions[0] if actions else None)
 
 
 def _prepared(current: "DeltaTable", columns: Mapping[str, pl.DataType], *, replace: bool) -> bool:
@@ -320,7 +386,7 @@ def _prepared(current: "DeltaTable", columns: Mapping[str, pl.DataType], *, repl
 
 
 def _try_commit(
-    folder: Path, current: "DeltaTable | None", written: _Written, mark: tuple[str, str], *, replace: bool
+    files: TableFiles, current: "DeltaTable | None", written: _Written, mark: tuple[str, str], *, replace: bool
 ) -> int | None:
     """Try once to commit at exactly the next version; None when somebody else may have been faster.
 
@@ -333,14 +399,16 @@ def _try_commit(
     version = 0 if current is None else current.version() + 1
     key, note = mark
     properties = CommitProperties(
-        custom_metadata={_FACTS: note}, max_commit_retries=0, app_transactions=[Transaction(key, version)]
+        custom_metadata={FACTS: note}, max_commit_retries=0, app_transactions=[Transaction(key, version)]
     )
-    how: dict[str, Any] = {"commit_properties": properties, "post_commithook_properties": _hooks()}
+    how: dict[str, Any] = {"commit_properties": properties, "post_commithook_properties": no_hooks()}
     actions: list[Any] = [] if written.action is None else [written.action]
     schema = _delta_schema(written.columns)
     try:
         if current is None:
-            create_table_with_add_actions(str(folder), schema, actions, configuration=_CONFIGURATION, **how)
+            create_table_with_add_actions(
+                files.url, schema, actions, configuration=_CONFIGURATION, storage_options=files.options, **how
+            )
         elif _prepared(current, written.columns, replace=replace):
             current.create_write_transaction(actions, "overwrite" if replace else "append", schema, **how)
         else:
@@ -348,150 +416,7 @@ def _try_commit(
     except CommitFailedError:
         return None
     except DeltaError:
-        if current is not None or _newest(folder) is None:
+        if current is not None or files.newest() is None:
             raise
         return None
     return version
-
-
-def _hooks() -> "PostCommitHookProperties":
-    """Neither checkpoint nor clean up in passing: that is for :meth:`DeltaTables.maintain`, which fsyncs."""
-    from deltalake import PostCommitHookProperties
-
-    return PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-
-
-def _sync_commit(folder: Path, version: int) -> None:
-    """Make a log entry and all names on the way to it durable."""
-    sync_file(_entry(folder, version))
-    sync_folder(folder / "_delta_log")
-    sync_folder(folder)
-
-
-# ---- the log -----------------------------------------------------------------------------------------------------
-
-
-def _entry(folder: Path, version: int) -> Path:
-    return folder / "_delta_log" / f"{version:020d}.json"
-
-
-def _newest(folder: Path) -> int | None:
-    try:
-        names = [path.name for path in (folder / "_delta_log").iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return max((int(match[1]) for name in names if (match := _ENTRY.match(name))), default=None)
-
-
-def _open(folder: Path, version: int | None = None) -> "DeltaTable | None":
-    if _newest(folder) is None:
-        return None
-    from deltalake import DeltaTable
-
-    return DeltaTable(str(folder), version=version)
-
-
-def _find(folder: Path, current: "DeltaTable | None", key: str) -> Commit | None:
-    version = None if current is None else current.transaction_version(key)
-    if version is None:
-        return None
-    for line in _entry(folder, version).read_text().splitlines():
-        info = json.loads(line).get("commitInfo")
-        if info is not None:
-            return Commit(version=version, facts=json.loads(info[_FACTS]))
-    return None
-
-
-def _paths(folder: Path, current: "DeltaTable") -> list[str]:
-    return sorted(str(folder / uri.rpartition("/")[2]) for uri in current.file_uris())
-
-
-def _checkpointed(folder: Path) -> int:
-    try:
-        return int(json.loads((folder / "_delta_log" / "_last_checkpoint").read_text())["version"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return -1
-
-
-# ---- upkeep ------------------------------------------------------------------------------------------------------
-
-
-def _checkpoint(folder: Path, current: "DeltaTable") -> None:
-    current.create_checkpoint()
-    for path in (folder / "_delta_log").glob("*checkpoint*"):
-        sync_file(path)
-    sync_folder(folder / "_delta_log")
-
-
-def _compact(folder: Path, current: "DeltaTable") -> "DeltaTable":
-    """Merge small files in one commit that changes no row; skipped when another writer is faster."""
-    from deltalake.exceptions import CommitFailedError
-
-    before = set(_paths(folder, current))
-    try:
-        current.optimize.compact(post_commithook_properties=_hooks())
-    except CommitFailedError:
-        return current
-    after = _open(folder)
-    assert after is not None
-    for path in set(_paths(folder, after)) - before:
-        sync_file(Path(path))
-    _sync_commit(folder, after.version())
-    return after
-
-
-def _sweep(folder: Path, before: float) -> None:
-    """Remove temporary files, and Parquet files that no version ever named, last changed before ``before`` (epoch)."""
-    stale = [
-        path
-        for place in (folder, folder / "_delta_log")
-        for path in place.iterdir()
-        if path.is_file() and path.stat().st_mtime < before
-    ]
-    rows = {path for path in stale if path.parent == folder and path.suffix == ".parquet"}
-    named = _ever_named(folder) if rows else set()
-    for path in stale:
-        orphan = path in rows and path.name not in named
-        if orphan or _LEFTOVER.search(path.name):
-            path.unlink(missing_ok=True)
-
-
-def _ever_named(folder: Path) -> set[str]:
-    """Names of all files that any version of the table has or had."""
-    names = set()
-    for entry in (folder / "_delta_log").iterdir():
-        if _ENTRY.match(entry.name):
-            for line in entry.read_text().splitlines():
-                add = json.loads(line).get("add")
-                if add is not None:
-                    names.add(add["path"])
-    return names
-
-
-# ---- foreign errors ----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def table_faults(folder: Path) -> Iterator[None]:
-    """Map what deltalake, Polars and the disk raise to :class:`~interlock.errors.StoreFault`."""
-    try:
-        with disk_faults(folder):
-            yield
-    except (StoreFault, NotFound):
-        raise
-    except Exception as error:
-        if not _foreign(error):
-            raise
-        raise StoreFault(
-            f"The table at {folder} failed: {(str(error).splitlines() or [''])[0][:300]} ({type(error).__name__}).",
-            next_step="Run 'interlock doctor'; every commit is whole or absent, so running again is safe.",
-            path=str(folder),
-            cause=type(error).__name__,
-        ) from error
-
-
-def _foreign(error: Exception) -> bool:
-    """Recognise errors of Polars and deltalake, the latter without importing it."""
-    roots = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    known = isinstance(error, pl.exceptions.PolarsError | ValueError | KeyError)
-    return known or not roots.isdisjoint({"deltalake", "_internal"})

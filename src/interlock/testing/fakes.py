@@ -1,8 +1,10 @@
 """Every port in memory, with the same rules as the real adapters; the conformance suites run on them too."""
 
 import hashlib
+import importlib
+import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -12,8 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 import polars as pl
 
-from interlock.errors import NotFound, StoreFault
-from interlock.ports import BlobInfo, Clock, Commit
+from interlock.errors import InterlockError, NotFound, StoreFault, UserCodeFailed
+from interlock.ports import BlobInfo, Clock, Commit, Job, JobResult
 from interlock.records import Event, Fence, Verification, canonical, moment, timestamp
 from interlock.store.blobs import check_key
 from interlock.store.chain import Head, Row, chained, check_chain, check_text, event_of
@@ -275,10 +277,13 @@ class MemoryTables:
         self._scratch = scratch
         self._tables: dict[str, list[_Version]] = {}
 
-    def append(self, table: str, rows: pl.DataFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
+    def append(
+        self, table: str, rows: pl.DataFrame | pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]
+    ) -> Commit:
         """Add rows, unless ``commit_key`` did so before."""
         versions = self._tables.get(table, [])
-        frames = (*versions[-1].frames, rows) if versions else (rows,)
+        added = rows.lazy().collect()
+        frames = (*versions[-1].frames, added) if versions else (added,)
         return self.committed(table, commit_key) or self._commit(table, frames, commit_key, facts)
 
     def replace(self, table: str, rows: pl.LazyFrame, *, commit_key: str, facts: Mapping[str, Any]) -> Commit:
@@ -322,6 +327,11 @@ class MemoryTables:
         frame.write_parquet(path)
         return [str(path)]
 
+    def absent(self, table: str) -> list[str]:
+        """Nothing is ever lost."""
+        self._version(table, None)
+        return []
+
     def maintain(self, table: str) -> None:
         """Do nothing: there is nothing to keep up."""
 
@@ -335,3 +345,23 @@ class MemoryTables:
 
 def _whole(frames: tuple[pl.DataFrame, ...]) -> pl.DataFrame:
     return pl.concat(frames, how="diagonal")
+
+
+class InlineEngine:
+    """Implements :class:`interlock.ports.Engine` in this process, one job after the other; deadlines are not kept."""
+
+    width = 1
+
+    def map(self, function: str, jobs: Iterable[Job]) -> Generator[JobResult, None, None]:
+        """Call ``function`` once for each job, through plain data as any engine would."""
+        module, _, name = function.partition(":")
+        call = getattr(importlib.import_module(module), name)
+        for job in jobs:
+            try:
+                value = json.loads(json.dumps(call(json.loads(json.dumps(job.arguments)))))
+            except InterlockError as error:
+                yield JobResult(job.key, error=error)
+            except Exception as error:  # noqa: BLE001 - a job that fails ends no other
+                yield JobResult(job.key, error=UserCodeFailed(f"The job raised {type(error).__name__}: {error}."))
+            else:
+                yield JobResult(job.key, value=value)

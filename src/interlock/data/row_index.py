@@ -1,0 +1,240 @@
+"""Which rows a large table holds already, told by two hashes of each row instead of by the rows themselves.
+
+An entry is 16 bytes: a hash of the key and a hash of the other columns (without a key: two hashes of the whole row).
+Entries lie in files on this machine (native uint64), each for a run of consecutive accepted files of one source, and
+are a cache: what is missing or damaged is made again from the table, and a file whose name does not say exactly what
+is asked for is not opened.
+
+Two rows are taken for the same only when both hashes agree, 128 bits: among 10^7 new and 10^9 stored rows that
+happens by chance once in 10^22 times. The hashes are Polars'; its version is part of a file's name.
+"""
+
+import functools
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+from blake3 import blake3
+
+from interlock.records import FileResult, digest
+from interlock.store.disk import make_folder, sync_folder, temporary_beside
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_NAME = re.compile(r"^(\d{12})-(\d{12})-([0-9a-f]{24})\.u64$")
+_FORMAT = 1
+_MERGE_FILES = 24
+_BLOCK_ROWS = 2**20
+_BUILD_ROWS = 2**20
+_SEED = 0x1E7
+ENTRY = ("_key", "_rest")
+
+
+class Found(NamedTuple):
+    """For each row asked for, whether its key is there, and whether the newest row of that key is the same."""
+
+    there: "np.ndarray[Any, Any]"
+    same: "np.ndarray[Any, Any]"
+
+
+def entries(key: Sequence[str], values: Sequence[str]) -> list[pl.Expr]:
+    """Expressions for the two hashes of a row of ``values``, of which ``key`` names it (none: all of them do)."""
+    others = [name for name in values if name not in key] if key else list(values)
+    return [_hash(list(key) or list(values), _SEED).alias(ENTRY[0]), _hash(others, _SEED << 16).alias(ENTRY[1])]
+
+
+def _hash(names: Sequence[str], seed: int) -> pl.Expr:
+    """The sum, modulo 2^64, of the hashes of the columns, each with a seed of its own."""
+    if not names:
+        return pl.repeat(0, pl.len(), dtype=pl.UInt64)
+    return pl.sum_horizontal(pl.col(name).hash(seed + place) for place, name in enumerate(names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowIndex:
+    """The index of one source's table, for one key and one set of typed columns."""
+
+    folder: Path
+    key: tuple[str, ...]
+    schema: Mapping[str, pl.DataType]
+    files: tuple[FileResult, ...]
+
+    def find(self, stored: pl.LazyFrame, wanted: "np.ndarray[Any, Any]", order: "np.ndarray[Any, Any]") -> Found:
+        """Look rows up by their ``wanted`` entries (2 x rows, uint64); what is not indexed yet is, from ``stored``.
+
+        ``order`` sorts the hashes of the keys. ``stored`` has the columns of ``schema`` and the lineage. Raises
+        ValueError when it does not hold the rows that the ledger says were accepted.
+        """
+        import numpy as np
+
+        keys, rest = wanted[0][order], wanted[1][order]
+        there, newest = np.zeros(len(keys), dtype=bool), np.zeros(len(keys), dtype=np.uint64)
+        # a table of the leading bits leaves few of the stored entries to be searched for
+        shift = np.uint64(64 - min(28, max(10, len(keys).bit_length() + 4)))
+        maybe = np.zeros(2 ** (64 - int(shift)), dtype=bool)
+        maybe[keys >> shift] = True
+        try:
+            for block in self._all(stored):
+                likely = np.flatnonzero(maybe[block.keys >> shift])
+                candidates = block.keys[likely]
+                # equal keys among those wanted lie next to each other: a hit marks the first, and is spread below
+                places = np.minimum(np.searchsorted(keys, candidates), len(keys) - 1)
+                hit = keys[places] == candidates
+                if hit.any():
+                    there[places[hit]] = True
+                    newest[places[hit]] = block.rest()[likely[hit]]  # in order: of several, the last one counts
+        except ValueError:
+            self._sweep(set())  # so that it is made again
+            raise
+        if (keys[1:] == keys[:-1]).any():
+            first = np.searchsorted(keys, keys)
+            there, newest = there[first], newest[first]
+        found = Found(np.empty_like(there), np.empty_like(there))
+        found.there[order] = there
+        found.same[order] = there & (newest == rest)
+        return found
+
+    def add(self, result: FileResult, rows: "np.ndarray[Any, Any]") -> None:
+        """Keep the entries of rows that were just appended, in order; call it when the commit is known to be made."""
+        _write(self.folder / self._name([result]), _bytes(rows))
+
+    # ---- files of entries
+
+    def _all(self, stored: pl.LazyFrame) -> Iterator["_Block"]:
+        """Blocks of entries, in the order of the rows. Raises ValueError for a damaged file."""
+        for path, rows in self._complete(stored):
+            yield from _blocks_of(path, rows)
+
+    def _complete(self, stored: pl.LazyFrame) -> list[tuple[Path, int]]:
+        """Files that cover all accepted rows, in order, made where they are missing; and how many rows each has."""
+        make_folder(self.folder)
+        have = self._listed()
+        covered: list[tuple[Path, int]] = []
+        start = 0
+        while start < len(self.files):
+            end = have.get(start, 0)
+            if not end:
+                end = start + 1
+                while end < len(self.files) and end not in have and self._rows(start, end + 1) <= _BUILD_ROWS:
+                    end += 1
+                self._build(stored, start, end)
+            rows = self._rows(start, end)
+            covered.append((self.folder / self._name(self.files[start:end]), rows))
+            start = end
+        if len(covered) > _MERGE_FILES:
+            target = self.folder / self._name(self.files)
+            self._merge(target, covered)
+            covered = [(target, sum(rows for _, rows in covered))]
+        self._sweep({path.name for path, _ in covered})
+        return covered
+
+    def _merge(self, target: Path, parts: Sequence[tuple[Path, int]]) -> None:
+        """One file for many; they are small, or there would not be as many."""
+        import numpy as np
+
+        blocks = [block for path, rows in parts for block in _blocks_of(path, rows)]
+        keys = np.concatenate([block.keys for block in blocks])
+        _write(target, _bytes(np.stack([keys, np.concatenate([block.rest() for block in blocks])])))
+
+    def _rows(self, start: int, end: int) -> int:
+        return sum(result.accepted for result in self.files[start:end])
+
+    def _listed(self) -> dict[int, int]:
+        """Runs of files that have been indexed: place of the first -> place after the last, the longest run of each."""
+        places = {result.sequence: place for place, result in enumerate(self.files)}
+        runs: dict[int, int] = {}
+        for path in self.folder.iterdir():
+            match = _NAME.match(path.name)
+            first, last = (places.get(int(match[1])), places.get(int(match[2]))) if match else (None, None)
+            if (
+                first is not None
+                and last is not None
+                and self._name(self.files[first : last + 1]) == path.name
+                and last + 1 > runs.get(first, 0)
+            ):
+                runs[first] = last + 1
+        return runs
+
+    def _build(self, stored: pl.LazyFrame, start: int, end: int) -> None:
+        part = self.files[start:end]
+        within = pl.col("_seq").is_between(part[0].sequence, part[-1].sequence)
+        rows = stored.filter(within).select(*entries(self.key, list(self.schema)), "_seq", "_row")
+        made = rows.collect(engine="streaming").sort("_seq", "_row").select(ENTRY)
+        _write(self.folder / self._name(part), _bytes(as_array([made])))
+
+    def _name(self, files: Sequence[FileResult]) -> str:
+        about = {
+            "format": _FORMAT,
+            "polars": pl.__version__,
+            "key": list(self.key),
+            "columns": [[name, str(dtype)] for name, dtype in self.schema.items()],
+            "files": [[each.digest, each.sequence, each.accepted] for each in files],
+        }
+        return f"{files[0].sequence:012d}-{files[-1].sequence:012d}-{digest(about)[:24]}.u64"
+
+    def _sweep(self, kept: set[str]) -> None:
+        for path in self.folder.iterdir():
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+
+def as_array(frames: Iterable[pl.DataFrame]) -> "np.ndarray[Any, Any]":
+    """Entries as an array (2 x rows, uint64)."""
+    import numpy as np
+
+    parts = [[frame[name].to_numpy() for name in ENTRY] for frame in frames]
+    return np.stack([np.concatenate([part[place] for part in parts]) for place in range(2)])
+
+
+def _bytes(rows: "np.ndarray[Any, Any]") -> Iterator[bytes]:
+    """The content of a file of entries: for each block of rows the hashes of the keys, and the others; each checked."""
+    for start in range(0, rows.shape[1], _BLOCK_ROWS):
+        for part in rows[:, start : start + _BLOCK_ROWS]:
+            content = part.tobytes()
+            yield blake3(content).digest()
+            yield content
+
+
+class _Block(NamedTuple):
+    """Entries of consecutive rows; the hashes of all but the key are read when asked for."""
+
+    keys: "np.ndarray[Any, Any]"
+    rest: "Callable[[], np.ndarray[Any, Any]]"
+
+
+def _blocks_of(path: Path, rows: int) -> Iterator[_Block]:
+    """The blocks of a file with entries of so many rows. Raises ValueError when it has others, or is damaged."""
+    size = 16 * rows + 64 * -(-rows // _BLOCK_ROWS)
+    if path.stat().st_size != size:
+        raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes and not {size:,}")
+    for start in range(0, rows, _BLOCK_ROWS):
+        offset, count = 16 * start + 64 * (start // _BLOCK_ROWS), min(_BLOCK_ROWS, rows - start)
+        read = functools.partial(_checked, path, count=count)
+        yield _Block(read(offset), functools.partial(read, offset + 32 + 8 * count))
+
+
+def _checked(path: Path, offset: int, count: int) -> "np.ndarray[Any, Any]":
+    import numpy as np
+
+    with path.open("rb") as file:
+        file.seek(offset)
+        content = file.read(32 + 8 * count)
+    if blake3(memoryview(content)[32:]).digest() != content[:32]:
+        raise ValueError(f"{path.name} is damaged near byte {offset:,}")
+    return np.frombuffer(content, dtype=np.uint64, offset=32)
+
+
+def _write(path: Path, spans: Iterable[bytes]) -> None:
+    make_folder(path.parent)
+    temporary = temporary_beside(path)
+    with temporary.open("wb") as file:
+        file.writelines(spans)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)

@@ -1,0 +1,149 @@
+"""Sift a file, slice by slice: rows that fit the layout of their source, and cells that do not, with the reason."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from interlock.data.layout import Layout, Settled, settle
+from interlock.data.readers import BAD_SCHEMA, ROW, Reading, rows_as_json
+from interlock.data.signature import Drift, check, drift_notes, merge_bad, widen, without
+from interlock.data.slices import Slices, Widened
+from interlock.data.spool import Spool
+from interlock.errors import DataRefused
+from interlock.records import Column
+from interlock.settings import Source
+
+_EMPTY_KEY = "is empty, but it is part of the key"
+
+
+class Fault(NamedTuple):
+    """How often cells of one column are bad for one reason, and the first row where one is."""
+
+    column: str
+    reason: str
+    times: int
+    row: int
+
+
+class Sifted:
+    """What a file holds.
+
+    ``good``: rows as the table has them, with ``_row``. ``cells``: bad ones (row, column, reason, raw).
+
+    ``expected``: the columns of the table as they shall be; ``evolved``: the stored rows must be rewritten first.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self.good, self.cells = Spool(scratch, "good"), Spool(scratch, "bad")
+        self.rows, self.rows_bad, self.empty = 0, 0, 0
+        self.expected: tuple[Column, ...] = ()
+        self.evolved = False
+        self._notes: dict[str, None] = {}
+        self._faults: dict[tuple[str, str], tuple[int, int]] = {}
+        self._drifts: dict[str, Drift] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth telling of the file, in words."""
+        empty = [f"{self.empty:,} empty rows were skipped"] if self.empty else []
+        drifts = [self._drifts[column.name] for column in self.expected if column.name in self._drifts]
+        return (*empty, *self._notes, *_told(drifts))
+
+    def faults(self) -> list[Fault]:
+        """What is wrong with bad cells, the most frequent first."""
+        found = [Fault(*about, *counted) for about, counted in self._faults.items()]
+        return sorted(found, key=lambda fault: -fault.times)
+
+    def take(self, reading: Reading, settled: Settled, source: Source, layout: Layout) -> None:
+        """Add the rows of one slice."""
+        bad = _bad_cells(source, settled, reading)
+        if bad.height:
+            self.rows_bad += bad["row"].n_unique()
+            self.cells.add(_with_raw(bad, reading))
+            groups = bad.group_by("column", "reason", maintain_order=True).agg(pl.len(), pl.col("row").min())
+            for column, reason, count, row in groups.iter_rows():
+                before = self._faults.get((column, reason), (0, row))
+                self._faults[column, reason] = (before[0] + count, before[1])
+        self.expected = widen(self.expected, settled.expected) if self.expected else settled.expected
+        self.evolved |= settled.evolved
+        self._notes.update(dict.fromkeys(settled.notes))
+        good = without(settled.frame, bad)
+        self._watch(good, layout, source)
+        self.good.add(good)
+
+    def _watch(self, good: pl.DataFrame, layout: Layout, source: Source) -> None:
+        """Count what is new but possible: categories never seen, numbers outside of the range seen."""
+        watched = [column for column in layout.columns if column.name not in source.key]
+        for drift in drift_notes(good, [column for column in watched if column.type not in ("date", "datetime")]):
+            so_far = self._drifts.get(drift.column, Drift(column=drift.column, rows=0))
+            self._drifts[drift.column] = Drift(
+                column=drift.column,
+                rows=so_far.rows + drift.rows,
+                unseen=so_far.unseen + drift.unseen,
+                outside=so_far.outside + drift.outside,
+            )
+
+
+def sift(slices: Slices, layout: Layout, source: Source, scratch: Path) -> Sifted:
+    """Go through a file. Raises :class:`DataRefused` for columns that may not be as they are.
+
+    A file that cannot be read to its end is :class:`~interlock.data.opening.Unreadable` first of all.
+    """
+    widened: frozenset[str] = frozenset()
+    while True:
+        sifted = Sifted(scratch)
+        try:
+            _take_all(sifted, slices.readings(widened), slices.name, layout, source)
+        except Widened as more:
+            sifted.good.clear()
+            sifted.cells.clear()
+            widened = more.columns
+        else:
+            return sifted
+
+
+def _take_all(sifted: Sifted, readings: Iterator[Reading], file: str, layout: Layout, source: Source) -> None:
+    refused: DataRefused | None = None
+    for reading in readings:
+        sifted.rows += reading.rows
+        sifted.empty += reading.empty
+        if refused is None:
+            try:
+                settled = settle(reading, layout, source, file)
+            except DataRefused as error:
+                refused = error
+            else:
+                sifted.take(reading, settled, source, layout)
+    if refused is not None:
+        raise refused
+
+
+def _bad_cells(source: Source, settled: Settled, reading: Reading) -> pl.DataFrame:
+    """Every cell for which its row is left out: unreadable, breaking the signature, or an empty key."""
+    frame = settled.frame
+    found = [check(frame, settled.expected, nullable=settled.nullable)]
+    for name in source.key:
+        empty = frame[name].is_null().arg_true().cast(pl.UInt64)
+        found.append(pl.DataFrame({"row": empty}).with_columns(column=pl.lit(name), reason=pl.lit(_EMPTY_KEY)))
+    # a cell of a column that is left out anyway harms nobody
+    kept = [*frame.columns, ""]
+    return merge_bad(reading.bad.filter(pl.col("column").is_in(kept)), pl.concat(found), frame[ROW])
+
+
+def _with_raw(bad: pl.DataFrame, reading: Reading) -> pl.DataFrame:
+    """The bad cells, each with its row as JSON text."""
+    rows = reading.frame.filter(pl.col(ROW).is_in(bad["row"].unique().implode()))
+    raw = pl.concat([reading.raw, rows_as_json(rows)]).unique(subset="row", keep="first", maintain_order=True)
+    return bad.join(raw, on="row", how="left", maintain_order="left").select(*BAD_SCHEMA, "raw")
+
+
+def _told(drifts: Iterable[Drift]) -> list[str]:
+    notes = []
+    for drift in drifts:
+        if drift.unseen:
+            notes.append(f"column '{drift.column}': {drift.unseen:,} rows hold a category never seen before")
+        if drift.outside:
+            notes.append(f"column '{drift.column}': {drift.outside:,} rows are outside of the range seen before")
+    return notes

@@ -1,0 +1,1 @@
+"""Better parameters, searched for on the training rows before the ordinary training."""
