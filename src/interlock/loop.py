@@ -191,7 +191,7 @@ class _Pass:
             batches=tuple(self.batches),
             problems=tuple(self.problems),
             waiting=self.waiting,
-            notes=tuple(self.notes),
+            notes=(*self.notes, *self.turn.notes),
             steps=tuple(self.steps),
             seconds=self.parts.clock.monotonic() - started,
             at=timestamp(self.parts.clock.now()),
@@ -221,8 +221,8 @@ class _Pass:
         except InterlockError as problem:
             failed = True
             note = problem.message
+            self.turn.withhold(problem.message, problem.recorded)
             if isinstance(problem, UserCodeFailed):
-                self.turn.withhold(problem.message, problem.recorded)
                 self.turn.withhold(problem.traceback, problem.recorded_traceback)
             self.problems.append(
                 Problem(
@@ -237,7 +237,11 @@ class _Pass:
             )
         except Exception as problem:  # noqa: BLE001 - a fault of ours in one step must not keep the others from working
             failed = True
-            note = f"{type(problem).__name__} inside Interlock: {bounded(str(problem), 200)}"
+            kept = f"{type(problem).__name__} inside Interlock"
+            note = f"{kept}: {bounded(str(problem), 200)}"
+            told = "".join(traceback.format_exception(problem))
+            self.turn.withhold(note, kept)
+            self.turn.withhold(told, "".join(traceback.format_tb(problem.__traceback__)))
             self.problems.append(
                 Problem(
                     step=name,
@@ -245,7 +249,7 @@ class _Pass:
                     message=note,
                     next_step="Please report it with the traceback.",
                     exit_code=Fault.exit_code,
-                    traceback="".join(traceback.format_exception(problem)),
+                    traceback=told,
                 )
             )
         elapsed = self.parts.clock.monotonic() - started

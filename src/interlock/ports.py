@@ -257,6 +257,14 @@ class Turn:
     say: Callable[[str], None] = field(default=_silent)
     withheld: dict[str, str] = field(default_factory=dict)
     """What may be told and not kept, and what is kept instead; see :meth:`withhold`."""
+    notes: list[str] = field(default_factory=list)
+    """What was noticed on the way; it becomes part of the result."""
+
+    def note(self, message: str) -> None:
+        """Say it now, and once more at the end: nobody may be watching while the turn runs."""
+        self.say(message)
+        if message not in self.notes:
+            self.notes.append(message)
 
     def withhold(self, told: str, kept: str) -> None:
         """Keep ``told`` out of what this turn records: it may hold values of the data. ``kept`` stands in its place."""

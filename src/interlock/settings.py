@@ -80,8 +80,8 @@ class Model(_Section, frozen=True, kw_only=True):
     memory: Annotated[
         Size | None,
         Meta(
-            description="Training, or inference, is stopped when it takes more memory than this, with all processes that "
-            "it started. Default: no limit. Linux only."
+            description="Training, or inference, is stopped when it takes more memory than this, with all processes "
+            "that it started. Default: no limit. Linux only."
         ),
     ] = None
     confined: Annotated[

@@ -86,7 +86,7 @@ def recorded(root: Path) -> str:
     """All that the ledger holds, as text."""
     with sqlite3.connect(root / ".interlock" / "state.db") as database:
         tables = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
-        rows = [repr(row) for name in tables for row in database.execute(f'select * from "{name}"')]  # noqa: S608
+        rows = [repr(row) for name in tables for row in database.execute(f'select * from "{name}"')]
     return "\n".join(rows)
 
 
@@ -108,7 +108,9 @@ class Trained:
         return to
 
 
-def refused(root: Path, seen: Seen, reason: str, next_step: str, *, status: str = "unreadable", name: str = "b.csv") -> None:
+def refused(
+    root: Path, seen: Seen, reason: str, next_step: str, *, status: str = "unreadable", name: str = "b.csv"
+) -> None:
     """One file was not taken in, in these words; nothing was lost by it."""
     result = seen.result
     stays = release(root)

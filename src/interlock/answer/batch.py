@@ -29,7 +29,18 @@ from interlock.model.bundle import Opened, open_bundle
 from interlock.model.predictor import Predictor, open_predictor
 from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
-from interlock.records import BatchResult, Column, ColumnType, Record, Release, digest, facts_of, short, timestamp
+from interlock.records import (
+    BatchResult,
+    Column,
+    ColumnType,
+    Output,
+    Record,
+    Release,
+    digest,
+    facts_of,
+    short,
+    timestamp,
+)
 from interlock.release.registry import current, mark_served
 from interlock.settings import Settings
 
@@ -297,8 +308,7 @@ class _Scorer:
             )
         except (DataRefused, UserCodeFailed) as error:
             self.lasting = error.facts.get("cause", "raised") in _LASTING
-            if isinstance(error, UserCodeFailed):
-                self.turn.withhold(error.message, error.recorded)
+            self.turn.withhold(error.message, error.recorded)
             result = msgspec.structs.replace(blank, reason=error.message, next_step=error.next_step)
         else:
             if not file.unchanged():
@@ -343,6 +353,7 @@ class _Scorer:
             rows=scored.tally.rows,
             scored=scored.tally.scored,
             quarantined=scored.tally.quarantined,
+            classes=_classes(scored.columns, output),
             audits=audits,
         )
         if failed:
@@ -386,6 +397,12 @@ class _Scorer:
 
         self._said_s = started
         return tell
+
+
+def _classes(columns: Sequence[str], output: Output | None) -> tuple[str | int | bool, ...]:
+    """Labels that the columns of probabilities are for, in their order; none when there are no such columns."""
+    has = output is not None and any(name.startswith(PROBABILITY) for name in columns)
+    return tuple(output.classes or ()) if output is not None and has else ()
 
 
 def _discard(scored: Scored) -> None:

@@ -6,6 +6,9 @@ from interlock.errors import InterlockError
 from interlock.outcome import TurnResult
 from interlock.records import BatchResult, Check, Decision, Event, FileResult, Release, short
 
+_SHOWN = 8
+"""Classes that are named in one line."""
+
 
 def error(problem: InterlockError) -> list[str]:
     """The message, the user's own traceback if there is one, and the next step."""
@@ -92,6 +95,9 @@ def batch_result(found: BatchResult) -> list[str]:
     if found.status == "published":
         by = f"release {found.generation} ({found.form})"
         told = [f"{found.name}: {found.scored:,} rows scored by {by} -> {found.output}"]
+        if found.classes:
+            named = ", ".join(f"probability_{place} is '{label}'" for place, label in enumerate(found.classes[:_SHOWN]))
+            told.append(f"  {named}{' …' if len(found.classes) > _SHOWN else ''}")
         if found.quarantined:
             told.append(
                 f"  {found.quarantined:,} rows break the signature and have no answer: see the quarantine file."

@@ -105,7 +105,7 @@ def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
             f"Source '{source_name}' has no inbox.", next_step="Set 'inbox' of the source in interlock.toml."
         )
     inbox = open_inbox(parts.settings, source.inbox)
-    arrivals = inbox.arrivals(turn.say)
+    arrivals = inbox.arrivals(turn.note)
     rules = digest([msgspec.to_builtins(source), parts.settings.bad_row_share(source)])
     base = parts.settings.home / "work" / turn.id
     base.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def _arrived(work: _Work, inbox: Inbox, arrival: Arrival, seen: dict[str, Seen])
     if before is not None and unchanged and (before.rules == work.rules or _settled(work, before.digest)):
         return None
     started = work.parts.clock.monotonic()
-    staged = inbox.stage(arrival, work.scratch / "arrival", work.turn.say)
+    staged = inbox.stage(arrival, work.scratch / "arrival", work.turn.note)
     if staged is None:
         return None
     known = ledger.read("file", f"{work.name}/{staged.digest}", FileResult)

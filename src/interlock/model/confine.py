@@ -123,5 +123,5 @@ class _Room:
 
 
 def _above(folder: str, path: str) -> bool:
-    """Is ``path`` that folder, or below it?"""
+    """Tell whether ``path`` is that folder, or below it."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")

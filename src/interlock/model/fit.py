@@ -219,6 +219,7 @@ def save_model(model: Any, task: Task) -> None:
     try:
         with path.open("wb") as file:
             importlib.import_module("cloudpickle").dump(model, file)
+        path.chmod(0o644)  # whatever the umask is now
     except Exception as error:
         path.unlink(missing_ok=True)
         failed = UserCodeFailed(

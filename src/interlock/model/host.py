@@ -19,7 +19,7 @@ from typing import Any, Final
 from interlock import errors
 from interlock.errors import Fault, InterlockError, UserCodeFailed, bounded
 from interlock.model.memory import Watch
-from interlock.model.worker import BOOT, OURS, Channel
+from interlock.model.worker import BOOT, CANNOT_ANSWER, OURS, Channel
 from interlock.records import Record
 
 KEPT_BYTES: Final = 64 * 1024
@@ -200,8 +200,8 @@ class Child:
         if issubclass(kind, UserCodeFailed):
             facts |= {"cause": _plain(reply.get("cause", "nonsense")), "traceback": trace}
         error: InterlockError = kind(_plain(reply["message"]), next_step=_plain(reply["next_step"]), **facts)
+        error.recorded = _plain(reply.get("recorded", error.message))
         if isinstance(error, UserCodeFailed):
-            error.recorded = _plain(reply.get("recorded", error.message))
             error.recorded_traceback = _plain(reply.get("frames", trace))
         return error
 
@@ -258,6 +258,9 @@ class Child:
         if self.status >= 0:
             message = f"{self.label} ended its process with exit status {self.status} before it answered."
             next_step = "Return the result instead of calling os._exit or exit."
+            if self.status == CANNOT_ANSWER:
+                message = f"{self.label} changed its process so that its answer could not be sent (exit status 70)."
+                next_step = "Leave modules of the standard library and file descriptors as they are."
             return self._failed(message, next_step, "exited", seconds=seconds, status=self.status)
         name = _signal_name(-self.status)
         took = f" It had taken {self.peak / 1e9:.2f} GB." if name == "SIGKILL" and self.peak else ""

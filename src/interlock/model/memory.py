@@ -13,7 +13,7 @@ _RSS_FIELDS: Final = (b"RssAnon:", b"RssShmem:")
 
 
 def can_watch() -> bool:
-    """Can the memory of a session be watched on this system?"""
+    """Tell whether the memory of a session can be watched on this system."""
     return sys.platform == "linux" and (_PROC / "self" / "status").is_file()
 
 

@@ -49,6 +49,8 @@ MESSAGE_BYTES = 256 * 1024 * 1024
 _SUMMARY_CHARS = 400
 _DENIED = "permission denied"
 _FRAMES = 40
+CANNOT_ANSWER = 70
+"""Exit status of a child that failed outside of user code, mostly by what that code did to its process."""
 _GENERATIONS = 100
 _LENGTH = struct.Struct("!Q")
 OURS = str(Path(__file__).resolve().parent.parent) + os.sep
@@ -251,7 +253,7 @@ class _Host:
         except BaseException:  # noqa: BLE001 - a fault of ours: told in the output, never back into the host's loop
             traceback.print_exc()
         finally:
-            os._exit(70)
+            os._exit(CANNOT_ANSWER)
 
     def _spawn(self, connection: int, output: int) -> int:
         os.set_inheritable(connection, True)
@@ -377,7 +379,7 @@ def _answer(
         reply = {"failure": "told", "kind": error.code, "message": error.message, "next_step": error.next_step}
         reply["traceback"] = getattr(error, "traceback", "")
         reply["cause"] = error.facts.get("cause", "nonsense")
-        reply["recorded"] = getattr(error, "recorded", error.message)
+        reply["recorded"] = error.recorded
         reply["frames"] = getattr(error, "recorded_traceback", "")
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is told, not suffered
         said = summary(error) + place(error, folders)

@@ -233,8 +233,7 @@ def _hear(parts: Parts, who: str, bundle: Bundle, holdout: pl.DataFrame, runner:
     except (UserCodeFailed, DataRefused, BundleCorrupt, NotFound) as problem:
         if who != "champion":
             raise
-        kept = problem.recorded if isinstance(problem, UserCodeFailed) else problem.message
-        return _Heard(witness, failure=Failure(kind="failed", reason=kept))
+        return _Heard(witness, failure=Failure(kind="failed", reason=problem.recorded))
     return _Heard(witness, answers=answers, latency_ms=latency)
 
 
