@@ -23,6 +23,7 @@ from typing import Protocol
 import msgspec
 
 from interlock.data.ingest import ingest
+from interlock.data.opening import shown
 from interlock.data.snapshot import feature_names, make_snapshot, require_intact
 from interlock.errors import Fault, InterlockError, LeaseLost, SettingsError, StoreFault, UserCodeFailed, bounded
 from interlock.model.contract import Contract, read_contract
@@ -264,7 +265,7 @@ class _Pass:
             names.append("holdout")
         for name in names:
             self.files.extend(ingest(self.parts, self.turn, name))
-        self.notes += [f"{file.name}: {note}" for file in self.files for note in file.notes]
+        self.notes += [f"{shown(file.name)}: {note}" for file in self.files for note in file.notes]
         return files_note(self.files)
 
     def _has_rows(self) -> bool:

@@ -7,7 +7,6 @@ whatever its owner does meanwhile. A file that another process has open for writ
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import stat
 from collections.abc import Callable, Iterator
@@ -201,13 +200,25 @@ class FolderInbox(Inbox):
                 say(f"{shown(arrival.name)} is still being written and was left for the next turn")
                 return None
             with to.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-                size = sink.tell()
+                size = _copy(source, sink)
             after = os.fstat(handle)
         if _version(before) != _version(after) or size != after.st_size or arrival.version != _version(after):
             say(f"{shown(arrival.name)} changed while it was read and was left for the next turn")
             return None
         return _staged(to)
+
+
+def _copy(source: BinaryIO, sink: BinaryIO) -> int:
+    """Copy in bounded memory; spans of zeros become holes, so that a huge empty file takes no room. Gives the size."""
+    zeros = bytes(_SPAN_BYTES)
+    while span := source.read(_SPAN_BYTES):
+        if span == zeros:
+            sink.seek(len(span), os.SEEK_CUR)
+        else:
+            sink.write(span)
+    size = sink.tell()
+    sink.truncate(size)
+    return size
 
 
 def _staged(copy: Path) -> Staged:

@@ -19,7 +19,7 @@ import polars as pl
 from interlock.data.casting import DTYPES
 from interlock.data.dedupe import dedupe, dedupe_large
 from interlock.data.inbox import Arrival, Inbox, Staged, open_inbox
-from interlock.data.layout import Layout, evolve, grown, undecided
+from interlock.data.layout import Layout, evolve, grown, undecided, widens
 from interlock.data.opening import Unreadable, shown
 from interlock.data.readers import BAD_SCHEMA, ROW
 from interlock.data.row_index import RowIndex
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 HOLDOUT = "holdout"
 """Source name of the holdout's own inbox."""
 _RACY_S = 2.0
+KEPT_BYTES = 256 * 2**20
+"""Largest file that is kept in quarantine when it cannot be read."""
 COMPARED_ROWS = 500_000
 """Up to so many rows, stored and new, duplicates are found by comparing rows, and beyond by the index of hashes."""
 
@@ -112,6 +114,7 @@ def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
     with tempfile.TemporaryDirectory(prefix="ingest-", dir=base) as scratch:
         work = _Work(parts=parts, turn=turn, name=source_name, source=source, rules=rules, scratch=Path(scratch))
         _require_table(work)
+        _tell_types(work)
         results = _all(work, inbox, arrivals)
     if any(result.table_version is not None for result in results):
         parts.tables.maintain(f"sources/{source_name}")
@@ -131,6 +134,19 @@ def _require_table(work: _Work) -> None:
             next_step="Bring the lake back (store.lake names it; a backup), or move .interlock away to begin anew.",
             table=work.table,
         )
+
+
+def _tell_types(work: _Work) -> None:
+    """Note where ``types`` differs from the rows that are stored: they are not recast by themselves."""
+    for column in work.layout().columns:
+        declared = work.source.types.get(column.name, column.type)
+        if declared == column.type or undecided(column):
+            continue
+        told = f"'types' says {declared} for column '{shown(column.name)}', and its stored rows are {column.type}: "
+        if widens(column.type, declared):
+            work.turn.note(told + "they become so with the next file")
+        else:
+            work.turn.note(told + f"files are refused until it says {column.type} (or str), or the source is a new one")
 
 
 def _all(work: _Work, inbox: Inbox, arrivals: Sequence[Arrival]) -> list[FileResult]:
@@ -268,8 +284,7 @@ def _take(work: _Work, arrival: Arrival, staged: Staged, seen: Seen) -> _Outcome
     try:
         return _accept(work, blank, staged, seen)
     except Unreadable as error:
-        work.parts.blobs.put(f"quarantine/{staged.digest}/{safe_name(arrival.name)}", staged.path)
-        return _not_accepted(blank, "unreadable", error), None
+        return _set_aside(work, staged, _not_accepted(blank, "unreadable", error)), None
     except DataRefused as error:
         return _not_accepted(blank, "refused", error), None
 
@@ -278,6 +293,15 @@ def _not_accepted(blank: FileResult, status: Literal["refused", "unreadable"], e
     counts = {name: error.facts[name] for name in ("rows", "quarantined", "duplicates") if name in error.facts}
     told = {"status": status, "reason": error.message, "next_step": error.next_step}
     return msgspec.structs.replace(blank, **told, **counts)
+
+
+def _set_aside(work: _Work, staged: Staged, result: FileResult) -> FileResult:
+    """Keep the bytes of a file that could not be read, unless that would fill the disk: it lies in the inbox still."""
+    if staged.size_bytes > KEPT_BYTES:
+        note = f"not kept in quarantine: its {staged.size_bytes:,} bytes are more than {KEPT_BYTES:,}"
+        return msgspec.structs.replace(result, notes=(note,))
+    work.parts.blobs.put(f"quarantine/{staged.digest}/{safe_name(result.name)}", staged.path)
+    return result
 
 
 def safe_name(name: str) -> str:

@@ -142,11 +142,16 @@ def _valued(reading: Reading, name: str) -> bool:
     return name in reading.frame.columns and reading.frame[name].null_count() < reading.frame.height
 
 
+def widens(stored: ColumnType, declared: ColumnType) -> bool:
+    """Tell whether stored values can become of another type with nothing lost."""
+    return declared == "str" or (stored, declared) in {("int", "float"), ("date", "datetime")}
+
+
 def _declared(column: Column, kind: ColumnType, notes: list[str]) -> Column:
     """The owner gave a column another type than its stored rows have: widen where nothing is lost, else refuse."""
     if undecided(column):
         return _typed(column, kind)
-    if kind != "str" and (column.type, kind) not in {("int", "float"), ("date", "datetime")}:
+    if not widens(column.type, kind):
         raise DataRefused(
             f"'types' says {kind} for column '{shown(column.name)}', and its stored rows are {column.type}.",
             next_step=f"Take it out of 'types', or say {column.type} (or str); a new source may have another type.",
