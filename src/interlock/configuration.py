@@ -275,8 +275,11 @@ def _what_it_takes(key: str) -> str:
 
 
 def _bare(found: inspect.Type) -> inspect.Type:
-    while isinstance(found, inspect.Metadata):
-        found = found.type
+    while isinstance(found, inspect.Metadata | inspect.UnionType):
+        if isinstance(found, inspect.Metadata):
+            found = found.type
+        else:  # something or nothing
+            found = next(kind for kind in found.types if not isinstance(kind, inspect.NoneType))
     return found
 
 

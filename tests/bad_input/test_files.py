@@ -46,7 +46,12 @@ FILES: dict[str, tuple[str, bytes, str, str]] = {
         "b.csv is UTF-16, not UTF-8 (its byte order mark at offset 0 says so).",
         "Save it as UTF-8 (for example: iconv -f utf-16 -t utf-8).",
     ),
-    "NUL": ("b.csv", f"{HEAD}400,\0".encode(), "b.csv is not text: byte 25 is NUL.", "Write it as UTF-8 text, or as Parquet."),
+    "NUL": (
+        "b.csv",
+        f"{HEAD}400,\0".encode(),
+        "b.csv is not text: byte 25 is NUL.",
+        "Write it as UTF-8 text, or as Parquet.",
+    ),
     "one field too many": (
         "b.csv",
         f"{HEAD}400,0.1,0.5,yes,{MARKER}\n".encode(),
@@ -107,9 +112,7 @@ def test_a_line_of_2_gb_is_refused_in_bounded_memory(project: Path) -> None:
     assert grown < 200 * 1024, f"{grown} kB more than before"
     room = sum(path.stat().st_blocks * 512 for path in (project / ".interlock").rglob("*") if path.is_file())
     assert room < 50 * 2**20, "the copy took the room of its content"
-    assert seen.result.notes == (
-        "b.csv: not kept in quarantine: its 2,147,483,648 bytes are more than 268,435,456",
-    )
+    assert seen.result.notes == ("b.csv: not kept in quarantine: its 2,147,483,648 bytes are more than 268,435,456",)
 
 
 def _link_out(project: Path, path: Path) -> None:
