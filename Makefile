@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE # a turn starts several processes; compiling ea
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run test lint type bench peers mlflow docs lock format clean
+.PHONY: help run test lint type bench peers mlflow docs lock format clean mutate
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -50,6 +50,15 @@ lint: $(VENV)/dev.stamp ## style, types, layers, generated files
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/make_docs.py --check
 
+$(VENV)-mutate/stamp: $(BIN)/uv requirements-dev.lock requirements-mutate.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)-mutate
+	$(UV) pip install --quiet --python $(VENV)-mutate/bin/python --require-hashes -r requirements-dev.lock -r requirements-mutate.lock
+	$(UV) pip install --quiet --python $(VENV)-mutate/bin/python --no-deps --editable .
+	@touch $@
+
+mutate: $(VENV)-mutate/stamp ## mutation testing of the pure modules (MODULES="gate split": some of them; minutes)
+	@$(VENV)-mutate/bin/python tools/mutate.py $(MODULES)
+
 type: $(VENV)/dev.stamp ## types only
 	$(BIN)/mypy
 
@@ -61,6 +70,7 @@ bench: $(VENV)/dev.stamp ## the figures of docs/benchmarks.md (minutes)
 	$(BIN)/python bench/turn.py
 	$(BIN)/python bench/resample.py
 	$(BIN)/python bench/decisions.py
+	$(BIN)/python bench/consistency.py
 	$(BIN)/python bench/batch.py
 	$(BIN)/python bench/ledger.py
 	$(BIN)/python bench/ingest.py
@@ -83,9 +93,10 @@ docs: $(VENV)/dev.stamp ## generate the reference pages from the code
 lock: $(BIN)/uv ## lock the newest allowed versions, with hashes
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --extra s3 --extra examples pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate $(foreach extra,examples lineage mlflow notebook postgres s3 tune dev,--extra $(extra)) pyproject.toml -o requirements-dev.lock
+	echo 'mutmut>=3.8' | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --constraint requirements-dev.lock --python-version 3.11 - -o requirements-mutate.lock
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate -c requirements-dev.lock bench/peers.in -o requirements-peers.lock
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --override requirements-mlflow-oldest.override requirements-mlflow-oldest.in -o requirements-mlflow-oldest.lock
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
 
 clean: ## remove what was set up here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-mutate .mypy_cache .ruff_cache .pytest_cache .hypothesis

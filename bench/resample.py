@@ -13,7 +13,8 @@ import numpy as np
 import sklearn
 import sklearn.metrics as peer
 
-from interlock.release.resample import RESAMPLES, generator, paired_gain
+from interlock.release.bounds import paired_gain
+from interlock.release.resample import RESAMPLES, generator
 from interlock.release.score import METRICS, Answers, Problem
 
 

@@ -293,11 +293,27 @@ class Failure(Record, frozen=True, kw_only=True):
     reason: str
 
 
+class Consistency(Record, frozen=True, kw_only=True):
+    """Does a row get the same answer again? Of ``asked`` answers, how many came out different, and by how much.
+
+    ``of``: what was asked again: ``order`` (the same rows, shuffled) and ``alone`` (single rows and small chunks), each
+    with its number of answers and of different ones. ``largest``: largest difference of a number or a probability,
+    relative to the size of the answers; None where only labels were compared. ``tolerance``: what was let pass.
+    """
+
+    asked: dict[str, int]
+    different: dict[str, int]
+    largest: float | None = None
+    tolerance: float
+
+
 class Evaluation(Record, frozen=True, kw_only=True):
     """All that the gate may look at. ``evidence_key`` is the blob with truth and predictions, row by row.
 
     ``scores`` is by who (candidate, champion, baseline), ``extra`` by who and then by metric. ``asks`` numbers this
     comparison among those made on the same holdout rows. A champion in ``failures`` has no score and no comparison.
+    ``edition`` names the rules of the judge, so that an old judgement is replayed by the rules of its day: 2 takes
+    the skewness out of bounds and counts rows of one key as one; ``units`` are the keys among the ``rows``.
     """
 
     candidate: str
@@ -320,6 +336,9 @@ class Evaluation(Record, frozen=True, kw_only=True):
     evidence_key: str = ""
     evidence_digest: str = ""
     failures: dict[str, Failure] = {}
+    edition: int = 1
+    units: int | None = None
+    consistency: Consistency | None = None
 
 
 class Policy(Record, frozen=True, kw_only=True):
@@ -336,6 +355,7 @@ class Policy(Record, frozen=True, kw_only=True):
     max_latency_ms: float | None = None
     max_size_mb: float | None = None
     approval: bool = False
+    row_by_row: bool = True
 
 
 class Check(Record, frozen=True, kw_only=True):

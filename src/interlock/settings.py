@@ -320,6 +320,10 @@ class Gate(_Section, frozen=True, kw_only=True):
     max_latency_ms: Annotated[Positive | None, Meta(description="Largest median time to answer one row.")] = None
     max_size_mb: Annotated[Positive | None, Meta(description="Largest size of the bundle, in 10^6 bytes.")] = None
     approval: Annotated[bool, Meta(description="A person must approve what the gate would promote.")] = False
+    row_by_row: Annotated[
+        bool,
+        Meta(description="Hold a model whose answer to a row depends on the other rows, on their order, or on chance."),
+    ] = True
 
 
 class Batch(_Section, frozen=True, kw_only=True):

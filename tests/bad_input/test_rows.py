@@ -68,7 +68,8 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "no key": (
         f"{HEAD},0.1,0.5,yes\n,0.2,0.5,yes\n",
         (
-            "2 of 2 rows are bad, 1.00% are allowed: 2 x column 'part' is empty, and never was before (first in row 1). "
+            "2 of 2 rows are bad, 1.00% are allowed: 2 x column 'part' is empty, and never was before "
+            "(first in row 1). "
             "Nothing was ingested."
         ),
         MEND,
@@ -144,7 +145,8 @@ def test_a_date_that_is_none_is_told(dated: Path) -> None:
     (dated / "inbox" / "b.csv").write_text(f"part,width,weight,ok,day\n40,1,1,yes,{MARKER}\n41,1,1,yes,2026-02-30\n")
     (file,) = run(dated, "model.deadline=5s").result.files
     assert file.reason == (
-        "2 of 2 rows are bad, 1.00% are allowed: 2 x column 'day' is not a date like 2026-11-21 (first in row 1). Nothing was ingested."
+        "2 of 2 rows are bad, 1.00% are allowed: 2 x column 'day' is not a date like 2026-11-21 (first in row 1). "
+        "Nothing was ingested."
     )
     assert file.next_step == MEND
     assert accepted(dated) == list(range(40))

@@ -13,6 +13,7 @@ from interlock.data.split import (
     described,
     feature_names,
     in_holdout_by_key,
+    in_holdout_by_time,
     key_names,
     key_text,
     key_types,
@@ -105,3 +106,30 @@ def test_a_split_can_be_told() -> None:
     assert described(HoldoutSpec(fraction=0.2), ["id"]) == "fraction 0.2 by MD5 of key id"
     assert described(HoldoutSpec(last="7d", time="t"), []) == "last 7d by t"
     assert "the whole row" in described(HoldoutSpec(inbox="data/test"), [])
+    assert described(HoldoutSpec(fraction=0.2), ["id", "day"]) == "fraction 0.2 by MD5 of key id, day"
+    assert described(HoldoutSpec(fraction=0.2), []) == "fraction 0.2 by MD5 of the whole row"
+
+
+def texts(values: list[float | None]) -> list[str]:
+    return pl.DataFrame({"a": values}, schema={"a": pl.Float64}).select(key_text({"a": "float"})).to_series().to_list()
+
+
+def test_numbers_with_a_fraction_and_beyond_what_a_float_counts_keep_their_text() -> None:
+    """Whole up to 2 ** 53, where every whole number is a float; above, the shortest decimal. Never null for a value."""
+    assert texts([0.5, -2.25, 3.0, None]) == ["0.5", "-2.25", "3", "\\N"]
+    assert texts([2.0**53 - 1]) == [str(2**53 - 1)]
+    assert texts([2.0**53]) == ["9007199254740992.0"]
+    assert float(texts([1e300])[0]) == 1e300
+    assert texts([float("inf")]) == ["inf"]
+
+
+def test_the_first_moment_of_the_window_is_judged() -> None:
+    start = datetime(2026, 1, 1)
+    frame = pl.DataFrame({"t": [datetime(2025, 12, 31, 23, 59, 59), start, datetime(2026, 1, 2), None]})
+    assert frame.select(in_holdout_by_time("t", start)).to_series().to_list() == [False, True, True, None]
+    days = frame.select(pl.col("t").dt.date())
+    assert days.select(in_holdout_by_time("t", start)).to_series().to_list() == [False, True, True, None]
+
+
+def test_a_key_may_be_all_of_the_columns() -> None:
+    assert key_names(settings(HoldoutSpec(fraction=0.2), key=("id", "day")), ["day", "id"]) == ("id", "day")

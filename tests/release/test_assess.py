@@ -9,6 +9,7 @@ from interlock.release.assess import (
     Terms,
     Witness,
     assess,
+    groups_of,
     problem_of,
     read_evidence,
     shuffled_answers,
@@ -119,7 +120,14 @@ def test_guessing_is_told_from_knowing_on_few_rows():
     truth = rng.normal(size=20)
     known, blind = 0.6 * truth + 0.4 * rng.normal(size=20), 0.6 * rng.normal(size=20)
     for name, answers, knows in (("known", known, True), ("blind", blind, False)):
-        frame = pl.DataFrame({"truth": truth, "candidate.prediction": answers, "baseline.prediction": np.zeros(20)})
+        frame = pl.DataFrame(
+            {
+                "row": np.arange(20, dtype=np.uint64),
+                "truth": truth,
+                "candidate.prediction": answers,
+                "baseline.prediction": np.zeros(20),
+            }
+        )
         for seed in range(5):
             shown, shuffled = shuffled_answers(frame, MODELS[0], seed)
             header = Header(task="regression", models=(MODELS[0], MODELS[2], shuffled))
@@ -127,3 +135,25 @@ def test_guessing_is_told_from_knowing_on_few_rows():
             guessing = next(one for one in found.comparisons if one.against == "shuffled")
             assert (guessing.low > 0.0) == knows, name
             assert found.scores["shuffled"].low <= found.scores["shuffled"].value <= found.scores["shuffled"].high
+
+
+def test_rows_of_one_key_count_as_one():
+    """Eight copies of every row: by key the bounds are those of the rows, and the copies prove nothing."""
+    single, header = evidence(rows=60)
+    copies = pl.concat([single] * 8)
+    for metric in ("accuracy", "f1_macro"):
+        alone = assess(single, header, terms(metric=metric, resamples=2000))
+        by_key = assess(copies, header, terms(metric=metric, resamples=2000))
+        bold = assess(copies, header, terms(metric=metric, resamples=2000, edition=1))
+        assert (alone.units, by_key.units, bold.units) == (60, 60, None)
+        for one, same, more in zip(alone.comparisons, by_key.comparisons, bold.comparisons, strict=True):
+            assert same.low == pytest.approx(one.low, abs=0.03)
+            assert more.low > one.low + 0.05
+            assert same.differing == one.differing
+            assert more.differing == 8 * one.differing
+
+
+def test_groups_are_numbered_by_name_and_none_where_all_differ():
+    assert groups_of(pl.Series("row", [7, 9, 8], dtype=pl.UInt64)) is None
+    found = groups_of(pl.Series("row", [2**63 + 9, 5, 2**63 + 9, 6], dtype=pl.UInt64))
+    assert found.tolist() == [2, 0, 2, 1]

@@ -97,7 +97,10 @@ def test_a_finder_beats_guessing_and_a_constant_does_not() -> None:
     rng = np.random.default_rng(3)
     truth = rng.integers(0, 30, 300)
     found = [[int(t), int(t) + 100] if rng.random() < 0.7 else [200] for t in truth]
-    frame = pl.DataFrame({"truth": truth, "candidate.prediction": found, "baseline.prediction": [[7, 8, 9]] * 300})
+    baseline = [[7, 8, 9]] * 300
+    frame = pl.DataFrame(
+        {"row": range(300), "truth": truth, "candidate.prediction": found, "baseline.prediction": baseline}
+    )
     frame, shuffled = shuffled_answers(frame, MODELS[0], 0)
     terms = Terms(
         metric="recall_at_10",

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.errors import SettingsError
-from interlock.records import Comparison, Evaluation, Failure, Policy, Score, SliceScore, canonical
+from interlock.records import Comparison, Consistency, Evaluation, Failure, Policy, Score, SliceScore, canonical
 from interlock.release.gate import decide, figures, level, policy_of
 from interlock.settings import Gate, Model, Settings
 
@@ -290,3 +290,80 @@ def test_answers_that_are_worth_no_more_than_guesses_are_kept_out():
 
 def test_without_a_look_at_guessing_nothing_is_released():
     assert decide(evaluation(guessing=()), POLICY).verdict == "keep"
+
+
+def again(order, alone, largest=None):
+    return Consistency(
+        asked={"order": 4096, "alone": 158},
+        different={"order": order, "alone": alone},
+        largest=largest,
+        tolerance=1e-5,
+    )
+
+
+def test_a_model_that_is_no_function_of_the_row_is_held():
+    decision = decide(evaluation(consistency=again(1234, 5, 0.21)), POLICY)
+    assert decision.verdict == "hold"
+    assert decision.reason == (
+        "Not a function of the row: asked again, other answers came for 1,234 of 4,096 with the rows shuffled and "
+        "5 of 158 alone or in small pieces; the largest difference is 0.210 of their size. Let an answer depend on its "
+        "row alone, or set gate.row_by_row = false if the model needs its whole batch."
+    )
+    found = check(decision, "consistent")
+    assert (found.observed, found.required) == (1239 / 4254, 0.0)
+    labels = decide(evaluation(consistency=again(0, 1)), POLICY)
+    assert labels.verdict == "hold"
+    assert "5 of" not in labels.reason
+    assert "largest" not in labels.reason
+    assert decide(evaluation(consistency=again(9, 9)), Policy(metric="f1_macro", row_by_row=False)).verdict == "promote"
+
+
+def test_consistent_answers_are_told():
+    decision = decide(evaluation(consistency=again(0, 0, 1e-9)), POLICY)
+    assert decision.verdict == "promote"
+    assert check(decision, "consistent").reason == (
+        "Asked again, the same rows got the same answers: 4,096 with the rows shuffled and 158 alone or in small "
+        "pieces."
+    )
+
+
+def hopeful(gain=0.02, low=-0.04, asks=1.0, **changes):
+    alpha = level(0.95, asks)
+    found = (comparison(gain=gain, low=low, alpha=alpha), comparison("baseline", 0.22, 0.18, alpha=alpha))
+    shuffled = (comparison("shuffled", 0.3, 0.2, alpha=alpha),)
+    return evaluation(comparisons=found, guessing=shuffled, asks=asks, edition=2, units=400, **changes)
+
+
+def test_a_gain_that_is_not_proven_tells_how_many_rows_it_would_take():
+    """Reach 0.06 and 0.84 standard errors of 0.01, over a gain of 0.02, squared: 11.7 times as many rows."""
+    assert decide(hopeful(), POLICY).reason == (
+        "Not better than the champion: f1_macro 0.550 against 0.500, and the gain's lower bound is -0.040. On 400 rows "
+        "only a gain above 0.060 is proven; were this one real, about 4,700 rows would show it four times in five."
+    )
+    asked = decide(hopeful(), msgspec.structs.replace(POLICY, min_gain=0.01)).reason
+    assert "only a gain above 0.070 is proven; were this one real, about 19,000 rows" in asked
+
+
+def test_no_rows_are_promised_for_a_gain_that_is_none():
+    for gain in (0.0, -0.01):
+        reason = decide(hopeful(gain=gain, low=gain - 0.06), POLICY).reason
+        assert reason.endswith("On 400 rows only a gain above 0.060 is proven.")
+    assert decide(hopeful(gain=1e-7, low=-0.06), POLICY).reason.endswith("is proven.")
+    assert "On 400 rows" not in decide(hopeful(gain=0.0, low=0.0), POLICY).reason
+    assert "On 400 rows" not in decide(msgspec.structs.replace(hopeful(), edition=1), POLICY).reason
+
+
+def test_a_much_asked_holdout_tells_that_fresh_rows_would_have_done():
+    """At the 30th question Student's t reaches 4.1 standard errors, at the first 1.9: 0.0188 of the 0.04."""
+    told = decide(hopeful(low=-0.02, asks=30.0), POLICY).reason
+    assert "(fewer that were never asked: a first question would have passed)" in told
+    assert "never asked" not in decide(hopeful(low=-0.05, asks=30.0), POLICY).reason
+    assert "never asked" not in decide(hopeful(low=-0.02), POLICY).reason
+
+
+def test_rows_of_one_key_are_told_to_count_once():
+    keyed = decide(evaluation(edition=2, units=40), POLICY)
+    assert check(keyed, "evidence").reason == (
+        "Judged by f1_macro on 400 held-out rows of 40 keys; those of one key count as one."
+    )
+    assert check(decide(evaluation(edition=2, units=400), POLICY), "evidence").reason.endswith("400 held-out rows.")

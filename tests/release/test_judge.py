@@ -403,3 +403,49 @@ def test_a_metric_that_gives_no_number_is_told(court, runner):
     court.gate(metric="../measures.py:cost")
     with pytest.raises(SettingsError, match="is not a metric"):
         court.judge(court.bundle("c", sign), None, court.bundle("b", always_no), court.snapshot(people()), runner)
+
+
+def test_a_model_that_is_no_function_of_the_row_is_held(court):
+    """Its answers are right as long as the rows come sorted, as the held-out ones happen to."""
+
+    def sorted_answers(rows):
+        return sign(rows.sort("x"))
+
+    rows = people().sort("x")
+    found = court.judge(
+        court.bundle("c", sorted_answers),
+        court.bundle("a", coin(1)),
+        court.bundle("b", always_no),
+        court.snapshot(rows),
+    )
+    assert found.consistency.different["order"] > 100
+    decision = decide(found, policy_of(court.settings))
+    assert decision.verdict == "hold"
+    assert decision.reason.startswith("Not a function of the row: asked again, other answers came for ")
+    assert "gate.row_by_row = false" in decision.reason
+    assert canonical(room.reassess(court.parts, court.receipt(found))) == canonical(found)
+
+
+def test_an_owner_may_say_that_the_whole_batch_counts(court):
+    court.gate(row_by_row=False)
+    rows = people().sort("x")
+    found = court.judge(
+        court.bundle("c", lambda rows: sign(rows.sort("x"))),
+        court.bundle("a", coin(1)),
+        court.bundle("b", always_no),
+        court.snapshot(rows),
+    )
+    assert found.consistency is None
+    decision = decide(found, policy_of(court.settings))
+    assert decision.verdict == "promote"
+    assert "consistent" not in {check.name for check in decision.checks}
+
+
+def test_a_judgement_without_the_question_is_made_again_when_it_is_asked(court):
+    rows = people().sort("x")
+    bundles = court.bundle("c", lambda rows: sign(rows.sort("x"))), None, court.bundle("b", always_no)
+    court.gate(row_by_row=False)
+    court.record(court.judge(*bundles, court.snapshot(rows)))
+    assert court.judge(*bundles, court.snapshot(rows)).consistency is None
+    court.gate(row_by_row=True)
+    assert court.judge(*bundles, court.snapshot(rows)).consistency.different["order"] > 100

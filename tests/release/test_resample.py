@@ -1,26 +1,22 @@
-import math
 import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from interlock.release import resample
+from interlock.release.bounds import paired_gain, percentiles
 from interlock.release.resample import (
-    Joint,
+    Labels,
     by_cells,
     by_ranks,
     by_sums,
     by_weights,
     from_draws,
     generator,
-    interval,
     midranks,
-    paired_gain,
-    percentiles,
-    student,
 )
 
 
@@ -40,12 +36,6 @@ def two_answers(seed, rows, classes=3, skill=(0.6, 0.6)):
     return truth, answers
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 19, 30, 199, 200, 201, 1000, 10**6])
-@pytest.mark.parametrize("alpha", [0.9, 0.5, 0.2, 0.05, 0.0304, 1e-4, 3e-6, 1e-9])
-def test_students_quantile(freedom, alpha):
-    assert student(alpha, freedom) == pytest.approx(stats.t.isf(alpha, freedom), rel=2e-6, abs=1e-9)
-
-
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=40))
 def test_midranks(values):
     assert np.array_equal(midranks(np.array(values, dtype=float)), stats.rankdata(values))
@@ -55,7 +45,7 @@ def test_midranks(values):
 def test_cells_have_the_variation_of_the_plain_bootstrap(classes):
     """Few cells are drawn by multinomial, many (40 labels) row by row: both are the bootstrap of rows."""
     truth, answers = two_answers(1, 400, classes)
-    joint = by_cells(truth, answers, classes, accuracy, generator(0), 4000)
+    joint = by_cells(Labels(truth, answers, classes), accuracy, generator(0), 4000)
     hits = np.stack([answer == truth for answer in answers]).astype(float)
     assert joint.estimates == pytest.approx(hits.mean(axis=1))
     exact = np.cov(hits, bias=True) / 400
@@ -70,7 +60,7 @@ def test_tallies_are_those_of_each_class():
         seen.append((right[0].tolist(), answered[0].tolist(), true[0].tolist()))
         return right[:, 0]
 
-    by_cells(truth, answers, 4, spy, generator(0), 1)
+    by_cells(Labels(truth, answers, 4), spy, generator(0), 1)
     assert seen[0] == ([1, 1, 2, 0], [2, 2, 2, 0], [2, 1, 3, 0])
 
 
@@ -134,91 +124,9 @@ def test_undefined_draws_count_for_nothing():
     assert percentiles(draws[0], 0.05) == (1.0, 3.0)
 
 
-@given(st.integers(1, 500), st.floats(1e-6, 0.5))
-def test_percentiles_are_rounded_outwards(count, alpha):
-    low, high = percentiles(np.arange(count, dtype=float), alpha)
-    below = low  # as many draws lie below it as its value says
-    assert below <= alpha * (count + 1)
-    assert high == count - 1 - low
-
-
-def gaussian_joint(gain=0.1, error=0.04, draws=2000):
-    rng = np.random.default_rng(0)
-    values = np.stack([gain + error * rng.standard_normal(draws), np.zeros(draws)])
-    return from_draws(np.array([gain, 0.0]), values, 10_000, "")
-
-
-@given(st.floats(1e-8, 0.4), st.floats(1e-8, 0.4))
-def test_a_stricter_level_never_gives_a_higher_bound(one, other):
-    joint = gaussian_joint()
-    strict, loose = (paired_gain(joint, 0, 1, alpha=alpha, differing=10_000) for alpha in sorted((one, other)))
-    assert strict.low <= loose.low
-    assert strict.high >= loose.high
-    assert strict.low <= strict.gain <= strict.high
-
-
-def test_the_bound_goes_beyond_what_the_draws_resolve():
-    joint = gaussian_joint()
-    found = paired_gain(joint, 0, 1, alpha=1e-6, differing=10_000)
-    assert found.low == pytest.approx(0.1 - 4.75 * 0.04, abs=0.01)
-    assert found.low < np.min(joint.draws[0])
-
-
-def test_the_bound_knows_skew():
-    """A long tail below pulls the lower bound under what a symmetric law of the same spread would give."""
-    tail = 0.1 - 0.04 * (np.random.default_rng(0).exponential(size=2000) - 1.0)
-    joint = from_draws(np.array([0.1, 0.0]), np.stack([tail, np.zeros(2000)]), 10_000, "")
-    found = paired_gain(joint, 0, 1, alpha=0.01, differing=10_000)
-    assert found.low == pytest.approx(percentiles(tail, 0.01)[0])
-    assert found.low < 0.1 - student(0.01, 9_999) * found.standard_error
-
-
-def test_gains_are_antisymmetric():
-    truth, answers = two_answers(6, 500)
-    joint = by_cells(truth, answers, 3, accuracy, generator(0), 2000)
-    forth = paired_gain(joint, 0, 1, alpha=0.05, differing=200)
-    back = paired_gain(joint, 1, 0, alpha=0.05, differing=200)
-    assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low))
-
-
-@given(rows=st.integers(1, 12), alpha=st.floats(1e-4, 0.4))
-@settings(max_examples=60, deadline=None)
-def test_a_handful_of_differing_rows_proves_nothing(rows, alpha):
-    """All of few differing rows favour the candidate: as in McNemar's exact test, 2 ** -rows is the smallest level."""
-    truth = np.zeros(400, dtype=np.int64)
-    right, wrong = truth, np.r_[np.ones(rows, dtype=np.int64), truth[rows:]]
-    joint = by_cells(truth, [right, wrong], 2, accuracy, generator(0), 500)
-    found = paired_gain(joint, 0, 1, alpha=alpha, differing=rows)
-    if 0.5**rows > alpha:
-        assert found.low <= 0.0
-        assert paired_gain(joint, 1, 0, alpha=alpha, differing=rows).high >= 0.0
-
-
-def test_enough_differing_rows_do_prove_it():
-    truth = np.zeros(400, dtype=np.int64)
-    wrong = np.r_[np.ones(12, dtype=np.int64), truth[12:]]
-    joint = by_cells(truth, [truth, wrong], 2, accuracy, generator(0), 2000)
-    assert paired_gain(joint, 0, 1, alpha=0.03, differing=12).low > 0.0
-
-
-def test_the_same_answers_gain_exactly_nothing():
-    truth, answers = two_answers(7, 100)
-    joint = by_cells(truth, [answers[0], answers[0]], 3, accuracy, generator(0), 100)
-    found = paired_gain(joint, 0, 1, alpha=0.05, differing=0)
-    assert (found.gain, found.low, found.high, found.standard_error) == (0.0, 0.0, 0.0, 0.0)
-
-
-def test_intervals():
-    joint = gaussian_joint()
-    assert interval(joint, 0, confidence=0.95) == pytest.approx((0.1 - 1.96 * 0.04, 0.1 + 1.96 * 0.04), abs=0.006)
-    closed = Joint(np.array([0.1]), np.array([[0.0016]]), None, 31, "")
-    reach = stats.t.isf(0.025, 30) * 0.04
-    assert interval(closed, 0, confidence=0.95) == pytest.approx((0.1 - reach, 0.1 + reach))
-
-
 def test_many_labels_do_not_overflow_the_cells():
     truth, answers = two_answers(8, 2000, classes=3000)
-    joint = by_cells(truth, [*answers, answers[0]], 3000, accuracy, generator(0), 20)
+    joint = by_cells(Labels(truth, [*answers, answers[0]], 3000), accuracy, generator(0), 20)
     assert joint.estimates == pytest.approx([(a == truth).mean() for a in (*answers, answers[0])])
     assert np.array_equal(joint.draws[0], joint.draws[2])
 
@@ -226,7 +134,7 @@ def test_many_labels_do_not_overflow_the_cells():
 @pytest.mark.parametrize("rows", [50, 10_000])
 def test_two_seeds_differ_and_one_repeats(rows):
     truth, answers = two_answers(9, rows)
-    one, same, other = (by_cells(truth, answers, 3, accuracy, generator(s), 50).draws for s in (1, 1, 2))
+    one, same, other = (by_cells(Labels(truth, answers, 3), accuracy, generator(s), 50).draws for s in (1, 1, 2))
     assert one.tobytes() == same.tobytes()
     assert one.tobytes() != other.tobytes()
     assert generator(1, 0).random() != generator(1, 1).random()
@@ -238,20 +146,75 @@ def test_two_thousand_resamples_of_ten_thousand_rows_are_quick():
     rng = np.random.default_rng(0)
     losses = [rng.exponential(size=(10_000, 1)) for _ in range(2)]
     started = time.process_time()
-    by_cells(truth, answers, 3, accuracy, generator(0), 2000)
+    by_cells(Labels(truth, answers, 3), accuracy, generator(0), 2000)
     by_sums(losses, mean, generator(0), 2000)
     by_ranks((truth == 0)[:, None], losses)
     assert time.process_time() - started < 0.9
 
 
-def test_bounds_keep_their_promise():
-    """Two equally good models, small holdouts: false 'better' at most at the level (Monte-Carlo error allowed for)."""
-    trials, alpha, false = 400, 0.05, 0
-    rng = np.random.default_rng(11)
-    for trial in range(trials):
-        truth = rng.normal(size=40)
-        losses = [rng.exponential(size=(40, 1)) + truth[:, None] ** 2 for _ in range(2)]
-        joint = by_sums([-one for one in losses], mean, generator(trial), 500)
-        false += paired_gain(joint, 0, 1, alpha=alpha, differing=40).low > 0.0
-    assert false / trials <= alpha + 3.3 * math.sqrt(alpha * (1 - alpha) / trials)
-    assert false > 0
+# ---- rows that belong together -----------------------------------------------------------------------------------
+
+
+def copied(times, *arrays):
+    """Every row ``times`` times over, and the group of each."""
+    return [np.repeat(array, times, axis=0) for array in arrays], np.repeat(np.arange(len(arrays[0])), times)
+
+
+def averaged(values):
+    return lambda weights: (weights * values[:, 0]).sum(axis=1) / weights.sum(axis=1)
+
+
+def test_copies_of_rows_prove_no_more_than_the_rows():
+    """Each family: five copies of a row, in one group, give the variation of the row alone."""
+    rng = np.random.default_rng(6)
+    truth, answers = two_answers(6, 150)
+    losses = [rng.exponential(size=(150, 1)) for _ in range(2)]
+    (many_truth, *many), groups = copied(5, truth, *answers, *losses)
+    alone = [
+        by_cells(Labels(truth, answers, 3), accuracy, generator(0), 4000),
+        by_sums(losses, mean, generator(0), 4000),
+        by_ranks((truth == 0)[:, None], losses),
+        by_weights([averaged(x) for x in losses], 150, generator(0), 4000),
+    ]
+    together = [
+        by_cells(Labels(many_truth, many[:2], 3, groups), accuracy, generator(1), 4000),
+        by_sums(many[2:], mean, generator(1), 4000, groups),
+        by_ranks((many_truth == 0)[:, None], many[2:], groups),
+        by_weights(
+            [lambda w, x=x[:, 0]: (w * x).sum(axis=1) / w.sum(axis=1) for x in many[2:]],
+            750,
+            generator(1),
+            4000,
+            groups,
+        ),
+    ]
+    for one, other in zip(alone, together, strict=True):
+        assert other.estimates == pytest.approx(one.estimates)
+        spread = np.sqrt(np.diag(one.covariance))
+        assert np.abs(other.covariance - one.covariance).max() < 0.12 * spread.max() ** 2
+        assert other.units == one.units
+        assert other.method.endswith("whole groups of rows")
+
+
+def test_groups_of_one_row_change_nothing():
+    rng = np.random.default_rng(7)
+    losses = [rng.exponential(size=(80, 1)) for _ in range(2)]
+    own = np.arange(80)
+    truth, answers = two_answers(7, 80)
+    plain, grouped = (by_sums(losses, mean, generator(0), 50, groups) for groups in (None, own))
+    assert grouped.draws == pytest.approx(plain.draws)
+    assert grouped.influence == pytest.approx(plain.influence)
+    ranks, by_key = (by_ranks((truth == 0)[:, None], losses, groups) for groups in (None, own))
+    assert by_key.covariance == pytest.approx(ranks.covariance)
+    assert by_key.units == ranks.units
+    grouped = by_cells(Labels(truth, answers, 3, own), accuracy, generator(0), 4000)
+    cells = by_cells(Labels(truth, answers, 3), accuracy, generator(0), 4000)
+    assert grouped.covariance == pytest.approx(cells.covariance, abs=0.1 * cells.covariance[0, 0])
+
+
+def test_groups_of_unlike_size_weigh_as_many_rows_as_they_have():
+    values = np.array([[1.0], [1.0], [1.0], [5.0]])
+    joint = by_sums([values], mean, generator(0), 500, np.array([0, 0, 0, 1]))
+    assert joint.estimates == pytest.approx([2.0])
+    assert set(np.round(joint.draws[0], 6)) == {1.0, 2.0, 5.0}
+    assert joint.units == 2

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.errors import SettingsError
-from interlock.release.slices import EMPTY, MOST_VALUES, OTHERS, slice_columns
+from interlock.release.slices import EMPTY, FEW_NUMBERS, MOST_VALUES, OTHERS, slice_columns
 
 
 def sliced(values, training=None, **options):
@@ -60,3 +60,29 @@ def test_every_row_is_in_exactly_one_slice(values):
 def test_an_unknown_column_names_the_nearest():
     with pytest.raises(SettingsError, match="Did you mean 'country'"):
         slice_columns(pl.LazyFrame({"country": ["DE"]}), pl.DataFrame({"country": ["DE"]}), ["contry"])
+
+
+def test_the_limits_belong_to_the_values():
+    """Twenty numbers are values, twenty-one are ranges; fifty texts are values, fifty-one share a slice."""
+    assert set(sliced(list(range(FEW_NUMBERS)))) == {str(number) for number in range(FEW_NUMBERS)}
+    assert len(set(sliced(list(range(FEW_NUMBERS + 1))))) == 4
+    texts = [f"v{number:02}" for number in range(MOST_VALUES + 1)]
+    assert sliced(texts[:-1]) == texts[:-1]
+    assert sliced(texts) == [*texts[: MOST_VALUES - 1], OTHERS, OTHERS]
+
+
+def test_edges_that_six_digits_do_not_tell_apart_are_written_out():
+    training = [1_700_000_000 + number for number in range(101)]
+    assert len(set(sliced(training))) == 4
+    assert sliced(training)[0] == "below 1700000025"
+
+
+def test_a_column_without_a_training_value_is_not_cut():
+    assert sliced([1.5, 2.5], [None, None], dtype=pl.Float64) == ["1.5", "2.5"]
+
+
+def test_without_columns_there_is_no_nearest():
+    with pytest.raises(SettingsError, match="no column 'c'") as told:
+        slice_columns(pl.LazyFrame(), pl.DataFrame(), ["c"])
+    assert told.value.next_step == "Mend gate.slices."
+    assert told.value.facts["column"] == "c"

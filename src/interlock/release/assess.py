@@ -8,6 +8,7 @@ in it, except as slices. Its header, in the file's own metadata, holds what else
 import io
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace as with_changes
 from typing import Final, Literal
 
 import msgspec
@@ -17,22 +18,15 @@ from numpy.typing import NDArray
 
 from interlock.errors import SettingsError, StoreFault
 from interlock.records import Comparison, Record, Score, SliceScore, canonical
+from interlock.release.bounds import interval, paired_gain, percentiles, student
 from interlock.release.found import text_codes
 from interlock.release.metrics import METRICS, is_own, named_metric, truth_of
 from interlock.release.own_metric import Measured, Sample
-from interlock.release.resample import (
-    Floats,
-    Integers,
-    Joint,
-    from_draws,
-    generator,
-    interval,
-    paired_gain,
-    percentiles,
-    student,
-)
+from interlock.release.resample import Floats, Groups, Integers, Joint, from_draws, generator, group_count
 from interlock.release.score import Answers, Problem, Truth, Undefined
 
+EDITION = 2
+"""Rules of today: 1 knew neither skewness nor rows that belong together."""
 FORMAT = 1
 """Version of the evidence's columns and header."""
 _HEADER = "interlock"
@@ -94,7 +88,10 @@ class Header(Record, frozen=True, kw_only=True):
 
 
 class Terms(Record, frozen=True, kw_only=True):
-    """How to score. ``alpha`` is the level of every comparison, ``confidence`` that of intervals and slices."""
+    """How to score. ``alpha`` is the level of every comparison, ``confidence`` that of intervals and slices.
+
+    ``edition``: by the rules of which day, see :class:`~interlock.records.Evaluation`.
+    """
 
     metric: str
     greater_is_better: bool
@@ -103,6 +100,7 @@ class Terms(Record, frozen=True, kw_only=True):
     min_slice_rows: int
     seed: int
     resamples: int
+    edition: int = EDITION
 
 
 class Assessment(Record, frozen=True, kw_only=True):
@@ -112,6 +110,7 @@ class Assessment(Record, frozen=True, kw_only=True):
     extra: dict[str, dict[str, float]]
     comparisons: tuple[Comparison, ...]
     slices: tuple[SliceScore, ...]
+    units: int | None
 
 
 # ---- evidence as bytes -------------------------------------------------------------------------------------------
@@ -258,6 +257,7 @@ def assess(frame: pl.DataFrame, header: Header, terms: Terms) -> Assessment:
         extra=_extra(header, scorer),
         comparisons=tuple(comparisons),
         slices=tuple(scorer.slices()),
+        units=None if terms.edition == 1 else group_count(scorer.groups, frame.height),
     )
 
 
@@ -268,8 +268,11 @@ class _Scorer:
         self.frame, self.header, self.terms = frame, header, terms
         self.own = header.own.get(terms.metric)
         self.metric = None if is_own(terms.metric) else named_metric(terms.metric, header.task)
+        self.groups = None if terms.edition == 1 else groups_of(frame["row"])
         self.truth = self.metric.truth if self.metric is not None else truth_of(header.task)
-        self.problem = problem_of(frame, header, self.truth) if self.truth is not None else None
+        self.problem: Problem | None = None
+        if self.truth is not None:
+            self.problem = with_changes(problem_of(frame, header, self.truth), groups=self.groups)
 
     def joint(self, rows: NDArray[np.bool_] | None = None, name: str = "", stream: int = 0) -> Joint:
         """Score all models on all rows, or on those of the slice ``name``; raises :class:`Undefined`."""
@@ -277,7 +280,8 @@ class _Scorer:
             return self._given(name, self.frame.height if rows is None else int(rows.sum()))
         assert self.problem is not None
         problem = self.problem if rows is None else self.problem.where(rows)
-        return self.metric.joint(problem, generator(self.terms.seed, stream), self.terms.resamples)
+        found = self.metric.joint(problem, generator(self.terms.seed, stream), self.terms.resamples)
+        return with_changes(found, influence=None) if self.terms.edition == 1 else found
 
     def _given(self, name: str, rows: int) -> Joint:
         """Take what the user's own metric gave."""
@@ -334,10 +338,13 @@ class _Scorer:
         mean, spread, own = float(values.mean()), float(values.std(ddof=1)), float(joint.estimates[0])
         reach = student(self.terms.alpha, count - 1) * spread * math.sqrt(1.0 + 1.0 / count)
         below, above = percentiles(values, self.terms.alpha)
+        low = own - max(mean + reach, above)
+        if self.groups is not None:  # shuffled row by row: what whole groups do to the own score is added
+            low = min(low, interval(joint, 0, confidence=1.0 - 2.0 * self.terms.alpha)[0] - mean)
         comparison = Comparison(
             against=SHUFFLED,
             gain=own - mean,
-            low=own - max(mean + reach, above),
+            low=low,
             high=own - min(mean - reach, below),
             standard_error=spread,
             alpha=self.terms.alpha,
@@ -371,6 +378,13 @@ class _Scorer:
                 gain=gain.gain,
                 high=gain.high,
             )
+
+
+def groups_of(names: pl.Series) -> Groups:
+    """Number the groups of rows that share a name (their key); None where no two do."""
+    if names.n_unique() == len(names):
+        return None
+    return (names.rank("dense").cast(pl.Int64) - 1).to_numpy()
 
 
 def _slice_rows(frame: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:

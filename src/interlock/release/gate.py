@@ -31,7 +31,8 @@ between. Hence also a plain cap, ``max_asks``, beyond which a person must look o
 import math
 from collections.abc import Iterator
 
-from interlock.records import Check, Comparison, Decision, Evaluation, Policy, SliceScore
+from interlock.records import Check, Comparison, Consistency, Decision, Evaluation, Policy, SliceScore
+from interlock.release.bounds import student
 from interlock.release.metrics import METRICS, chosen_metric, error_of
 from interlock.settings import Settings
 
@@ -57,6 +58,7 @@ def policy_of(settings: Settings) -> Policy:
         max_latency_ms=gate.max_latency_ms,
         max_size_mb=gate.max_size_mb,
         approval=gate.approval,
+        row_by_row=gate.row_by_row,
     )
 
 
@@ -93,6 +95,8 @@ def _checks(evaluation: Evaluation, policy: Policy) -> Iterator[Check]:
         yield _within("latency", "ms for one row", evaluation.latency_ms, policy.max_latency_ms)
     if policy.max_size_mb is not None:
         yield _within("size", "MB", evaluation.size_bytes / 1e6, policy.max_size_mb)
+    if evaluation.consistency is not None and policy.row_by_row:
+        yield _consistent(evaluation.consistency)
     yield _too_good(evaluation, policy)
     yield _holdout_budget(evaluation, policy)
 
@@ -117,7 +121,9 @@ def _fits(evaluation: Evaluation, policy: Policy) -> Check:
         reason = f"Judged at the level {loose:.2g}, and the rules ask for {strictest:.2g}: judge it again."
     else:
         passed = True
-        reason = f"Judged by {policy.metric} on {evaluation.rows:,} held-out rows."
+        together = evaluation.units is not None and evaluation.units < evaluation.rows
+        keys = f" of {evaluation.units:,} keys; those of one key count as one" if together else ""
+        reason = f"Judged by {policy.metric} on {evaluation.rows:,} held-out rows{keys}."
     return Check(name="evidence", passed=passed, on_fail="keep", observed=loose, required=strictest, reason=reason)
 
 
@@ -177,7 +183,35 @@ def _beats_reason(evaluation: Evaluation, comparison: Comparison, asked: float, 
         rows = f"{comparison.differing} row{'s' * (comparison.differing != 1)}"
         bound = f"they differ on {rows} only, too few to prove anything at the level {comparison.alpha:.2g}"
     more = f", above the {figure(asked)} asked" if passed and asked else f" ({figure(asked)} is asked)" if asked else ""
-    return f"{verdict}: {_metric(evaluation)} {mine} against {theirs}, and {bound}{more}."
+    prospect = "" if passed or evaluation.edition == 1 else _prospect(evaluation, comparison, asked)
+    return f"{verdict}: {_metric(evaluation)} {mine} against {theirs}, and {bound}{more}.{prospect}"
+
+
+def _prospect(evaluation: Evaluation, comparison: Comparison, asked: float) -> str:
+    """Tell what these rows could have shown, and how many would show this gain four times in five, were it real.
+
+    The distance from gain to bound shrinks with the root of the number of rows; 0.84 standard errors more make an even
+    chance one of 80 %.
+    """
+    reach, beyond = comparison.gain - comparison.low, comparison.gain - asked
+    if not reach > 0.0:
+        return ""
+    text = f" On {evaluation.rows:,} rows only a gain above {figure(asked + reach)} is proven"
+    if beyond <= 0.0:
+        return f"{text}."
+    rows = evaluation.rows * ((reach + 0.84 * comparison.standard_error) / beyond) ** 2
+    if rows > 1e9:
+        return f"{text}."
+    fresh = comparison.gain - reach * _relief(evaluation, comparison) > asked
+    worn = " (fewer that were never asked: a first question would have passed)" if fresh else ""
+    return f"{text}; were this one real, about {float(f'{rows:.2g}'):,.0f} rows{worn} would show it four times in five."
+
+
+def _relief(evaluation: Evaluation, comparison: Comparison) -> float:
+    """Share of the distance from gain to bound that a first question to the holdout would have needed."""
+    first = comparison.alpha * max(evaluation.asks, 1.0) ** 2
+    freedom = max(1, min(evaluation.units or evaluation.rows, comparison.differing) - 1)
+    return student(first, freedom) / student(comparison.alpha, freedom) if first < 0.5 else 1.0
 
 
 def _score(evaluation: Evaluation, who: str) -> float:
@@ -219,6 +253,35 @@ def _within(name: str, unit: str, observed: float | None, limit: float) -> Check
     shown = f"{observed:.3g} {unit}"
     reason = f"{shown} is within the budget of {limit:g}." if passed else f"{shown} is over the budget of {limit:g}."
     return Check(name=name, passed=passed, on_fail="keep", observed=observed, required=limit, reason=reason)
+
+
+_AGAIN = {"order": "with the rows shuffled", "alone": "alone or in small pieces"}
+
+
+def _consistent(found: Consistency) -> Check:
+    """The evidence is about a function of the row; a model that is none is another model in another batch."""
+    different, asked = sum(found.different.values()), sum(found.asked.values())
+    passed = different == 0
+    if passed:
+        told = " and ".join(f"{found.asked[way]:,} {words}" for way, words in _AGAIN.items())
+        reason = f"Asked again, the same rows got the same answers: {told}."
+    else:
+        told = " and ".join(
+            f"{found.different[way]:,} of {found.asked[way]:,} {words}" for way, words in _AGAIN.items()
+        )
+        size = f"; the largest difference is {figure(found.largest)} of their size" if found.largest else ""
+        reason = (
+            f"Not a function of the row: asked again, other answers came for {told}{size}. Let an answer depend on its "
+            "row alone, or set gate.row_by_row = false if the model needs its whole batch."
+        )
+    return Check(
+        name="consistent",
+        passed=passed,
+        on_fail="hold",
+        observed=different / max(asked, 1),
+        required=0.0,
+        reason=reason,
+    )
 
 
 def _too_good(evaluation: Evaluation, policy: Policy) -> Check:

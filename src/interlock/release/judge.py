@@ -22,9 +22,10 @@ from interlock.model.bundle import open_bundle
 from interlock.model.predictor import Predictor, open_predictor
 from interlock.model.runner import Runner
 from interlock.ports import Blobs, Ledger, Parts, Turn
-from interlock.records import Bundle, Evaluation, Failure, Policy, Receipt, Record, Snapshot
-from interlock.release import own_metric
+from interlock.records import Bundle, Consistency, Evaluation, Failure, Policy, Receipt, Record, Snapshot
+from interlock.release import consistency, own_metric
 from interlock.release.assess import (
+    EDITION,
     Header,
     Terms,
     Witness,
@@ -77,12 +78,13 @@ def ask_key(holdout_digest: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class _Heard:
-    """What one model had to say: its answers as a frame, or why there are none, and its latency if it was measured."""
+    """What one model had to say: its answers as a frame, or why there are none, and what was measured."""
 
     witness: Witness
     answers: pl.DataFrame | None = None
     failure: Failure | None = None
     latency_ms: float | None = None
+    consistency: Consistency | None = None
 
 
 def judge(
@@ -141,6 +143,8 @@ def judge(
         evidence_key=f"evidence/{digest}.parquet",
         evidence_digest=digest,
         failures={one.witness.who: one.failure for one in heard if one.failure is not None},
+        edition=EDITION,
+        consistency=heard[0].consistency,
     )
     return _assessed(facts, policy, evidence, header)
 
@@ -171,11 +175,10 @@ def _assessed(facts: Evaluation, policy: Policy, evidence: pl.DataFrame, header:
         min_slice_rows=policy.min_slice_rows,
         seed=facts.seed,
         resamples=facts.resamples,
+        edition=facts.edition,
     )
     found = assess(evidence, header, terms)
-    return msgspec.structs.replace(
-        facts, scores=found.scores, extra=found.extra, comparisons=found.comparisons, slices=found.slices
-    )
+    return msgspec.structs.replace(facts, **{name: getattr(found, name) for name in found.__struct_fields__})
 
 
 def _recorded(
@@ -187,7 +190,7 @@ def _recorded(
         return None
     event = ledger.events(kinds=["gate.decided"], after=judged.receipt - 1, limit=1)[0]
     receipt = msgspec.convert(event.facts, Receipt)
-    shaping = ("metric", "confidence", "slices", "min_slice_rows")
+    shaping = ("metric", "confidence", "slices", "min_slice_rows", "row_by_row")
     same = all(getattr(receipt.policy, name) == getattr(policy, name) for name in shaping)
     return receipt.evaluation if same else None
 
@@ -229,12 +232,22 @@ def _hear(parts: Parts, who: str, bundle: Bundle, holdout: pl.DataFrame, runner:
         opened = open_bundle(parts, bundle.digest)
         with contextlib.closing(open_predictor(opened, runner, parts.settings)) as predictor:
             answers = _answers(who, predictor, rows, parts.settings)
-            latency = _latency_ms(parts, predictor, rows) if who == "candidate" else None
+            latency, again = _measured(parts, predictor, rows, answers) if who == "candidate" else (None, None)
     except (UserCodeFailed, DataRefused, BundleCorrupt, NotFound) as problem:
         if who != "champion":
             raise
         return _Heard(witness, failure=Failure(kind="failed", reason=problem.recorded))
-    return _Heard(witness, answers=answers, latency_ms=latency)
+    return _Heard(witness, answers=answers, latency_ms=latency, consistency=again)
+
+
+def _measured(
+    parts: Parts, predictor: Predictor, rows: pl.DataFrame, answers: pl.DataFrame
+) -> tuple[float, Consistency | None]:
+    """How long one row takes, and whether rows get the same answers again."""
+    latency = _latency_ms(parts, predictor, rows)
+    if not parts.settings.gate.row_by_row:
+        return latency, None
+    return latency, consistency.measure(predictor.predict, rows, answers, parts.settings.model.seed, parts.clock)
 
 
 def _answers(who: str, predictor: Predictor, rows: pl.DataFrame, settings: Settings) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """The user's own metric, called in a worker process: on all rows, on resamples of them, and on slices."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def measure(given: Mapping[str, Any]) -> dict[str, Any]:
     frame = pl.read_parquet(given["evidence"])
     truth = frame["truth"].to_numpy()
     answers = [frame[f"{model}.prediction"].to_numpy() for model in given["models"]]
+    units = (frame["row"].rank("dense").cast(pl.Int64) - 1).to_numpy()
     measured = {}
     for metric in given["metrics"]:
         score = load_function(Path(given["root"]), entry_of(metric))
@@ -83,11 +84,9 @@ def measure(given: Mapping[str, Any]) -> dict[str, Any]:
         for name, rows in _slices(frame):
             part = _tried(score, truth, answers, rows)
             if resamples and None not in part:
-                slices[name] = {
-                    "estimates": part,
-                    "draws": _drawn(score, truth[rows], [a[rows] for a in answers], given["seed"], _FEWEST),
-                }
-        draws = _drawn(score, truth, answers, given["seed"], resamples)
+                drawn = _drawn_rows(units[rows], given["seed"], _FEWEST)
+                slices[name] = {"estimates": part, "draws": _drawn(score, truth, answers, [rows[d] for d in drawn])}
+        draws = _drawn(score, truth, answers, _drawn_rows(units, given["seed"], resamples))
         measured[metric] = {"whole": {"estimates": whole, "draws": draws}, "slices": slices}
     return measured
 
@@ -112,13 +111,21 @@ def _slices(frame: pl.DataFrame) -> list[tuple[str, Integers]]:
 Score = Callable[[Array, Array], Any]
 
 
-def _drawn(score: Score, truth: Array, answers: list[Array], seed: int, resamples: int) -> list[list[float | None]]:
-    """Values on rows drawn with replacement, the same rows for every model."""
+def _drawn_rows(units: Integers, seed: int, resamples: int) -> Iterator[Integers]:
+    """Row numbers drawn with replacement, ``resamples`` times; rows of one unit (of one key) are drawn together."""
     rng = generator(seed)
-    drawn = [
-        _tried(score, truth, answers, rng.integers(0, len(truth), len(truth), dtype=np.int64)) for _ in range(resamples)
-    ]
-    return [list(values) for values in zip(*drawn, strict=True)] if drawn else [[] for _ in answers]
+    rows, count = len(units), len(np.unique(units))
+    starts = np.flatnonzero(np.diff(np.sort(units), prepend=-1))
+    members = [] if count == rows else np.split(np.argsort(units, kind="stable"), starts[1:])
+    for _ in range(resamples):
+        drawn = rng.integers(0, count, count, dtype=np.int64)
+        yield np.concatenate([members[unit] for unit in drawn]) if members else drawn
+
+
+def _drawn(score: Score, truth: Array, answers: list[Array], drawn: Iterable[Integers]) -> list[list[float | None]]:
+    """Values on the rows drawn, the same rows for every model."""
+    values = [_tried(score, truth, answers, rows) for rows in drawn]
+    return [list(one) for one in zip(*values, strict=True)] if values else [[] for _ in answers]
 
 
 def _tried(score: Score, truth: Array, answers: list[Array], rows: Integers) -> list[float | None]:

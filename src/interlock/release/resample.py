@@ -17,15 +17,18 @@ by ranks       area under the ROC curve: structural components and their covaria
 by weights     anything that can take a weight per row: the plain bootstrap, with fewer resamples on many rows.
 =============  =====================================================================================================
 
+**Rows that belong together.** Where several rows share a key, they were held out together and err together; counting
+each as new evidence makes every bound too bold. ``groups`` names the key of each row, and whole groups are drawn
+(Davison & Hinkley, Bootstrap Methods and their Application, 1997, section 3.8; for ranks, Obuchowski, Biometrics 53,
+1997).
+
 The generator is PCG64 and its seed is recorded: the same rows and seed give the same bits on one machine. Sums that
 decide are never left to a threaded BLAS, whose order of addition depends on the number of cores.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +52,8 @@ class Joint:
 
     ``estimates``: float64 [models]. ``draws``: float64 [models, resamples], or None where the covariance is known in
     closed form. ``covariance``: float64 [models, models]. ``units``: independent units that carry information (rows;
-    for ranks, the rows of the rarer class), which bounds the degrees of freedom of any interval.
+    for ranks, the rows of the rarer class), which bounds the degrees of freedom of any interval. ``influence``: float64
+    [models, units], how each unit moves each score, on any common scale; None where it is not known.
     """
 
     estimates: Floats
@@ -57,16 +61,7 @@ class Joint:
     draws: Floats | None
     units: int
     method: str
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Paired gain of one model over another with one-sided bounds, each at level ``alpha``."""
-
-    gain: float
-    low: float
-    high: float
-    standard_error: float
+    influence: Floats | None = None
 
 
 def generator(seed: int, *path: int) -> np.random.Generator:
@@ -74,107 +69,10 @@ def generator(seed: int, *path: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *path])))
 
 
-# ---- bounds ------------------------------------------------------------------------------------------------------
+# ---- several models at once ----------------------------------------------------------------------------------------
 
 
-def paired_gain(joint: Joint, model: int, other: int, *, alpha: float, differing: int) -> Gain:
-    """Gain of ``model`` over ``other`` with a lower and an upper bound, each wrong with probability at most ``alpha``.
-
-    Each bound is the more cautious of two: the percentile of the paired draws, which knows skew but nothing beyond
-    1 in ``resamples``; and Student's t times the standard error, which goes to any ``alpha``. The degrees of freedom
-    are the rows that carry the comparison, less one: rows on which both answer alike say nothing about which is better.
-
-    Neither knows how little a handful of rows can prove. Were the two models exchangeable, each of the ``differing``
-    rows could as well have favoured the other, so that no paired test reaches a level below ``2 ** -differing``
-    (Fisher's sign-flip argument; McNemar's exact test is the case of accuracy). Below it the bound is no better than 0.
-    """
-    gain = float(joint.estimates[model] - joint.estimates[other])
-    if differing == 0:
-        return Gain(gain, gain, gain, 0.0)
-    covariance = joint.covariance
-    variance = float(covariance[model, model] + covariance[other, other] - 2.0 * covariance[model, other])
-    if joint.draws is not None:
-        variance = _variance(joint.draws[model] - joint.draws[other])
-    error = math.sqrt(max(variance, 0.0))
-    reach = student(alpha, max(1, min(joint.units, differing) - 1)) * error
-    low, high = gain - reach, gain + reach
-    if joint.draws is not None:
-        below, above = percentiles(joint.draws[model] - joint.draws[other], alpha)
-        low, high = min(low, below), max(high, above)
-    if 0.5**differing > alpha:
-        low, high = min(low, 0.0), max(high, 0.0)
-    return Gain(gain, low, high, error)
-
-
-def interval(joint: Joint, model: int, *, confidence: float) -> tuple[float, float]:
-    """Two-sided interval of one model's score: percentiles of its draws, or its estimate and Student's t."""
-    tail = (1.0 - confidence) / 2.0
-    if joint.draws is not None:
-        return percentiles(joint.draws[model], tail)
-    reach = student(tail, max(1, joint.units - 1)) * math.sqrt(max(float(joint.covariance[model, model]), 0.0))
-    return float(joint.estimates[model]) - reach, float(joint.estimates[model]) + reach
-
-
-def percentiles(draws: Floats, alpha: float) -> tuple[float, float]:
-    """Cut ``alpha`` off each end of ``draws``, at order statistics rounded outwards; undefined draws are left out.
-
-    With fewer than ``1 / alpha`` draws the cuts are the smallest and the largest.
-    """
-    ordered = np.sort(draws[np.isfinite(draws)])
-    if ordered.size == 0:
-        return math.nan, math.nan
-    rank = min(max(math.floor(alpha * (ordered.size + 1)), 1), ordered.size)
-    return float(ordered[rank - 1]), float(ordered[ordered.size - rank])
-
-
-@lru_cache(maxsize=512)
-def student(alpha: float, freedom: int) -> float:
-    """Upper ``alpha`` quantile of Student's t with ``freedom`` degrees.
-
-    By the finite sums of Abramowitz & Stegun 26.7.3 and 26.7.4 up to 200 degrees, above by their expansion 26.7.5,
-    which is then good to six digits down to an alpha of 1e-9.
-    """
-    if alpha > 0.5:
-        return -student(1.0 - alpha, freedom)
-    if freedom > 200:
-        return _cornish_fisher(-NormalDist().inv_cdf(alpha), freedom)
-    low, high = 0.0, 2.0
-    while _upper_tail(high, freedom) > alpha and high < 1e12:
-        high *= 2.0
-    for _ in range(80):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if _upper_tail(middle, freedom) > alpha else (low, middle)
-    return high
-
-
-def _cornish_fisher(x: float, freedom: int) -> float:
-    return (
-        x
-        + (x**3 + x) / (4.0 * freedom)
-        + (5 * x**5 + 16 * x**3 + 3 * x) / (96.0 * freedom**2)
-        + (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / (384.0 * freedom**3)
-    )
-
-
-def _upper_tail(t: float, freedom: int) -> float:
-    """P(T > t) for t >= 0, Abramowitz & Stegun 26.7.3 (odd) and 26.7.4 (even)."""
-    theta = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(theta), math.cos(theta)
-    odd = freedom % 2
-    term, total = (cosine, cosine if freedom > 1 else 0.0) if odd else (1.0, 1.0)
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= cosine * cosine * (k - 1) / k
-        total += term
-    inside = (theta + sine * total) * 2.0 / math.pi if odd else sine * total
-    return (1.0 - inside) / 2.0
-
-
-def _variance(draws: Floats) -> float:
-    defined = draws[np.isfinite(draws)]
-    return float(np.var(defined, ddof=1)) if defined.size > 1 else 0.0
-
-
-def from_draws(estimates: Floats, draws: Floats, units: int, method: str) -> Joint:
+def from_draws(estimates: Floats, draws: Floats, units: int, method: str, influence: Floats | None = None) -> Joint:
     """Make a :class:`Joint` with the covariance of the draws; undefined draws count for nothing."""
     defined = draws[:, np.isfinite(draws).all(axis=0)]
     models = len(estimates)
@@ -184,7 +82,28 @@ def from_draws(estimates: Floats, draws: Floats, units: int, method: str) -> Joi
         for i in range(models):
             for j in range(models):
                 covariance[i, j] = np.sum(centred[i] * centred[j]) / (defined.shape[1] - 1)
-    return Joint(estimates, covariance, draws, units, method)
+    return Joint(estimates, covariance, draws, units, method, influence)
+
+
+# ---- rows that belong together -----------------------------------------------------------------------------------
+
+Groups = Integers | None
+"""int64 [rows]: which group each row is in, 0 and up without gaps; None where every row is a group of its own."""
+
+
+def group_count(groups: Groups, rows: int) -> int:
+    """Count the groups of ``rows`` rows."""
+    return rows if groups is None else int(groups.max(initial=-1)) + 1
+
+
+def in_groups(values: Floats, groups: Integers) -> Floats:
+    """Sum over the rows of each group: float64 [rows, columns] -> [groups, columns]."""
+    count = group_count(groups, len(groups))
+    return np.stack([np.bincount(groups, weights=column, minlength=count) for column in values.T], axis=1)
+
+
+def _named(method: str, groups: Groups) -> str:
+    return method if groups is None else f"{method}, whole groups of rows"
 
 
 # ---- by cells ----------------------------------------------------------------------------------------------------
@@ -193,10 +112,21 @@ Tally = Callable[[Floats, Floats, Floats], Floats]
 """(right, answered, true), each float64 [resamples, classes] -> float64 [resamples]: a metric of counts per class."""
 
 
-def by_cells(
-    truth: Integers, answers: Sequence[Integers], classes: int, tally: Tally, rng: np.random.Generator, resamples: int
-) -> Joint:
-    """Bootstrap a metric of counts. ``truth`` and each of ``answers``: int64 [rows], codes below ``classes``."""
+@dataclass(frozen=True)
+class Labels:
+    """Codes below ``classes``: ``truth`` and each of ``answers``, int64 [rows], and the groups of the rows."""
+
+    truth: Integers
+    answers: Sequence[Integers]
+    classes: int
+    groups: Groups = None
+
+
+def by_cells(labels: Labels, tally: Tally, rng: np.random.Generator, resamples: int) -> Joint:
+    """Bootstrap a metric of counts."""
+    if labels.groups is not None:
+        return _by_labels(labels, labels.groups, tally, rng, resamples)
+    truth, answers, classes = labels.truth, labels.answers, labels.classes
     rows = len(truth)
     counts, members = _cells(truth, answers, classes)
     estimates = _tallied(counts[None, :], truth[members], [answer[members] for answer in answers], classes, tally)[:, 0]
@@ -205,6 +135,21 @@ def by_cells(
         drawn = _drawn_cells(counts, rows, stop - start, rng)
         draws[:, start:stop] = _tallied(drawn, truth[members], [a[members] for a in answers], classes, tally)
     return from_draws(estimates, draws, rows, f"bootstrap, multinomial over {len(counts)} cells")
+
+
+def _by_labels(labels: Labels, groups: Integers, tally: Tally, rng: np.random.Generator, resamples: int) -> Joint:
+    """As by cells, with whole groups drawn: row by row, hence fewer resamples on many rows."""
+    rows = len(labels.truth)
+    fewer = affordable(rows, resamples) if resamples else 0
+
+    def tallied(weights: Floats) -> Floats:
+        return _tallied(weights, labels.truth, labels.answers, labels.classes, tally)
+
+    estimates = tallied(np.ones((1, rows)))[:, 0]
+    draws = np.empty((len(labels.answers), fewer))
+    for start, stop, weights in _weights(rows, rng, fewer, groups):
+        draws[:, start:stop] = tallied(weights)
+    return from_draws(estimates, draws, group_count(groups, rows), _named(f"bootstrap, {fewer} resamples", groups))
 
 
 def _cells(truth: Integers, answers: Sequence[Integers], classes: int) -> tuple[Integers, Integers]:
@@ -236,7 +181,9 @@ def _counted(drawn: Integers, size: int) -> Integers:
     return np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * size).reshape(len(drawn), size)
 
 
-def _tallied(cells: Integers, truth: Integers, answers: Sequence[Integers], classes: int, tally: Tally) -> Floats:
+def _tallied(
+    cells: Integers | Floats, truth: Integers, answers: Sequence[Integers], classes: int, tally: Tally
+) -> Floats:
     true = _by_class(cells, truth, classes)
     values = []
     for answer in answers:
@@ -245,7 +192,7 @@ def _tallied(cells: Integers, truth: Integers, answers: Sequence[Integers], clas
     return np.stack(values)
 
 
-def _by_class(cells: Integers, label: Integers, classes: int) -> Floats:
+def _by_class(cells: Integers | Floats, label: Integers, classes: int) -> Floats:
     """float64 [resamples, classes]: cells summed by the label of each; integers, hence exact in any order."""
     order = np.argsort(label, kind="stable")
     present, starts = np.unique(label[order], return_index=True)
@@ -260,8 +207,12 @@ Finish = Callable[[Floats], Floats]
 """Means of the components, float64 [resamples, components] -> the metric, float64 [resamples]."""
 
 
-def by_sums(components: Sequence[Floats], finish: Finish, rng: np.random.Generator, resamples: int) -> Joint:
+def by_sums(
+    components: Sequence[Floats], finish: Finish, rng: np.random.Generator, resamples: int, groups: Groups = None
+) -> Joint:
     """Bootstrap a metric of means; ``components``: float64 [rows, components] for each model."""
+    if groups is not None:
+        return _by_group_sums(components, finish, rng, resamples, groups)
     rows, width = components[0].shape
     joined = np.concatenate(components, axis=1)
     centre = joined.mean(axis=0)
@@ -272,7 +223,30 @@ def by_sums(components: Sequence[Floats], finish: Finish, rng: np.random.Generat
     models = range(len(components))
     estimates = np.array([finish(centre[None, m * width : (m + 1) * width])[0] for m in models])
     draws = np.stack([finish(means[:, m * width : (m + 1) * width]) for m in models])
-    return from_draws(estimates, draws, rows, method)
+    return from_draws(estimates, draws, rows, method, _slopes(components, finish))
+
+
+def _by_group_sums(
+    components: Sequence[Floats], finish: Finish, rng: np.random.Generator, resamples: int, groups: Integers
+) -> Joint:
+    """Draw whole groups: a mean over rows is then a ratio of two means over groups, of sums and of sizes."""
+    ones = np.ones((len(groups), 1))
+    sums = [in_groups(np.concatenate([one, ones], axis=1), groups) for one in components]
+    found = by_sums(sums, lambda means: finish(means[:, :-1] / means[:, -1:]), rng, resamples)
+    return replace(found, method=_named(found.method, groups))
+
+
+def _slopes(components: Sequence[Floats], finish: Finish) -> Floats:
+    """Influence of each row on each score, float64 [models, rows]: the metric's slope at the means, row by row."""
+    found = np.zeros((len(components), len(components[0])))
+    for model, values in enumerate(components):
+        centre, spread = values.mean(axis=0), values.std(axis=0)
+        for column in np.flatnonzero(spread > 0.0):
+            step = np.zeros(len(centre))
+            step[column] = spread[column] * 1e-4
+            rise = finish((centre + step)[None, :])[0] - finish((centre - step)[None, :])[0]
+            found[model] += (values[:, column] - centre[column]) * (rise / (2.0 * step[column]))
+    return found
 
 
 def _weighted_means(joined: Floats, rng: np.random.Generator, resamples: int) -> Floats:
@@ -297,11 +271,15 @@ def _normal_means(joined: Floats, centre: Floats, rng: np.random.Generator, resa
     return drawn
 
 
-def _weights(rows: int, rng: np.random.Generator, resamples: int) -> Iterator[tuple[int, int, Floats]]:
+def _weights(
+    rows: int, rng: np.random.Generator, resamples: int, groups: Groups = None
+) -> Iterator[tuple[int, int, Floats]]:
     """Multinomial weights, float64 [resamples of this chunk, rows], with the range of resamples they are for."""
+    count = group_count(groups, rows)
     for start, stop in _chunks(resamples, rows):
-        drawn = rng.integers(0, rows, size=(stop - start, rows), dtype=np.int64)
-        yield start, stop, _counted(drawn, rows).astype(np.float64)
+        drawn = rng.integers(0, count, size=(stop - start, count), dtype=np.int64)
+        weights = _counted(drawn, count).astype(np.float64)
+        yield start, stop, weights if groups is None else weights[:, groups]
 
 
 def _chunks(resamples: int, width: int) -> Iterator[tuple[int, int]]:
@@ -313,7 +291,7 @@ def _chunks(resamples: int, width: int) -> Iterator[tuple[int, int]]:
 # ---- by ranks ----------------------------------------------------------------------------------------------------
 
 
-def by_ranks(positive: NDArray[np.bool_], scores: Sequence[Floats]) -> Joint:
+def by_ranks(positive: NDArray[np.bool_], scores: Sequence[Floats], groups: Groups = None) -> Joint:
     """Find the area under the ROC curve, averaged over one or more yes-or-no questions about the same rows.
 
     ``positive``: bool [rows, questions]; each of ``scores``: float64 [rows, questions]. Each question needs two rows of
@@ -327,9 +305,13 @@ def by_ranks(positive: NDArray[np.bool_], scores: Sequence[Floats]) -> Joint:
             area, one = _influence(positive[:, question], score[:, question])
             estimates[model] += area / questions
             influence[model] += one / questions
+    kinds = np.concatenate([positive, ~positive], axis=1)
+    if groups is not None:
+        influence = in_groups(influence.T, groups).T
+        kinds = in_groups(kinds.astype(np.float64), groups) > 0
     covariance = np.array([[np.sum(a * b) for b in influence] for a in influence])
-    units = int(min(positive.sum(axis=0).min(), (~positive).sum(axis=0).min()))
-    return Joint(estimates, covariance, None, units, "DeLong")
+    units = int(kinds.sum(axis=0).min())
+    return Joint(estimates, covariance, None, units, _named("DeLong", groups), influence)
 
 
 def _influence(positive: NDArray[np.bool_], score: Floats) -> tuple[float, Floats]:
@@ -363,15 +345,18 @@ Weighted = Callable[[Floats], Floats]
 """Weights, float64 [resamples, rows] -> the metric of one model on the rows so weighted, float64 [resamples]."""
 
 
-def by_weights(models: Sequence[Weighted], rows: int, rng: np.random.Generator, resamples: int) -> Joint:
+def by_weights(
+    models: Sequence[Weighted], rows: int, rng: np.random.Generator, resamples: int, groups: Groups = None
+) -> Joint:
     """Bootstrap, plainly, any metric that takes a weight per row."""
     fewer = affordable(rows, resamples)
     estimates = np.array([float(model(np.ones((1, rows)))[0]) for model in models])
     draws = np.empty((len(models), fewer))
-    for start, stop, weights in _weights(rows, rng, fewer):
+    for start, stop, weights in _weights(rows, rng, fewer, groups):
         for model, one in enumerate(models):
             draws[model, start:stop] = one(weights)
-    return from_draws(estimates, draws, rows, f"bootstrap, {fewer} resamples of rows")
+    method = f"bootstrap, {fewer} resamples of rows"
+    return from_draws(estimates, draws, group_count(groups, rows), _named(method, groups))
 
 
 def affordable(rows: int, resamples: int) -> int:

@@ -24,7 +24,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interlock.errors import DataRefused, SettingsError
-from interlock.release.resample import Floats, Integers, Joint, Tally, by_cells, by_ranks, by_sums, by_weights
+from interlock.release.resample import (
+    Floats,
+    Groups,
+    Integers,
+    Joint,
+    Labels,
+    Tally,
+    by_cells,
+    by_ranks,
+    by_sums,
+    by_weights,
+)
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -61,6 +72,7 @@ class Problem:
     With ``classes`` (labels in sorted order) the truth is ``codes``, int64 [n]; else it is ``numbers``, float64 [n].
     For rankings it is ``codes``; for text it is ``codes`` of whole texts and ``tokens``, int64 [n, t], of their words.
     ``scale`` is the mean absolute change of the target from one training row to the next in time, for ``neg_mase``.
+    ``groups``: rows that were held out together, hence count as one.
     """
 
     answers: tuple[Answers, ...]
@@ -69,6 +81,7 @@ class Problem:
     numbers: Floats | None = None
     tokens: Integers | None = None
     scale: float | None = None
+    groups: Groups = None
 
     @property
     def rows(self) -> int:
@@ -91,6 +104,7 @@ class Problem:
             answers=tuple(answer.where(rows) for answer in self.answers),
             codes=None if self.codes is None else self.codes[rows],
             numbers=None if self.numbers is None else self.numbers[rows],
+            groups=None if self.groups is None else np.unique(self.groups[rows], return_inverse=True)[1],
             tokens=None if self.tokens is None else self.tokens[rows],
         )
 
@@ -121,10 +135,11 @@ class Metric(ABC):
         return _TRUTH[self.reads]
 
     def differing(self, problem: Problem, one: int, other: int) -> int:
-        """Count the rows on which two models answer differently, as far as this metric can see."""
+        """Count the rows, or groups of them, on which two models answer differently, as far as this metric can see."""
         mine, theirs = (getattr(problem.answers[model], self.reads) for model in (one, other))
         differs = np.asarray(mine != theirs)
-        return int((differs.any(axis=1) if differs.ndim == 2 else differs).sum())
+        rows = differs.any(axis=1) if differs.ndim == 2 else differs
+        return int(rows.sum()) if problem.groups is None else len(np.unique(problem.groups[rows]))
 
     def joint(self, problem: Problem, rng: np.random.Generator, resamples: int) -> Joint:
         """Scores of all models and their joint variation; raises :class:`Undefined` with the reason."""
@@ -221,7 +236,8 @@ class Counts(Metric):
         assert problem.codes is not None
         assert problem.classes is not None
         labels = [answer.labels for answer in problem.answers if answer.labels is not None]
-        return by_cells(problem.codes, labels, len(problem.classes), self.tally, rng, resamples)
+        counted = Labels(problem.codes, labels, len(problem.classes), problem.groups)
+        return by_cells(counted, self.tally, rng, resamples)
 
 
 # ---- means -------------------------------------------------------------------------------------------------------
@@ -314,7 +330,7 @@ class Means(Metric):
 
     def _joint(self, problem: Problem, rng: np.random.Generator, resamples: int) -> Joint:
         columns = [self.components(problem, answers) for answers in problem.answers]
-        return by_sums(columns, self.finish, rng, resamples)
+        return by_sums(columns, self.finish, rng, resamples, problem.groups)
 
 
 # ---- ranks and weights -------------------------------------------------------------------------------------------
@@ -339,7 +355,7 @@ class Area(Metric):
         usable = (positive.sum(axis=0) >= 2) & ((~positive).sum(axis=0) >= 2)
         if not usable.any():
             raise Undefined(f"{self.name} has no value: it needs two rows of each class.", metric=self.name)
-        return by_ranks(positive[:, usable], [c[:, questions[usable]] for c in chances])
+        return by_ranks(positive[:, usable], [c[:, questions[usable]] for c in chances], problem.groups)
 
 
 def _average_precision(problem: Problem, answers: Answers) -> Callable[[Floats], Floats]:
@@ -389,7 +405,7 @@ class Weighted(Metric):
         if self.binary:
             self._needs_two_classes(problem)
         models = [self.statistic(problem, answers) for answers in problem.answers]
-        return by_weights(models, problem.rows, rng, resamples)
+        return by_weights(models, problem.rows, rng, resamples, problem.groups)
 
 
 # ---- the names ---------------------------------------------------------------------------------------------------

@@ -67,6 +67,8 @@ def _ranges(column: pl.Series, edges: Sequence[Any]) -> pl.Series:
     if not edges:
         return column.cast(pl.String)
     texts = [f"{edge:g}" if isinstance(edge, int | float) else str(edge) for edge in edges]
+    if len(set(texts)) < len(texts):  # large numbers close together: six digits do not tell them apart
+        texts = [str(edge) for edge in edges]
     labels = [
         f"below {texts[0]}",
         *(f"{low} to below {high}" for low, high in pairwise(texts)),
