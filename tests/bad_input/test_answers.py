@@ -79,7 +79,7 @@ def answering(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(root: Path, mode: str, seed: int, *overrides: str) -> tuple[str, str, int]:
     """Sentence, next step and exit code of a turn that scores one new file."""
-    rows = [f"{number},{(number * 37 % 101) / 50 - 1},{(number + seed) % 7 / 7}" for number in range(20)]
+    rows = [f"{number},{(number * 37 % 101) / 50 - 1},{(number + 20 * seed) / 2000}" for number in range(20)]
     (root / "to_score" / "later.csv").write_text("\n".join(["part,width,weight", *rows]) + "\n")
     (root / MODE).write_text(mode)
     before = published(root)

@@ -53,7 +53,8 @@ TEXTS: dict[str, tuple[bytes, str, str]] = {
         BASE.replace("[data]", 'memory = "lots"\n[data]').encode(),
         "'model.memory' (line 5): Expected str of another form.",
         (
-            "Training, or inference, is stopped when it takes more memory than this, with all processes that it started. "
+            "Training, or inference, is stopped when it takes more memory than this, with all "
+            "processes that it started. "
             "Default: no limit. Linux only. Write a number with MB, GB or TB, as 500MB or 4GB."
         ),
     ),
@@ -144,7 +145,8 @@ TURNS: dict[str, tuple[list[str], str, str, int]] = {
     "SQL that reads files": (
         ["data.query=select * from read_csv('/etc/passwd')"],
         (
-            'data.query failed: Permission Error: Cannot access file "/etc/passwd" - file system operations are disabled '
+            'data.query failed: Permission Error: Cannot access file "/etc/passwd" - file system '
+            "operations are disabled "
             "by configuration"
         ),
         "Mend the SQL. Sources: data.",
