@@ -52,11 +52,7 @@ TEXTS: dict[str, tuple[bytes, str, str]] = {
     "a size": (
         BASE.replace("[data]", 'memory = "lots"\n[data]').encode(),
         "'model.memory' (line 5): Expected str of another form.",
-        (
-            "Training, or inference, is stopped when it takes more memory than this, with all "
-            "processes that it started. "
-            "Default: no limit. Linux only. Write a number with MB, GB or TB, as 500MB or 4GB."
-        ),
+        "Training or inference is stopped above this. Linux only. Write a number with MB, GB or TB, as 500MB or 4GB.",
     ),
     "a duration": (
         BASE.replace("[data]", 'deadline = "soon"\n[data]').encode(),

@@ -415,6 +415,8 @@ def _order(settings: Settings, rows: _Prepared) -> list[str]:
     time = [spec.time] if spec.time and spec.time in rows.schema else []
     only = next(iter(settings.row_sources.values())).key
     unique = not rows.key or (not settings.data.query and set(only) <= set(rows.key) and bool(only))
+    if rows.schema.get("image") == pl.Binary and "file" in rows.schema and not settings.data.query:
+        return [*time, MARK, "file"]
     return [*time, MARK] if unique else [*time, MARK, *(name for name in rows.schema if name not in time)]
 
 
