@@ -24,6 +24,7 @@ from interlock.settings import (
     IMAGE_COLUMNS,
     NAME_PATTERN,
     SCHEMA_PATTERN,
+    SIZE_PATTERN,
     Dimension,
     HoldoutSpec,
     Settings,
@@ -32,6 +33,7 @@ from interlock.settings import (
 
 _FORMS = {
     DURATION_PATTERN: "Write a number with ms, s, m, h, d or w, as 90s or 28d.",
+    SIZE_PATTERN: "Write a number with MB, GB or TB, as 500MB or 4GB.",
     NAME_PATTERN: "Letters, digits, '_', '.' and '-', at most 64.",
     SCHEMA_PATTERN: "Lower-case letters, digits and '_', at most 63, not beginning with pg_.",
 }
@@ -274,8 +276,11 @@ def _what_it_takes(key: str) -> str:
 
 
 def _bare(found: inspect.Type) -> inspect.Type:
-    while isinstance(found, inspect.Metadata):
-        found = found.type
+    while isinstance(found, inspect.Metadata | inspect.UnionType):
+        if isinstance(found, inspect.Metadata):
+            found = found.type
+        else:  # something or nothing
+            found = next(kind for kind in found.types if not isinstance(kind, inspect.NoneType))
     return found
 
 

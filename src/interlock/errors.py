@@ -58,7 +58,11 @@ def bounded(text: str, limit: int = _MESSAGE_CHARS) -> str:
 
 
 class InterlockError(Exception):
-    """Root of the tree: ``message`` (what is so), ``next_step`` (what to do), ``facts`` (the same as data)."""
+    """Root of the tree: ``message`` (what is so), ``next_step`` (what to do), ``facts`` (the same as data).
+
+    ``recorded`` is what may be kept of the message. It is another one where the message quotes somebody else's words
+    (an exception of user code, an error of the user's SQL), which may hold values of the data.
+    """
 
     exit_code: ClassVar[int] = 3
 
@@ -66,6 +70,7 @@ class InterlockError(Exception):
         self.message = bounded(message)
         self.next_step = bounded(next_step)
         self.facts = facts
+        self.recorded = self.message
         super().__init__(f"{self.message} {self.next_step}".rstrip())
 
     @property
@@ -121,11 +126,15 @@ class Fault(InterlockError):
 
 
 class UserCodeFailed(Fault):
-    """The user's function raised, hung, crashed or answered nonsense. ``traceback`` holds their frames only."""
+    """The user's function raised, hung, crashed or answered nonsense. ``traceback`` holds their frames only.
+
+    ``recorded_traceback`` is what may be kept of it: the frames and the type of the exception, without its words.
+    """
 
     def __init__(self, message: str, *, next_step: str = "", traceback: str = "", **facts: object) -> None:
         super().__init__(message, next_step=next_step, **facts)
         self.traceback = traceback
+        self.recorded_traceback = traceback
 
 
 class BundleCorrupt(Fault):

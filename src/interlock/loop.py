@@ -23,8 +23,9 @@ from typing import Protocol
 import msgspec
 
 from interlock.data.ingest import ingest
+from interlock.data.opening import shown
 from interlock.data.snapshot import feature_names, make_snapshot, require_intact
-from interlock.errors import Fault, InterlockError, LeaseLost, SettingsError, StoreFault, bounded
+from interlock.errors import Fault, InterlockError, LeaseLost, SettingsError, StoreFault, UserCodeFailed, bounded
 from interlock.model.contract import Contract, read_contract
 from interlock.model.runner import Runner
 from interlock.model.train import train, training_digest
@@ -102,12 +103,12 @@ def run_turn(parts: Parts, progress: Progress, runner: Runner | None = None, *, 
         turn = Turn(id=_new_id(parts), fence=fence, say=progress.say)
         scratch = parts.settings.home / "work" / turn.id
         _sweep(scratch.parent)
-        with runner or Runner(parts.settings.root, contract.preload, scratch) as worker:
+        with runner or Runner.of(parts.settings, contract.preload, scratch) as worker:
             worker.scratch = scratch
             result = _Pass(parts, turn, progress, contract, worker, search=search).run()
         shutil.rmtree(scratch, ignore_errors=True)
         with turn.transaction(parts.ledger) as transaction:
-            transaction.append("turn.ended", turn.id, facts_of(result))
+            transaction.append("turn.ended", turn.id, turn.recordable(facts_of(result)))
         if parts.settings.is_followed:
             result = _tell(parts, progress, result)
     return result
@@ -190,7 +191,7 @@ class _Pass:
             batches=tuple(self.batches),
             problems=tuple(self.problems),
             waiting=self.waiting,
-            notes=tuple(self.notes),
+            notes=(*self.notes, *self.turn.notes),
             steps=tuple(self.steps),
             seconds=self.parts.clock.monotonic() - started,
             at=timestamp(self.parts.clock.now()),
@@ -220,6 +221,9 @@ class _Pass:
         except InterlockError as problem:
             failed = True
             note = problem.message
+            self.turn.withhold(problem.message, problem.recorded)
+            if isinstance(problem, UserCodeFailed):
+                self.turn.withhold(problem.traceback, problem.recorded_traceback)
             self.problems.append(
                 Problem(
                     step=name,
@@ -233,7 +237,11 @@ class _Pass:
             )
         except Exception as problem:  # noqa: BLE001 - a fault of ours in one step must not keep the others from working
             failed = True
-            note = f"{type(problem).__name__} inside Interlock: {bounded(str(problem), 200)}"
+            kept = f"{type(problem).__name__} inside Interlock"
+            note = f"{kept}: {bounded(str(problem), 200)}"
+            told = "".join(traceback.format_exception(problem))
+            self.turn.withhold(note, kept)
+            self.turn.withhold(told, "".join(traceback.format_tb(problem.__traceback__)))
             self.problems.append(
                 Problem(
                     step=name,
@@ -241,7 +249,7 @@ class _Pass:
                     message=note,
                     next_step="Please report it with the traceback.",
                     exit_code=Fault.exit_code,
-                    traceback="".join(traceback.format_exception(problem)),
+                    traceback=told,
                 )
             )
         elapsed = self.parts.clock.monotonic() - started
@@ -255,7 +263,7 @@ class _Pass:
             names.append("holdout")
         for name in names:
             self.files.extend(ingest(self.parts, self.turn, name))
-        self.notes += [f"{file.name}: {note}" for file in self.files for note in file.notes]
+        self.notes += [f"{shown(file.name)}: {note}" for file in self.files for note in file.notes]
         return files_note(self.files)
 
     def _has_rows(self) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from interlock.data.opening import shown
 from interlock.records import BatchResult, Decision, FileResult, Record, Release, short
 
 Outcome = Literal["released", "kept", "held", "unchanged", "waiting", "failed"]
@@ -108,20 +109,21 @@ def _look_and_approve(entry: int | None) -> str:
 def _no_rows(files: Sequence[FileResult], inboxes: Sequence[str]) -> tuple[str, str]:
     refused = next((file for file in files if file.status in ("refused", "unreadable")), None)
     if refused is not None:
-        return f"There are no accepted rows yet: {refused.name} was not taken in. {refused.reason}", refused.next_step
+        told = f"There are no accepted rows yet: {shown(refused.name)} was not taken in. {refused.reason}"
+        return told, refused.next_step
     return "There are no accepted rows to learn from yet.", f"Put a data file into {', '.join(inboxes)}."
 
 
 def _unchanged(done: TurnResult, release: Release) -> tuple[str, str]:
     unpublished = next((batch for batch in done.batches if batch.status != "published"), None)
     if unpublished is not None:
-        return f"{unpublished.name} was not published: {unpublished.reason}", unpublished.next_step
+        return f"{shown(unpublished.name)} was not published: {unpublished.reason}", unpublished.next_step
     news = f" {batch_note(done.batches)}." if done.batches else ""
     stays = f"release {release.generation} ({short(release.champion)}) stays"
     turned_away = next((file for file in done.files if file.status in ("refused", "unreadable")), None)
     if turned_away is not None:
-        reason = f"{turned_away.name} was not taken in: {turned_away.reason} {stays[0].upper()}{stays[1:]}.{news}"
-        return reason, turned_away.next_step
+        reason = f"{shown(turned_away.name)} was not taken in: {turned_away.reason}"
+        return f"{reason} {stays[0].upper()}{stays[1:]}.{news}", turned_away.next_step
     return f"Nothing new to learn from: {stays}.{news}", "Put a new file into the inbox, or change the code."
 
 
@@ -143,7 +145,7 @@ def files_note(files: Sequence[FileResult]) -> str:
         if count:
             note.append(f"{count:,} {label}")
     for status in ("refused", "unreadable", "repeated"):
-        names = [file.name for file in files if file.status == status]
+        names = [shown(file.name) for file in files if file.status == status]
         if names:
             note.append(f"{status}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}")
     return ", ".join(note)
@@ -156,5 +158,5 @@ def batch_note(batches: Sequence[BatchResult]) -> str:
     published = [batch for batch in batches if batch.status == "published"]
     rows = sum(batch.scored for batch in published)
     note = f"{_counted(rows, 'prediction')} published from {_counted(len(published), 'file')}"
-    refused = [batch.name for batch in batches if batch.status != "published"]
+    refused = [shown(batch.name) for batch in batches if batch.status != "published"]
     return f"{note}, refused: {', '.join(refused[:3])}" if refused else note

@@ -255,6 +255,33 @@ class Turn:
     id: str
     fence: Fence
     say: Callable[[str], None] = field(default=_silent)
+    withheld: dict[str, str] = field(default_factory=dict)
+    """What may be told and not kept, and what is kept instead; see :meth:`withhold`."""
+    notes: list[str] = field(default_factory=list)
+    """What was noticed on the way; it becomes part of the result."""
+
+    def note(self, message: str) -> None:
+        """Say it now, and once more at the end: nobody may be watching while the turn runs."""
+        self.say(message)
+        if message not in self.notes:
+            self.notes.append(message)
+
+    def withhold(self, told: str, kept: str) -> None:
+        """Keep ``told`` out of what this turn records: it may hold values of the data. ``kept`` stands in its place."""
+        if told and told != kept:
+            self.withheld[told] = kept
+
+    def recordable(self, facts: Any) -> Any:
+        """Facts (plain data) without what is withheld."""
+        if isinstance(facts, str):
+            for told in sorted(self.withheld, key=len, reverse=True):
+                facts = facts.replace(told, self.withheld[told])
+            return facts
+        if isinstance(facts, Mapping):
+            return {key: self.recordable(value) for key, value in facts.items()}
+        if isinstance(facts, list | tuple):
+            return [self.recordable(value) for value in facts]
+        return facts
 
     def transaction(self, ledger: Ledger) -> AbstractContextManager[Transaction]:
         """A transaction that this turn may commit only while it holds its lease."""

@@ -417,7 +417,7 @@ class Audit(Record, frozen=True, kw_only=True):
 class BatchResult(Record, frozen=True, kw_only=True):
     """What became of one file to score. status: ``published``, ``refused`` (audit failed) or ``unreadable``.
 
-    digest: BLAKE3 of the bytes.
+    digest: BLAKE3 of the bytes. classes: what ``probability_0``, ``probability_1`` … of the answers are for, in order.
     """
 
     name: str
@@ -430,6 +430,7 @@ class BatchResult(Record, frozen=True, kw_only=True):
     quarantined: int
     output: str = ""
     form: str = ""
+    classes: tuple[str | int | bool, ...] = ()
     audits: tuple[Audit, ...] = ()
     reason: str = ""
     next_step: str = ""

@@ -20,12 +20,14 @@ DURATION_PATTERN = r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)$"
 _DURATION = re.compile(DURATION_PATTERN)
 _STEP_SLACK = 1e-8
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+SIZE_PATTERN = r"^(\d+(?:\.\d+)?)\s*(MB|GB|TB)$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 SCHEMA_PATTERN = r"^(?!pg_)[a-z_][a-z0-9_]{0,62}$"
 
 Duration = Annotated[
     str, Meta(pattern=DURATION_PATTERN, description="a number with ms, s, m, h, d or w, as 90s or 28d")
 ]
+Size = Annotated[str, Meta(pattern=SIZE_PATTERN, description="a number with MB, GB or TB, as 500MB or 4GB")]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
@@ -75,6 +77,8 @@ class Model(_Section, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, lt=2**32, description="Seed of everything random; recorded.")] = 0
     deadline: Annotated[Duration, Meta(description="Training is stopped after this long.")] = "1h"
     predict_deadline: Annotated[Duration, Meta(description="One call of inference is stopped after this long.")] = "5m"
+    memory: Annotated[Size | None, Meta(description="Training or inference is stopped above this. Linux only.")] = None
+    confined: Annotated[bool, Meta(description="Your code reads no inbox, and writes to its own folders only.")] = False
 
 
 class Script(_Section, frozen=True, kw_only=True):
@@ -226,6 +230,7 @@ class Data(Source, frozen=True, kw_only=True):
         str,
         Meta(description="DuckDB SQL over the sources by name, giving the training rows. Default: the only source."),
     ] = ""
+    query_deadline: Annotated[Duration, Meta(description="The query is stopped after this long.")] = "10m"
     holdout: Annotated[HoldoutSpec, Meta(description="Rows kept for judging.")] = HoldoutSpec(fraction=0.2)
     max_bad_rows: Annotated[Share, Meta(description="Share of bad rows above which a file is refused whole.")] = 0.01
 

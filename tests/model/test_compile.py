@@ -182,7 +182,7 @@ class TestCompile:
     def test_a_model_that_fails_is_native_and_says_so(self, tmp_path):
         result = compiled(tmp_path, Broken())
         assert (result["form"], result["answered"]) == ("native", False)
-        assert result["reason"] == "it failed on the holdout: RuntimeError: no"
+        assert result["reason"] == "it failed on the holdout: RuntimeError"
 
     def test_a_model_that_cannot_answer(self, tmp_path):
         with pytest.raises(TypeError, match="a dict without a predict method"):

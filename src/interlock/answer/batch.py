@@ -31,7 +31,18 @@ from interlock.model.bundle import Opened, open_bundle
 from interlock.model.predictor import Predictor, open_predictor
 from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
-from interlock.records import BatchResult, Column, ColumnType, Record, Release, digest, facts_of, short, timestamp
+from interlock.records import (
+    BatchResult,
+    Column,
+    ColumnType,
+    Output,
+    Record,
+    Release,
+    digest,
+    facts_of,
+    short,
+    timestamp,
+)
 from interlock.release.registry import current, mark_served
 from interlock.settings import Settings
 
@@ -174,12 +185,13 @@ def _told(result: BatchResult) -> str:
 def _record(scorer: "_Scorer", file: Waiting, result: BatchResult, *, remember: bool) -> None:
     """Write event, documents and the proof that the release served, in one transaction."""
     rate = result.rows / result.seconds if result.seconds > 0 else None
-    facts = {**facts_of(result), "rows_per_second": rate}
+    kept = msgspec.structs.replace(result, reason=scorer.turn.recordable(result.reason))
+    facts = {**facts_of(kept), "rows_per_second": rate}
     key = f"{result.digest}/{result.model}"
     with scorer.turn.transaction(scorer.parts.ledger) as t:
         event = t.append(f"batch.{result.status}", result.name, facts)
         if remember and scorer.lasting:
-            t.put("batch", key, result)
+            t.put("batch", key, kept)
             t.put("batch_rules", key, _Rules(rules=scorer.rules))
             if file.seen is not None:
                 t.put("seen", f"{SEEN}/{file.name}", file.seen)
@@ -346,6 +358,7 @@ class _Scorer:
             )
         except (DataRefused, UserCodeFailed) as error:
             self.lasting = error.facts.get("cause", "raised") in _LASTING
+            self.turn.withhold(error.message, error.recorded)
             result = msgspec.structs.replace(blank, reason=error.message, next_step=error.next_step)
         else:
             if not file.unchanged():
@@ -390,6 +403,7 @@ class _Scorer:
             rows=scored.tally.rows,
             scored=scored.tally.scored,
             quarantined=scored.tally.quarantined,
+            classes=_classes(scored.columns, output),
             audits=audits,
         )
         if failed:
@@ -433,6 +447,11 @@ class _Scorer:
 
         self._said_s = started
         return tell
+
+
+def _classes(columns: Sequence[str], output: Output | None) -> tuple[str | int | bool, ...]:
+    """Labels that the columns of probabilities are for, in their order; none when there are no such columns."""
+    return tuple((output and output.classes) or ()) if any(name.startswith(PROBABILITY) for name in columns) else ()
 
 
 def _discard(scored: Scored) -> None:

@@ -66,7 +66,7 @@ class Desk:
 
     def arrivals(self) -> list[Arrival]:
         """Files of the inbox, in name order."""
-        return self._inbox.arrivals(self._turn.say)
+        return self._inbox.arrivals(self._turn.note)
 
     def known_digest(self, arrival: Arrival) -> str | None:
         """Digest of a file whose bytes cannot have changed since they were hashed, else None."""
@@ -80,7 +80,7 @@ class Desk:
             yield self._in_place(arrival)
             return
         self._scratch.mkdir(parents=True, exist_ok=True)
-        staged = self._inbox.stage(arrival, self._scratch / "arrival", self._turn.say)
+        staged = self._inbox.stage(arrival, self._scratch / "arrival", self._turn.note)
         if staged is None:
             yield None
             return
@@ -125,15 +125,15 @@ class Desk:
             with path.open("rb") as file:
                 before = _state(path)
                 if being_written(file.fileno()):
-                    self._turn.say(f"{shown(arrival.name)} is still being written and was left for the next turn")
+                    self._turn.note(f"{shown(arrival.name)} is still being written and was left for the next turn")
                     return None
                 digest = content_digest(file)
             after = _state(path)
         except OSError as error:
-            self._turn.say(f"{shown(arrival.name)} cannot be read ({type(error).__name__}) and was left alone")
+            self._turn.note(f"{shown(arrival.name)} cannot be read ({type(error).__name__}) and was left alone")
             return None
         if before != after:
-            self._turn.say(f"{shown(arrival.name)} changed while it was read and was left for the next turn")
+            self._turn.note(f"{shown(arrival.name)} changed while it was read and was left for the next turn")
             return None
         seen = self._to_remember(arrival, digest)
         return Waiting(name=arrival.name, path=path, digest=digest, seen=seen, state=before)

@@ -1,5 +1,6 @@
 """``interlock doctor``: what would stop a turn, found before a turn does."""
 
+import difflib
 import importlib.util
 import os
 import shutil
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Literal
 
 from interlock import __version__
 from interlock.cli.context import Invocation
-from interlock.errors import InterlockError
+from interlock.errors import InterlockError, bounded
 from interlock.model.contract import Contract, read_contract
+from interlock.model.limits import limits_of
 from interlock.records import Record
 from interlock.settings import Settings
 
 if TYPE_CHECKING:
+    from interlock.ports import Parts
     from interlock.store.address import Address
 
 _LOW_DISK_BYTES = 2 * 10**9
@@ -61,7 +64,7 @@ def examine(invocation: Invocation) -> Examination:
     except InterlockError as problem:
         return Examination(findings=(*findings, _bad("settings", problem)))
     findings.append(Finding(name="settings", state="good", fact=f"{settings.root} reads well"))
-    for look in (_contract, _tuning, _inboxes, _disk, _lake, _memory):
+    for look in (_contract, _metric, _limits, _tuning, _inboxes, _disk, _lake, _memory):
         findings += _looked(look, settings)
     return Examination(findings=tuple(findings))
 
@@ -114,6 +117,14 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
     elif settings.tune.trials:
         fact = f"{settings.tune.trials} trials over {', '.join(settings.tune.space)}"
         yield Finding(name="tune", state="good", fact=fact)
+
+
+def _limits(settings: Settings) -> Iterator[Finding]:
+    """Say whether what the settings ask of this system can be kept."""
+    held = limits_of(settings)
+    told = [f"memory {settings.model.memory}"] if held.memory_bytes is not None else []
+    told += ["confined"] if held.hidden is not None else []
+    yield Finding(name="limits", state="good", fact=", ".join(["deadlines", *told]))
 
 
 def _inboxes(settings: Settings) -> Iterator[Finding]:
@@ -175,6 +186,7 @@ def _memory(settings: Settings) -> Iterator[Finding]:
         return
     with open_parts(settings) as parts:
         chain = parts.ledger.verify()
+        yield from _columns(settings, parts)
     if chain.broken_at is None:
         yield Finding(name="ledger", state="good", fact=f"{chain.events:,} entries, the chain holds")
     else:
@@ -184,6 +196,32 @@ def _memory(settings: Settings) -> Iterator[Finding]:
             fact=f"entry {chain.broken_at}: {chain.reason}",
             next_step="Restore the state from a backup; do not promote until then.",
         )
+
+
+def _columns(settings: Settings, parts: "Parts") -> Iterator[Finding]:
+    """Find names in the settings that name no column, as far as columns are known."""
+    from interlock.records import Snapshot
+
+    newest = parts.ledger.events(kinds=["snapshot.made"], newest_first=True, limit=1)
+    made = parts.ledger.read("snapshot", newest[0].subject, Snapshot) if newest else None
+    if made is None or made.query != settings.data.query:
+        return
+    asked = {"model.target": (settings.model.target,), "gate.slices": settings.gate.slices}
+    asked |= {"model.features": settings.model.features, "data.holdout.time": (settings.data.holdout.time or "",)}
+    for key, names in asked.items():
+        for name in names:
+            if name and name not in made.columns:
+                near = difflib.get_close_matches(name, made.columns, n=1)
+                known = ", ".join(made.columns[:20])
+                step = f"Did you mean '{near[0]}'?" if near else f"The columns: {bounded(known, 300)}."
+                fact = f"{key} names '{name}', which is no column of the newest snapshot"
+                yield Finding(name="columns", state="bad", fact=fact, next_step=step)
+
+
+def _metric(settings: Settings) -> Iterator[Finding]:
+    from interlock.release.gate import policy_of
+
+    yield Finding(name="metric", state="good", fact=policy_of(settings).metric)
 
 
 def _server(address: "Address") -> tuple[bool, list[Finding]]:

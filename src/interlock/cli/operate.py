@@ -52,7 +52,7 @@ def score_one(parts: Parts, file: Path, output: Path | None) -> BatchResult:
     with operator_turn(parts, f"predict/{secrets.token_hex(6)}") as turn:
         scratch = parts.settings.home / "work" / turn.id
         try:
-            with Runner(parts.settings.root, contract.preload, scratch) as runner:
+            with Runner.of(parts.settings, contract.preload, scratch) as runner:
                 return score_file(parts, turn, file.resolve(), target.resolve(), lambda: _started(runner))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
+from interlock.data.opening import shown
 from interlock.errors import InterlockError
 from interlock.outcome import TurnResult
 from interlock.records import BatchResult, Check, Decision, Event, FileResult, Release, short
+
+_SHOWN = 8
+"""Classes that are named in one line."""
 
 
 def error(problem: InterlockError) -> list[str]:
@@ -68,7 +72,7 @@ def releases(found: Sequence[Release]) -> list[str]:
 def file_result(found: FileResult) -> str:
     """One file in one line."""
     counts = f"{found.accepted:,} of {found.rows:,} rows" if found.status == "accepted" else found.reason
-    return f"{found.source}/{found.name}: {found.status}, {counts}"
+    return f"{found.source}/{shown(found.name)}: {found.status}, {counts}"
 
 
 def turn_details(found: TurnResult) -> list[str]:
@@ -91,19 +95,22 @@ def batch_result(found: BatchResult) -> list[str]:
     """One scored file, its audits when they matter."""
     if found.status == "published":
         by = f"release {found.generation} ({found.form})"
-        told = [f"{found.name}: {found.scored:,} rows scored by {by} -> {found.output}"]
+        told = [f"{shown(found.name)}: {found.scored:,} rows scored by {by} -> {found.output}"]
+        if found.classes:
+            named = ", ".join(f"probability_{place} is '{label}'" for place, label in enumerate(found.classes[:_SHOWN]))
+            told.append(f"  {named}{' …' if len(found.classes) > _SHOWN else ''}")
         if found.quarantined:
             told.append(
                 f"  {found.quarantined:,} rows break the signature and have no answer: see the quarantine file."
             )
         return told
     failed = [f"  {audit.name}: {audit.reason}" for audit in found.audits if not audit.passed]
-    return [f"{found.name}: {found.status}. {found.reason}", *failed]
+    return [f"{shown(found.name)}: {found.status}. {found.reason}", *failed]
 
 
 def _subject(text: str) -> str:
     digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return short(text) if digest else text[:80]
+    return short(text) if digest else shown(text, 80)
 
 
 def events(found: Sequence[Event]) -> list[str]:

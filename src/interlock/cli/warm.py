@@ -18,7 +18,7 @@ def warming(settings: Settings) -> Iterator[Runner]:
     Raises :class:`~interlock.errors.ContractError` when the user's files do not offer what the loop needs.
     """
     contract = read_contract(settings)
-    with Runner(settings.root, contract.preload, settings.home / "work" / "warm") as runner:
+    with Runner.of(settings, contract.preload, settings.home / "work" / "warm") as runner:
         if _something_changed(settings, contract.files):
             runner.start()
         yield runner

@@ -7,7 +7,6 @@ whatever its owner does meanwhile. A file that another process has open for writ
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import stat
 from collections.abc import Callable, Iterator
@@ -211,13 +210,26 @@ class FolderInbox(Inbox):
                 say(f"{shown(arrival.name)} is still being written and was left for the next turn")
                 return None
             with to.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-                size = sink.tell()
+                size, digest = _copy(source, sink)
             after = os.fstat(handle)
         if _version(before) != _version(after) or size != after.st_size or arrival.version != _version(after):
             say(f"{shown(arrival.name)} changed while it was read and was left for the next turn")
             return None
-        return _staged(to)
+        return Staged(path=to, digest=digest, size_bytes=size)
+
+
+def _copy(source: BinaryIO, sink: BinaryIO) -> tuple[int, str]:
+    """Copy in bounded memory, giving size and digest; spans of zeros become holes: a huge empty file takes no room."""
+    zeros, hasher = bytes(_SPAN_BYTES), blake3()
+    while span := source.read(_SPAN_BYTES):
+        hasher.update(span)
+        if span == zeros:
+            sink.seek(len(span), os.SEEK_CUR)
+        else:
+            sink.write(span)
+    size = sink.tell()
+    sink.truncate(size)
+    return size, hasher.hexdigest()
 
 
 def _staged(copy: Path) -> Staged:

@@ -20,11 +20,11 @@ from interlock.data.casting import DTYPES
 from interlock.data.dedupe import dedupe, dedupe_large
 from interlock.data.images import Gathering, Group, GroupRows, Known, by_groups, is_image
 from interlock.data.inbox import Arrival, Inbox, Staged, is_table, open_inbox
-from interlock.data.layout import Layout, evolve, grown, undecided
+from interlock.data.layout import Layout, differing_types, evolve, grown, undecided
 from interlock.data.opening import Unreadable, safe_name, shown
 from interlock.data.readers import BAD_SCHEMA, ROW
 from interlock.data.row_index import RowIndex
-from interlock.data.sift import Sifted, sift
+from interlock.data.sift import Sifted, set_aside, sift
 from interlock.data.slices import open_slices
 from interlock.data.spool import Spool
 from interlock.errors import DataRefused, NotFound, SettingsError, StoreFault
@@ -107,13 +107,15 @@ def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
         )
     images = source.files == "images"
     inbox = open_inbox(parts.settings, source.inbox, is_image if images else is_table)
-    arrivals = inbox.arrivals(turn.say)
+    arrivals = inbox.arrivals(turn.note)
     rules = digest([msgspec.to_builtins(source), parts.settings.bad_row_share(source)])
     base = parts.settings.home / "work" / turn.id
     base.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ingest-", dir=base) as scratch:
         work = _Work(parts=parts, turn=turn, name=source_name, source=source, rules=rules, scratch=Path(scratch))
         _require_table(work)
+        for note in differing_types(work.layout(), source):
+            turn.note(note)
         results = _all_images(work, inbox, arrivals) if images else _all(work, inbox, arrivals)
     if any(result.table_version is not None for result in results):
         parts.tables.maintain(f"sources/{source_name}")
@@ -160,7 +162,7 @@ def _arrived(work: _Work, inbox: Inbox, arrival: Arrival, seen: dict[str, Seen])
     if before is not None and unchanged and (before.rules == work.rules or _settled(work, before.digest)):
         return None
     started = work.parts.clock.monotonic()
-    staged = inbox.stage(arrival, work.scratch / "arrival", work.turn.say)
+    staged = inbox.stage(arrival, work.scratch / "arrival", work.turn.note)
     if staged is None:
         return None
     known = ledger.read("file", f"{work.name}/{staged.digest}", FileResult)
@@ -327,8 +329,7 @@ def _take(work: _Work, found: _Incoming, path: Path) -> _Outcome:
     try:
         return _accept(work, blank, found, path)
     except Unreadable as error:
-        work.parts.blobs.put(f"quarantine/{found.digest}/{safe_name(found.name)}", path)
-        return _not_accepted(blank, "unreadable", error), None
+        return set_aside(work.parts.blobs, path, _not_accepted(blank, "unreadable", error)), None
     except DataRefused as error:
         return _not_accepted(blank, "refused", error), None
 

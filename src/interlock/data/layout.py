@@ -4,7 +4,7 @@ New, missing and retyped columns: a clear decision each, never silent. What may 
 :class:`~interlock.errors.DataRefused`; what may is told in the notes of the file.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -142,12 +142,30 @@ def _valued(reading: Reading, name: str) -> bool:
     return name in reading.frame.columns and reading.frame[name].null_count() < reading.frame.height
 
 
+def differing_types(layout: Layout, source: Source) -> Iterator[str]:
+    """Tell where ``types`` differs from the rows that are stored: they are not recast by themselves."""
+    for column in layout.columns:
+        declared = source.types.get(column.name, column.type)
+        if declared == column.type or undecided(column):
+            continue
+        told = f"'types' says {declared} for column '{shown(column.name)}', and its stored rows are {column.type}: "
+        if widens(column.type, declared):
+            yield told + "they become so with the next file"
+        else:
+            yield told + f"files are refused until it says {column.type} (or str), or the source is a new one"
+
+
+def widens(stored: ColumnType, declared: ColumnType) -> bool:
+    """Tell whether stored values can become of another type with nothing lost."""
+    as_text = declared == "str" and stored != "bytes"
+    return as_text or (stored, declared) in {("int", "float"), ("date", "datetime")}
+
+
 def _declared(column: Column, kind: ColumnType, notes: list[str]) -> Column:
     """The owner gave a column another type than its stored rows have: widen where nothing is lost, else refuse."""
     if undecided(column):
         return _typed(column, kind)
-    as_text = kind == "str" and column.type != "bytes"
-    if not as_text and (column.type, kind) not in {("int", "float"), ("date", "datetime")}:
+    if not widens(column.type, kind):
         raise DataRefused(
             f"'types' says {kind} for column '{shown(column.name)}', and its stored rows are {column.type}.",
             next_step=f"Take it out of 'types', or say {column.type} (or str); a new source may have another type.",

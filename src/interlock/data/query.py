@@ -4,7 +4,9 @@ The room sees the Parquet files of the sources as views and may write into one s
 disk, no network, no extensions, and the settings cannot be opened again from SQL. Exactly one SELECT is accepted.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,10 +30,11 @@ class View:
     keep_first: bool = False
 
 
-def run_query(sql: str, views: Mapping[str, View], target: Path) -> None:
+def run_query(sql: str, views: Mapping[str, View], target: Path, *, deadline_s: float = 600.0) -> None:
     """Write the result of ``sql`` over ``views`` to the Parquet file ``target``; its folder is also DuckDB's scratch.
 
-    Raises :class:`SettingsError` with DuckDB's own words for SQL that is wrong, no SELECT, or reaches outside.
+    Raises :class:`SettingsError` with DuckDB's own words for SQL that is wrong, no SELECT, or reaches outside, or that
+    takes longer than ``deadline_s``.
     """
     import duckdb
 
@@ -46,14 +49,33 @@ def run_query(sql: str, views: Mapping[str, View], target: Path) -> None:
                     f"data.query must be one SELECT; it holds {len(statements)} statements.",
                     next_step="Write one SELECT (a WITH before it is fine) over the sources by name.",
                 )
-            result = room.sql(statements[0].query)
-            _write(result, target)
-        except duckdb.Error as error:
+            with _ended_after(deadline_s, room.interrupt):
+                _write(room.sql(statements[0].query), target)
+        except duckdb.InterruptException as error:
             raise SettingsError(
+                f"data.query was stopped after its deadline of {deadline_s:g} s.",
+                next_step="Mend the SQL (does a join miss its condition?), or raise data.query_deadline.",
+            ) from error
+        except duckdb.Error as error:
+            failed = SettingsError(
                 f"data.query failed: {bounded(str(error), 600)}",
                 next_step=f"Mend the SQL. Sources: {', '.join(views)}.",
                 error=type(error).__name__,
-            ) from error
+            )
+            failed.recorded = f"data.query failed: {type(error).__name__}."  # its words may quote a value
+            raise failed from error
+
+
+@contextmanager
+def _ended_after(deadline_s: float, interrupt: Callable[[], None]) -> Iterator[None]:
+    """Interrupt what runs in the block when it takes too long."""
+    late = threading.Timer(deadline_s, interrupt)
+    late.daemon = True
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def quoted(name: str) -> str:

@@ -4,17 +4,22 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import msgspec
 import polars as pl
 
 from interlock.data.layout import Layout, Settled, settle
+from interlock.data.opening import safe_name
 from interlock.data.readers import BAD_SCHEMA, ROW, Reading, rows_as_json
 from interlock.data.signature import Drift, check, drift_notes, merge_bad, widen, without
 from interlock.data.slices import Widened
 from interlock.data.spool import Spool
 from interlock.errors import DataRefused
-from interlock.records import Column
+from interlock.ports import Blobs
+from interlock.records import Column, FileResult
 from interlock.settings import Source
 
+KEPT_BYTES = 256 * 2**20
+"""Largest file that is kept in quarantine when it cannot be read."""
 _EMPTY_KEY = "is empty, but it is part of the key"
 
 
@@ -160,3 +165,12 @@ def _told(drifts: Iterable[Drift]) -> list[str]:
         if drift.outside:
             notes.append(f"column '{drift.column}': {drift.outside:,} rows are outside of the range seen before")
     return notes
+
+
+def set_aside(blobs: Blobs, path: Path, result: FileResult) -> FileResult:
+    """Keep the bytes of a file that could not be read, unless that would fill the disk: it lies in the inbox still."""
+    if result.size_bytes > KEPT_BYTES:
+        note = f"not kept in quarantine: its {result.size_bytes:,} bytes are more than {KEPT_BYTES:,}"
+        return msgspec.structs.replace(result, notes=(note,))
+    blobs.put(f"quarantine/{result.digest}/{safe_name(result.name)}", path)
+    return result

@@ -40,7 +40,7 @@ from interlock.data.split import (
 from interlock.errors import DataRefused, SettingsError
 from interlock.ports import Parts, Turn
 from interlock.records import FileResult, ReferenceRows, Snapshot, SourceVersion, digest, facts_of, timestamp
-from interlock.settings import Settings
+from interlock.settings import Settings, seconds
 
 __all__ = [
     "feature_names",
@@ -265,7 +265,8 @@ def _joined(making: _Making, name: str, notes: list[str], first: str | None) -> 
     used = {source: source for source in settings.sources}
     if first:
         used[next(iter(settings.row_sources))] = first
-    run_query(settings.data.query, {source: _view(making, table) for source, table in used.items()}, target)
+    views = {source: _view(making, table) for source, table in used.items()}
+    run_query(settings.data.query, views, target, deadline_s=seconds(settings.data.query_deadline))
     result = pl.scan_parquet(target, glob=False)
     notes += _join_notes(making, used, result)
     return result

@@ -263,6 +263,7 @@ def _compile(
             "sample": str(scratch / "sample.arrow"),
             "output": str(draft / "fast"),
             "answers": str(scratch / "answers.arrow"),
+            "writes": [str(scratch)],
             **session_arguments(draft, parts.settings.model.seed),
         },
         deadline_s=seconds(parts.settings.model.predict_deadline),

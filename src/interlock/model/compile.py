@@ -119,7 +119,8 @@ def _compile(
 
 
 def _words(error: Exception) -> str:
-    text = error.message if isinstance(error, InterlockError) else f"{type(error).__name__}: {error}"
+    """What may be recorded of it: an exception of user code may hold values of the data in its words."""
+    text = error.message if isinstance(error, InterlockError) else type(error).__name__
     return bounded(" ".join(text.split()), _REASON_CHARS)
 
 

@@ -290,12 +290,16 @@ def _cell_failed(document: Any, index: int, start: Start, name: str, value: str)
         "",
     )
     said = bounded(_ANSI.sub("", f"{name}: {value}" if value else name).split("\n")[0], 400)
-    return UserCodeFailed(
-        f"{start.task['entry']['path']}, {_place(document, index)} raised {said}.",
+    where = f"{start.task['entry']['path']}, {_place(document, index)}"
+    error = UserCodeFailed(
+        f"{where} raised {said}.",
         next_step="Mend the cell, and run again.",
         traceback=_shortened(trace),
         cause="raised",
     )
+    error.recorded = f"{where} raised {bounded(name, 100)}."
+    error.recorded_traceback = ""
+    return error
 
 
 def _kernel_died(document: Any, index: int, start: Start, status: int | None) -> UserCodeFailed:

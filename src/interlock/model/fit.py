@@ -219,12 +219,15 @@ def save_model(model: Any, task: Task) -> None:
     try:
         with path.open("wb") as file:
             importlib.import_module("cloudpickle").dump(model, file)
+        path.chmod(0o644)  # whatever the umask is now
     except Exception as error:
         path.unlink(missing_ok=True)
-        raise UserCodeFailed(
+        failed = UserCodeFailed(
             f"The model that {where} returned ({_kind(model)}) cannot be saved: {bounded(str(error), 300)}.",
             next_step="Keep open files, locks and connections out of it, or save it into model_dir yourself.",
-        ) from error
+        )
+        failed.recorded = f"The model that {where} returned ({_kind(model)}) cannot be saved: {type(error).__name__}."
+        raise failed from error
 
 
 def _kind(model: object) -> str:

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from interlock import errors
 from interlock.errors import Fault, InterlockError, UserCodeFailed, bounded
-from interlock.model.worker import BOOT, OURS, Channel
+from interlock.model.memory import Watch
+from interlock.model.worker import BOOT, CANNOT_ANSWER, OURS, Channel
 from interlock.records import Record
 
 KEPT_BYTES: Final = 64 * 1024
@@ -135,6 +136,8 @@ class Child:
         self.status: int | None = None
         self.peak = 0
         self.by_us = ""
+        self.confined = False
+        self.watch: Watch | None = None
         self.ended = threading.Event()
 
     def end(self, why: str = "was closed earlier") -> None:
@@ -173,14 +176,23 @@ class Child:
             if failure == "told":
                 raise self._told(reply, trace, seconds, peak)
             said = _plain(reply["summary"])
+            kind, frames = _plain(reply.get("kind", said)), _plain(reply.get("frames", trace))
+            denied = bool(reply.get("denied"))
         except (KeyError, TypeError, ValueError):
             self.end()
             raise self.nonsense("the reply has the wrong shape") from None
         self.peak = max(self.peak, peak)
         words, next_step = _TOLD[failure]
-        raise self._failed(
-            words.format(label=self.label, said=said), next_step, failure, seconds=seconds, traceback=trace
+        error = self._failed(
+            words.format(label=self.label, said=said),
+            _OPEN_UP if denied and self.confined else next_step,
+            failure,
+            seconds=seconds,
+            traceback=trace,
         )
+        error.recorded = words.format(label=self.label, said=kind)
+        error.recorded_traceback = frames
+        raise error
 
     def _told(self, reply: Mapping[str, Any], trace: str, seconds: float, peak: int) -> InterlockError:
         kind = getattr(errors, str(reply["kind"]), Fault)
@@ -188,6 +200,9 @@ class Child:
         if issubclass(kind, UserCodeFailed):
             facts |= {"cause": _plain(reply.get("cause", "nonsense")), "traceback": trace}
         error: InterlockError = kind(_plain(reply["message"]), next_step=_plain(reply["next_step"]), **facts)
+        error.recorded = _plain(reply.get("recorded", error.message))
+        if isinstance(error, UserCodeFailed):
+            error.recorded_traceback = _plain(reply.get("frames", trace))
         return error
 
     def _failed(self, message: str, next_step: str, cause: str, *, seconds: float, **more: Any) -> UserCodeFailed:
@@ -212,6 +227,17 @@ class Child:
             seconds=deadline_s,
         )
 
+    def hungry(self, taken: int, limit: int, seconds: float) -> UserCodeFailed:
+        """The error for a child that took more memory than it may."""
+        self.peak = max(self.peak, taken)
+        return self._failed(
+            f"{self.label} was stopped: it had taken {taken / 1e9:.2f} GB of memory, and model.memory allows "
+            f"{limit / 1e9:.2f} GB.",
+            "Use fewer rows or a smaller model, or raise model.memory.",
+            "memory",
+            seconds=seconds,
+        )
+
     def nonsense(self, what: str) -> UserCodeFailed:
         """The error for an answer that cannot be read."""
         return self._failed(
@@ -232,9 +258,13 @@ class Child:
         if self.status >= 0:
             message = f"{self.label} ended its process with exit status {self.status} before it answered."
             next_step = "Return the result instead of calling os._exit or exit."
+            if self.status == CANNOT_ANSWER:
+                message = f"{self.label} changed its process so that its answer could not be sent (exit status 70)."
+                next_step = "Leave modules of the standard library and file descriptors as they are."
             return self._failed(message, next_step, "exited", seconds=seconds, status=self.status)
         name = _signal_name(-self.status)
-        message = f"{self.label} was killed by {name}{_MEANING.get(name, '')}."
+        took = f" It had taken {self.peak / 1e9:.2f} GB." if name == "SIGKILL" and self.peak else ""
+        message = f"{self.label} was killed by {name}{_MEANING.get(name, '')}.{took}"
         next_step = _AFTER_SIGNAL.get(name, "See the end of its output.")
         return self._failed(message, next_step, "killed", seconds=seconds, status=self.status, signal=name)
 
@@ -244,12 +274,16 @@ _TOLD: Final = {
     "exited": ("{label} called {said}.", "Return the result instead of leaving the process."),
     "nonsense": ("{label} cannot be used: {said}.", "Return plain data."),
 }
+_OPEN_UP: Final = (
+    "model.confined keeps your code from inboxes and from writing into the project: use the rows that are handed over, "
+    "write into model_dir or a temporary folder, or take model.confined out."
+)
 _MEANING: Final = {
     "SIGKILL": ", which is what the system does when memory runs out",
     "SIGSEGV": ", a fault inside a library written in C",
 }
 _AFTER_SIGNAL: Final = {
-    "SIGKILL": "Use fewer rows or a smaller model, or give the machine more memory.",
+    "SIGKILL": "Use fewer rows or a smaller model, or give the machine more memory; model.memory sets a limit.",
     "SIGSEGV": "The end of its output shows where it was; check the versions of the library named there.",
 }
 

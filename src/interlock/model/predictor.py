@@ -116,6 +116,8 @@ class _InWorker(Predictor):
             arguments = {
                 "bundle": str(self._opened.path),
                 "signature": msgspec.to_builtins(self.signature),
+                "reads": [str(self._opened.path)],
+                "writes": [str(self._scratch)],
                 **session_arguments(self._opened.path, self._opened.bundle.seed),
             }
             self._session = self._runner.session(OPEN_MODEL, arguments, deadline_s=self._deadline_s)

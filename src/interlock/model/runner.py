@@ -5,8 +5,11 @@ endless loop, a flood of output or an answer that cannot be read ends that child
 :class:`~interlock.errors.UserCodeFailed`; the next session works.
 """
 
+import os
 import select
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +19,24 @@ from typing import Any, Final, Self
 
 from interlock.errors import Fault, UserCodeFailed
 from interlock.model.host import Child, Host, Outcome
+from interlock.model.limits import Limits, limits_of
+from interlock.model.memory import Watch
 from interlock.ports import Job
+from interlock.settings import Settings
 
 STARTUP_ALLOWANCE_S: Final = 60.0
 """How much longer than its deadline a session may wait for the host to import the project's libraries."""
 _SAY_EVERY_S: Final = 0.25
+_WATCH_EVERY_S: Final = 0.05
+_UNLIMITED: Final = Limits()
+
+
+class _Hungry(Exception):
+    """A session took more memory than it may."""
+
+    def __init__(self, taken: int, limit: int) -> None:
+        super().__init__(taken, limit)
+        self.taken, self.limit = taken, limit
 
 
 def _silent(message: str) -> None:
@@ -35,14 +51,29 @@ class Runner:
     to use from several threads; each session serves one call at a time.
     """
 
-    def __init__(self, root: Path, preload: Sequence[str], scratch: Path, *, fork: bool | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        preload: Sequence[str],
+        scratch: Path,
+        *,
+        limits: Limits = _UNLIMITED,
+        fork: bool | None = None,
+    ) -> None:
         self.root = root
         self.scratch = scratch
+        self.limits = limits
+        self._temporary: str = ""
         self._preload = tuple(preload)
         self._fork = sys.platform != "darwin" if fork is None else fork
         self._host: Host | None = None
         self._lock = threading.Lock()
         self._notice = ""
+
+    @classmethod
+    def of(cls, settings: Settings, preload: Sequence[str], scratch: Path) -> "Runner":
+        """The runner of a project, with its limits; raises :class:`~interlock.errors.SettingsError`."""
+        return cls(settings.root, preload, scratch, limits=limits_of(settings))
 
     def start(self) -> None:
         """Start the host; returns at once, while the imports go on in the background."""
@@ -53,8 +84,11 @@ class Runner:
         """End every session and the host. A closed runner starts again when it is used again."""
         with self._lock:
             host, self._host = self._host, None
+            temporary, self._temporary = self._temporary, ""
         if host is not None:
             host.close()
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +130,7 @@ class Runner:
         printed, now and then, in the caller's thread.
 
         Raises :class:`UserCodeFailed` with the fact ``cause``: ``raised``, ``exited``, ``killed``, ``deadline`` or
+        ``memory`` or
         ``nonsense``; and whatever :class:`InterlockError` the function raised on its own account.
         """
         session, _ = self._open(function, arguments, deadline_s, say, keeps=True)
@@ -118,14 +153,36 @@ class Runner:
             "folders": list(arguments.get("folders") or ()),
             "seed": arguments.get("seed"),
             "keeps": keeps,
+            "confined": self._confined(arguments),
         }
-        session = Session(host.start_child(label), say, stop)
+        child = host.start_child(label)
+        child.confined = bool(spec["confined"])
+        if self.limits.memory_bytes is not None:
+            child.watch = Watch(self.limits.memory_bytes)
+        session = Session(child, say, stop)
         try:
             outcome = session.exchange({"session": spec, "arguments": dict(arguments)}, deadline_s)
         except BaseException:
             session.close()
             raise
         return session, outcome
+
+    def _confined(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a session may read and write, where there are rules for it."""
+        if self.limits.hidden is None:
+            return None
+        with self._lock:
+            self._temporary = self._temporary or os.path.realpath(tempfile.mkdtemp(prefix="interlock-"))
+        reads = [*(arguments.get("reads") or ()), *(arguments.get("folders") or ())]
+        writes = arguments.get("writes") or [self.scratch]
+        for folder in writes:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        return {
+            "hidden": list(self.limits.hidden),
+            "reads": [os.path.realpath(path) for path in reads],
+            "writes": [self._temporary, *(os.path.realpath(path) for path in writes)],
+            "temporary": self._temporary,
+        }
 
     def _living_host(self) -> Host:
         if self._host is not None and self._host.lost:
@@ -201,6 +258,9 @@ class Session:
                 child.channel.socket.settimeout(max(deadline_s, 0.001))
                 child.channel.send(message)
                 reply = self._await(started + deadline_s)
+            except _Hungry as error:
+                child.end()
+                raise child.hungry(error.taken, error.limit, time.monotonic() - started) from None
             except TimeoutError:
                 child.tell_where_and_kill()
                 raise child.late(deadline_s) from None
@@ -229,7 +289,12 @@ class Session:
             left = limit - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            if select.select([channel.socket], [], [], min(left, _SAY_EVERY_S))[0]:
+            if self._child.watch is not None and self._child.pid:
+                taken = self._child.watch.excess(self._child.pid)
+                if taken:
+                    raise _Hungry(taken, self._child.watch.limit_bytes)
+            wait_s = _SAY_EVERY_S if self._child.watch is None else _WATCH_EVERY_S
+            if select.select([channel.socket], [], [], min(left, wait_s))[0]:
                 channel.read()
                 continue
             line = self._child.output.last_line()

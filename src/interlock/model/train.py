@@ -18,6 +18,7 @@ from interlock.model.contract import Contract, code_digest, search_folders
 from interlock.model.fit import Task, executed_path
 from interlock.model.host import Outcome
 from interlock.model.runner import Runner
+from interlock.model.surroundings import Surroundings
 from interlock.ports import Parts, Turn
 from interlock.records import Record, Snapshot, Training, digest, facts_of, short, timestamp
 from interlock.settings import Settings, seconds
@@ -73,7 +74,10 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
         "seed": settings.model.seed,
         "label": contract.train.label,
         "task": msgspec.to_builtins(task),
+        "reads": [str(code), task.rows, *task.references.values()],
+        "writes": [task.model_dir, task.data_dir, str(executed_path(task).parent)],
     }
+    around = Surroundings(settings, contract.files)
     try:
         outcome = runner.call(
             RUNS[contract.train.kind], arguments, deadline_s=seconds(settings.model.deadline), say=turn.say
@@ -84,10 +88,29 @@ def train(parts: Parts, turn: Turn, contract: Contract, snapshot: Snapshot, runn
         _record(parts, turn, "training.failed", msgspec.structs.replace(failed, notebook=notebook))
         _tell_where(parts, error, notebook)
         raise
+    finally:
+        changes = around.changes()
+        if changes:
+            turn.note(f"while {contract.train.label} ran, files of the project changed: {changes}")
+    _require_same(code, contract)
     training = _done(parts, contract, snapshot, name, outcome)
     training = msgspec.structs.replace(training, notebook=_keep_notebook(parts, task))
     _record(parts, turn, "training.done", training)
     return Trained(training=training, folder=task.model_dir, code=str(code))
+
+
+def _require_same(code: Path, contract: Contract) -> None:
+    """Raise :class:`UserCodeFailed` when training changed the copy that it was made from and that is packed."""
+    try:
+        same = code_digest(code, contract) == contract.code
+    except (OSError, ContractError):
+        same = False
+    if not same:
+        raise UserCodeFailed(
+            f"{contract.train.label} changed its own files while it ran, so the model cannot be packed with them.",
+            next_step="Let it write into model_dir or a temporary folder only.",
+            cause="nonsense",
+        )
 
 
 def notebook_key(notebook: str) -> str:
@@ -189,7 +212,7 @@ def _failed(
     parts: Parts, contract: Contract, snapshot: Snapshot, name: str, error: UserCodeFailed | ContractError
 ) -> Training:
     told: dict[str, Any] = error.facts
-    trace = error.traceback if isinstance(error, UserCodeFailed) else ""
+    message, trace = error.recorded, error.recorded_traceback if isinstance(error, UserCodeFailed) else ""
     return Training(
         **_inputs(parts, contract, snapshot, name),
         status="failed",
@@ -197,7 +220,7 @@ def _failed(
         peak_memory_bytes=int(told.get("peak_memory_bytes", 0)),
         rows=snapshot.training_rows,
         output_tail=str(told.get("output_tail", "")),
-        error=bounded(f"{error.message}\n{trace}".rstrip(), _ERROR_CHARS),
+        error=bounded(f"{message}\n{trace}".rstrip(), _ERROR_CHARS),
     )
 
 

@@ -25,6 +25,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -36,6 +37,7 @@ from types import CodeType
 from typing import Any
 
 from interlock.errors import InterlockError, bounded
+from interlock.model.confine import confine
 
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -45,12 +47,20 @@ BOOT = (
 TRACEBACK_CHARS = 8_000
 MESSAGE_BYTES = 256 * 1024 * 1024
 _SUMMARY_CHARS = 400
+_DENIED = "permission denied"
 _FRAMES = 40
+CANNOT_ANSWER = 70
+"""Exit status of a child that failed outside of user code, mostly by what that code did to its process."""
+_GENERATIONS = 100
 _LENGTH = struct.Struct("!Q")
 OURS = str(Path(__file__).resolve().parent.parent) + os.sep
 _NOT_THEIRS = (OURS, "<frozen importlib", str(importlib.__file__))
 _SET_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of Linux' ``prctl``."""
+_SET_SUBREAPER = 36
+"""PR_SET_CHILD_SUBREAPER: what a session leaves behind becomes the host's child, not that of process 1."""
+_FIRST_TO_GO = b"500"
+"""When memory runs out, the system shall end user code rather than the loop or somebody's database."""
 
 
 # ---- messages ----------------------------------------------------------------------------------------------------
@@ -145,6 +155,8 @@ class _Host:
             self._preload(hello["preload"])
         self.forks = self.forks and threading.active_count() == 1
         wakeup = self._watch_children()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_SET_SUBREAPER, 1)
         self.channel.send({"ready": True, "fork": self.forks})
         selector = self.selector
         selector.register(self.channel.socket, selectors.EVENT_READ)
@@ -165,6 +177,8 @@ class _Host:
         finally:
             for pid in self.children.values():
                 _kill(pid)
+            self.children.clear()
+            self._end_orphans()
             os._exit(0)
 
     def _preload(self, modules: Sequence[str]) -> None:
@@ -239,7 +253,7 @@ class _Host:
         except BaseException:  # noqa: BLE001 - a fault of ours: told in the output, never back into the host's loop
             traceback.print_exc()
         finally:
-            os._exit(70)
+            os._exit(CANNOT_ANSWER)
 
     def _spawn(self, connection: int, output: int) -> int:
         os.set_inheritable(connection, True)
@@ -259,7 +273,20 @@ class _Host:
                 continue
             del self.children[number]
             code = os.waitstatus_to_exitcode(status)
+            if not self.children:
+                self._end_orphans()
             self.channel.send({"id": number, "exit": code, "peak": _bytes(usage.ru_maxrss)})
+
+    def _end_orphans(self) -> None:
+        """Kill what sessions left behind in groups of their own. Whose they are is known when no session lives."""
+        with contextlib.suppress(OSError, ValueError):
+            for _ in range(_GENERATIONS):
+                left = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+                for pid in left:
+                    _kill(pid)
+                    os.waitpid(pid, 0)
+                if not left:
+                    return
 
 
 def _kill(pid: int) -> None:
@@ -289,6 +316,8 @@ def _be_child(connection: socket.socket) -> None:
     """Serve one session and leave without running the host's own exit handlers."""
     sys.stdout = _line_by_line(1)  # a crash must not take along what was printed before it
     sys.stderr = _line_by_line(2)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_bytes(_FIRST_TO_GO)
     faulthandler.enable(file=2)
     faulthandler.register(signal.SIGUSR1, file=2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -311,6 +340,8 @@ def _serve(channel: Channel) -> None:
     folders = [str(folder) for folder in spec["folders"]]
 
     def first(arguments: Any) -> Any:
+        if spec.get("confined"):
+            _shut_in(spec["confined"])
         prepare(folders, spec["seed"])
         module, _, name = spec["function"].partition(":")
         return getattr(importlib.import_module(module), name)(arguments)
@@ -348,14 +379,25 @@ def _answer(
         reply = {"failure": "told", "kind": error.code, "message": error.message, "next_step": error.next_step}
         reply["traceback"] = getattr(error, "traceback", "")
         reply["cause"] = error.facts.get("cause", "nonsense")
+        reply["recorded"] = error.recorded
+        reply["frames"] = getattr(error, "recorded_traceback", "")
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is told, not suffered
         said = summary(error) + place(error, folders)
         reply = {"failure": "raised", "summary": said, "traceback": user_traceback(error, folders)}
+        reply["denied"] = _DENIED in str(error).lower()
+        reply["kind"] = type(error).__name__ + place(error, folders)
+        reply["frames"] = user_traceback(error, folders, words=False)
     else:
         reply = _value(None if wants_callable else result)
     reply["seconds"] = time.perf_counter() - started
     reply["peak"] = _peak()
     return reply, result
+
+
+def _shut_in(rules: Mapping[str, Any]) -> None:
+    """Confine this process, with a temporary folder of its own."""
+    os.environ["TMPDIR"] = tempfile.tempdir = str(rules["temporary"])
+    confine(rules["hidden"], rules["reads"], rules["writes"])
 
 
 def _value(result: Any) -> dict[str, Any]:
@@ -419,18 +461,27 @@ def place(error: BaseException, folders: Sequence[str]) -> str:
     return found
 
 
-def user_traceback(error: BaseException, folders: Sequence[str]) -> str:
-    """The traceback of ``error`` and of its causes, bounded, without our frames and with the user's paths shortened."""
+def user_traceback(error: BaseException, folders: Sequence[str], *, words: bool = True) -> str:
+    """The traceback of ``error`` and of its causes, bounded, without our frames and with the user's paths shortened.
+
+    Without ``words`` exceptions are named by their type only: what they say may hold values of the data.
+    """
     try:
         shown = traceback.TracebackException.from_exception(error, compact=True)
     except Exception:  # noqa: BLE001 - an exception object may be hostile to being looked at
         return type(error).__name__
     _keep_user_frames(shown, folders)
-    text = "".join(shown.format())
+    text = "".join(shown.format() if words else _frames_of(error, shown))
     if len(text) <= TRACEBACK_CHARS:
         return text
     half = TRACEBACK_CHARS // 2
     return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+def _frames_of(error: BaseException, shown: traceback.TracebackException) -> Iterator[str]:
+    yield "Traceback (most recent call last):\n"
+    yield from shown.stack.format()
+    yield f"{type(error).__name__}\n"
 
 
 def _keep_user_frames(shown: traceback.TracebackException, folders: Sequence[str]) -> None:

@@ -236,7 +236,7 @@ def _hear(parts: Parts, who: str, bundle: Bundle, holdout: pl.DataFrame, runner:
     except (UserCodeFailed, DataRefused, BundleCorrupt, NotFound) as problem:
         if who != "champion":
             raise
-        return _Heard(witness, failure=Failure(kind="failed", reason=problem.message))
+        return _Heard(witness, failure=Failure(kind="failed", reason=problem.recorded))
     return _Heard(witness, answers=answers, latency_ms=latency, consistency=again)
 
 

@@ -64,6 +64,8 @@ def arguments(
         "metrics": list(metrics),
         "deciding": deciding,
         "models": list(models),
+        "reads": [str(evidence)],
+        "writes": [str(evidence.parent / "metric")],
     }
 
 

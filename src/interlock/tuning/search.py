@@ -213,6 +213,8 @@ class _Course:
             "seed": self.parts.settings.model.seed,
             "label": f"trial {asked.place + 1}, {self.contract.train.label}",
             "trial": msgspec.to_builtins(trial),
+            "reads": [str(self.scratch), task.rows, *task.references.values()],
+            "writes": [str(home)],
         }
 
     def _take(self, result: JobResult) -> None:
@@ -223,7 +225,7 @@ class _Course:
         else:
             self.failed_now += 1
             took = result.error.facts.get("seconds", 0.0)
-            self.study.fail(asked, result.error.message, float(took) if isinstance(took, int | float) else 0.0)
+            self.study.fail(asked, result.error.recorded, float(took) if isinstance(took, int | float) else 0.0)
         self._tell(result.error)
 
     def _tell(self, error: InterlockError | None = None) -> None:

@@ -1,0 +1,148 @@
+"""A bundle whose bytes changed: named and refused by whoever meets it; nothing is answered by it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bad_input.kit import ROWS, accepted, check_ledger, published, release, run
+
+FILES = [
+    "MLmodel",
+    "code/interlock_loader.py",
+    "code/train.py",
+    "conda.yaml",
+    "manifest.json",
+    "model/model.pkl",
+    "profile.json",
+    "python_env.yaml",
+    "requirements.txt",
+    "signature.json",
+]
+BACK = "Run 'interlock rollback' to release another bundle, or train again: 'interlock run'."
+
+
+def champion(project: Path) -> Path:
+    found = release(project)
+    assert found is not None
+    return project / ".interlock" / "lake" / "bundles" / found.champion
+
+
+def more_to_score(project: Path) -> None:
+    (project / "to_score" / "later.csv").write_text("part,width,weight\n1,0.1,0.1\n")
+
+
+def verified(project: Path) -> list[str]:
+    """What ``interlock verify`` finds."""
+    done = subprocess.run(
+        [sys.executable, "-m", "interlock", "verify", "--json"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 3, done.stdout
+    found: dict[str, Any] = json.loads(done.stdout)
+    return list(found["problems"])
+
+
+def refused(project: Path, message: str) -> None:
+    """The turn says so, publishes nothing, and loses nothing."""
+    before = published(project)
+    more_to_score(project)
+    seen = run(project).result
+    assert seen.sentence == f"The turn could not do 'batch'. {message} It was not opened."
+    assert (seen.next_step, seen.exit_code, seen.batches) == (BACK, 3, ())
+    assert published(project) == before
+    assert accepted(project) == list(range(ROWS))
+    check_ledger(project)
+
+
+def test_these_are_all_kinds_of_files(project: Path) -> None:
+    folder = champion(project)
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_is_named(project: Path, name: str) -> None:
+    path = champion(project) / name
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    more_to_score(project)
+    seen = run(project).result
+    start, _, rest = seen.sentence.partition(" has the digest ")
+    assert start == f"The turn could not do 'batch'. The bundle's file '{name}'"
+    assert rest.endswith("…. It was not opened.")
+    assert (seen.next_step, seen.exit_code, seen.batches) == (BACK, 3, ())
+    check_ledger(project)
+
+
+def _missing(folder: Path) -> None:
+    (folder / "signature.json").unlink()
+
+
+def _more(folder: Path) -> None:
+    (folder / "x.py").write_text("1")
+
+
+def _link(folder: Path) -> None:
+    path = folder / "signature.json"
+    away = folder.parent.parent / "away.json"
+    path.rename(away)
+    path.symlink_to(away)
+
+
+def _folder(folder: Path) -> None:
+    (folder / "signature.json").unlink()
+    (folder / "signature.json").mkdir()
+
+
+CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (_missing, "The bundle's file 'signature.json' is missing."),
+    "more": (_more, "The bundle's file 'x.py' was not packed."),
+    "a link": (_link, "The bundle's file 'signature.json' is a link or no plain file."),
+    "a folder": (_folder, "The bundle's file 'signature.json' is missing."),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_what_was_not_packed_so_is_named(project: Path, kind: str) -> None:
+    change, message = CHANGES[kind]
+    change(champion(project))
+    refused(project, message)
+
+
+def test_a_manifest_of_a_newer_format_has_another_name(project: Path) -> None:
+    path = champion(project) / "manifest.json"
+    path.chmod(0o644)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "format": 99}))
+    more_to_score(project)
+    assert "The bundle's file 'manifest.json' has the digest" in run(project).result.sentence
+
+
+def test_a_bundle_that_is_gone_is_told(project: Path) -> None:
+    name = champion(project).name[:12]
+    shutil.rmtree(champion(project))
+    more_to_score(project)
+    seen = run(project).result
+    assert seen.sentence == f"The turn could not do 'batch'. There is no bundle {name}."
+    assert seen.next_step == "See 'interlock history'."
+    assert accepted(project) == list(range(ROWS))
+
+
+@pytest.mark.slow
+def test_verify_names_it_too(project: Path) -> None:
+    path = champion(project) / "signature.json"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    (problem,) = verified(project)
+    assert "signature.json" in problem
