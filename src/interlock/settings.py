@@ -169,6 +169,13 @@ class Source(_Section, frozen=True, kw_only=True):
     optional: Annotated[
         tuple[str, ...], Meta(description="Columns that a file may lack; their rows are empty there.")
     ] = ()
+    contract: Annotated[
+        str,
+        Meta(
+            description="A data contract of the project (Open Data Contract Standard 3, YAML) that fixes types, key, "
+            "empty cells, allowed values, ranges and uniqueness. Needs the extra `contract`."
+        ),
+    ] = ""
     delimiter: Annotated[Character | None, Meta(description="Delimiter of CSV files. Default: found per file.")] = None
     reference: Annotated[
         bool,

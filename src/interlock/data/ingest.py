@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 import polars as pl
 
+from interlock.data.agreement import agreed, contract_of, place_of, tell
 from interlock.data.casting import DTYPES
 from interlock.data.dedupe import dedupe, dedupe_large
 from interlock.data.inbox import Arrival, Inbox, Staged, open_inbox
@@ -23,9 +24,11 @@ from interlock.data.layout import Layout, evolve, grown, undecided
 from interlock.data.opening import Unreadable, shown
 from interlock.data.readers import BAD_SCHEMA, ROW
 from interlock.data.row_index import RowIndex
+from interlock.data.rules import Contract
 from interlock.data.sift import Sifted, sift
 from interlock.data.slices import open_slices
 from interlock.data.spool import Spool
+from interlock.data.unique import not_unique
 from interlock.errors import DataRefused, NotFound, SettingsError, StoreFault
 from interlock.ports import Parts, Turn
 from interlock.records import FileResult, Record, digest, facts_of, timestamp
@@ -65,6 +68,7 @@ class _Work:
     source: Source
     rules: str
     scratch: Path
+    contract: Contract | None = None
 
     @property
     def table(self) -> str:
@@ -106,16 +110,38 @@ def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
         )
     inbox = open_inbox(parts.settings, source.inbox)
     arrivals = inbox.arrivals(turn.say)
-    rules = digest([msgspec.to_builtins(source), parts.settings.bad_row_share(source)])
+    source, contract, rules = _rules(parts, turn, source_name, source)
     base = parts.settings.home / "work" / turn.id
     base.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ingest-", dir=base) as scratch:
-        work = _Work(parts=parts, turn=turn, name=source_name, source=source, rules=rules, scratch=Path(scratch))
+        work = _Work(
+            parts=parts,
+            turn=turn,
+            name=source_name,
+            source=source,
+            rules=rules,
+            scratch=Path(scratch),
+            contract=contract,
+        )
         _require_table(work)
         results = _all(work, inbox, arrivals)
     if any(result.table_version is not None for result in results):
         parts.tables.maintain(f"sources/{source_name}")
     return results
+
+
+def _rules(parts: Parts, turn: Turn, name: str, source: Source) -> tuple[Source, Contract | None, str]:
+    """The source as its contract completes it, the contract, and the digest of all that files are held against."""
+    settings = parts.settings
+    named = next(iter(settings.row_sources)) if name == HOLDOUT else name
+    contract = contract_of(settings, source, named)
+    told = [msgspec.to_builtins(source), settings.bad_row_share(source)]
+    if contract is None:
+        del told[0]["contract"]  # a source without one has the digest that it always had
+        return source, None, digest(told)
+    source = agreed(source, contract, place_of(settings, named))
+    tell(parts, turn, name, contract)
+    return source, contract, digest([msgspec.to_builtins(source), settings.bad_row_share(source), contract.digest])
 
 
 def _require_table(work: _Work) -> None:
@@ -301,7 +327,11 @@ def _accept(work: _Work, blank: FileResult, staged: Staged, seen: Seen) -> _Outc
             scratch=work.scratch,
         ) as slices,
     ):
-        sifted = sift(slices, layout, work.source, Path(scratch))
+        sifted = sift(slices, layout, work.source, Path(scratch), work.contract)
+        if work.contract is not None and work.contract.unique:
+            names = [column.name for column in sifted.expected]
+            unique = work.contract.unique
+            sifted.reject(not_unique(sifted.good, _stored(work, layout, sifted), unique, work.source, names))
         if sifted.rows_bad:
             _quarantine(work, blank, sifted)
             _refuse_bad(work, sifted)
@@ -343,8 +373,7 @@ def _cell(column: str) -> str:
 def _store(work: _Work, result: FileResult, sifted: Sifted, seen: Seen) -> _Outcome:
     """Drop duplicates, evolve the table where columns changed, append under the file's digest."""
     tables, layout, source = work.parts.tables, work.layout(), work.source
-    known = bool(layout.columns) and tables.version(work.table) is not None
-    stored = evolve(tables.scan(work.table), sifted.expected) if known else None
+    stored = _stored(work, layout, sifted)
     kept = _deduped(work, sifted, stored)
     if kept.duplicates and source.on_duplicate == "refuse":
         raise DataRefused(
@@ -368,6 +397,12 @@ def _store(work: _Work, result: FileResult, sifted: Sifted, seen: Seen) -> _Outc
     if kept.entries is not None:
         _index(work, sifted).add(result, kept.entries)
     return result, after
+
+
+def _stored(work: _Work, layout: Layout, sifted: Sifted) -> pl.LazyFrame | None:
+    """The rows of the table as they shall look after the file; None when there are none."""
+    known = bool(layout.columns) and work.parts.tables.version(work.table) is not None
+    return evolve(work.parts.tables.scan(work.table), sifted.expected) if known else None
 
 
 class _Kept(NamedTuple):
