@@ -10,11 +10,15 @@ from interlock.data.plain_yaml import MAX_BYTES, MAX_DEPTH, read_yaml, write_yam
 from interlock.errors import Misuse, SettingsError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-WORDS = st.sampled_from(["no", "NO", "y", "on", "2024-01-01", "1e5", "0o17", "0x1f", "1_000", "12:30:45", "=", "~", "", "<<", ".5"])
+WORDS = st.sampled_from(
+    ["no", "NO", "y", "on", "2024-01-01", "1e5", "0o17", "0x1f", "1_000", "12:30:45", "=", "~", "", "<<", ".5"]
+)
 SCALARS = st.none() | st.booleans() | st.integers(-(10**17), 10**17) | st.floats(allow_nan=False, allow_infinity=False)
 PLAIN: Any = st.recursive(
     SCALARS | TEXT | WORDS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries((TEXT | WORDS).filter(lambda k: k != "<<"), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries((TEXT | WORDS).filter(lambda k: k != "<<"), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
