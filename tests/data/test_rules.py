@@ -35,7 +35,12 @@ def broken(values: list[Any], kind: Any, value: Any = 0) -> list[int]:
         ([0, 1, 2], "at-least", 0.5, [0]),
         ([2**53 + 1, 2**53], "at-most", 2**53, [0]),
         ([date(2024, 1, 1), date(2023, 1, 1), None], "at-least", "2024-01-01", [1]),
-        ([datetime(2024, 1, 1, 12), datetime(2024, 1, 1, 13)], "at-most", "2024-01-01T12:00:00", [1]),
+        (
+            [datetime.fromisoformat("2024-01-01T12:00"), datetime.fromisoformat("2024-01-01T13:00")],
+            "at-most",
+            "2024-01-01T12:00:00",
+            [1],
+        ),
         (["", "ab", "äöü", None], "shortest", 3, [0, 1]),
         (["", "ab", "äöü"], "longest", 2, [2]),
         (["a1", "1a", "a", None], "pattern", "^[a-z][0-9]", [1, 2]),

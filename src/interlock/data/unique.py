@@ -10,6 +10,9 @@ from interlock.data.rules import Unique, told
 from interlock.data.spool import Spool
 from interlock.settings import Source
 
+_FIRST = 2**60
+"""Above the number of any row: taken from it, the row comes before all others."""
+
 
 def not_unique(
     good: Spool, stored: pl.LazyFrame | None, rules: Sequence[Unique], source: Source, columns: Sequence[str]
@@ -41,22 +44,21 @@ def _taken(
     """Places (column ``row``) of rows whose value an earlier row of the file or a stored one has."""
     wanted = list(dict.fromkeys((*rule.columns, *key)))
     rows = rows.select(*wanted, ROW).filter(~pl.all_horizontal(pl.col(name).is_null() for name in rule.columns))
-    again = rows.filter(pl.col(ROW) != pl.col(ROW).min().over(rule.columns)).select(pl.col(ROW).alias("row"))
     if stored is None:
-        return again
+        return _again(rows, rule)
     if source.key:
         stored = newest_rows(stored, source.key, first=source.on_duplicate == "keep-first")
     before = stored.select(wanted)
+    holders = rows.join(before, on=wanted, how="semi", nulls_equal=True)
+    others = rows.join(before, on=wanted, how="anti", nulls_equal=True)
+    # the row that holds a value already keeps it, whichever comes first in the file
+    again = _again(pl.concat([holders.with_columns(pl.col(ROW) - _FIRST), others]), rule)
     if source.key and source.on_duplicate == "keep-last":  # rows that this file replaces hold nothing any more
         before = before.join(rows.select(key), on=list(key), how="anti", nulls_equal=True)
-    theirs = before.select(
-        *(pl.col(name).alias(f"value:{place}") for place, name in enumerate(rule.columns)),
-        *(pl.col(name).alias(f"key:{place}") for place, name in enumerate(key)),
-    )
-    pairs = rows.join(
-        theirs, left_on=list(rule.columns), right_on=[f"value:{place}" for place in range(len(rule.columns))],
-        nulls_equal=True,
-    )  # fmt: skip
-    other = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"key:{place}")) for place, name in enumerate(key))
-    held = pairs.filter(other).select(pl.col(ROW).alias("row")).unique()
-    return pl.concat([again, held]).unique()
+    taken = others.join(before, on=list(rule.columns), how="semi", nulls_equal=True).select(pl.col(ROW).alias("row"))
+    return pl.concat([again, taken]).unique()
+
+
+def _again(rows: pl.LazyFrame, rule: Unique) -> pl.LazyFrame:
+    later = rows.filter(pl.col(ROW) != pl.col(ROW).min().over(rule.columns))
+    return later.select((pl.col(ROW) % _FIRST).alias("row"))
