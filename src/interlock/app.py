@@ -7,11 +7,11 @@ from interlock.ports import Blobs, Parts, Tables
 from interlock.settings import Settings
 from interlock.store.address import state_address
 from interlock.store.blobs import LocalBlobs
+from interlock.store.claim import claim
 from interlock.store.clock import SystemClock
 from interlock.store.ledger import SqlLedger
 from interlock.store.objects import ObjectBlobs
 from interlock.store.places import cache_of, patience_of
-from interlock.store.project import claim
 from interlock.store.schema import open_database
 from interlock.store.table_files import ObjectFiles
 from interlock.store.tables import DeltaTables

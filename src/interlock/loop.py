@@ -45,7 +45,6 @@ from interlock.records import (
     timestamp,
 )
 from interlock.release.standing import current, taken_back
-from interlock.store.claim import claim_lake
 from interlock.tuning.standing import due, in_force, params_text, study_digest, with_params
 
 LEASE = "turn"
@@ -251,7 +250,6 @@ class _Pass:
         return not failed
 
     def _ingest(self) -> str:
-        claim_lake(self.parts, self.turn)
         names = list(self.parts.settings.sources)
         if self.parts.settings.data.holdout.inbox is not None:
             names.append("holdout")

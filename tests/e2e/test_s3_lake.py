@@ -125,9 +125,8 @@ def test_another_project_in_the_same_lake_is_refused_before_a_row_is_mixed(
     write_rows(other / "inbox" / "a.csv", 5_000, 100)
     settle_in(other, bucket)
     refused = interlock(other, "run", code=2)
-    assert "belongs to another ledger, of the project 'parts'" in refused["problems"][0]["message"]
+    assert "belongs to another state, that of project 'parts'" in refused["error"]["message"]
     assert keys(s3, bucket, "lake/") == before
-    shutil.rmtree(other / ".interlock")
     settle_in(other, bucket, prefix="other")
     assert [file["status"] for file in interlock(other, "run")["files"]] == ["accepted"]
     assert interlock(far, "run")["outcome"] == "unchanged"

@@ -161,8 +161,8 @@ def test_the_deadline_ends_the_kernel_and_what_it_started(project: Project, runn
         f"open({str(pids)!r}, 'w').write(json.dumps([os.getpid(), child.pid]))\nprint('looping', flush=True)\n"
         "while True: time.sleep(0.1)"
     )
-    with pytest.raises(UserCodeFailed, match=r"model\.ipynb was stopped after its deadline of 8 s") as raised:
-        run(project, runner, ("", "rows = df"), ("", loop), deadline="8s")
+    with pytest.raises(UserCodeFailed, match=r"model\.ipynb was stopped after its deadline of 15 s") as raised:
+        run(project, runner, ("", "rows = df"), ("", loop), deadline="15s")
     assert "[code cell 2 (import os" in raised.value.facts["output_tail"]
     assert "looping" in raised.value.facts["output_tail"]
     for pid in json.loads(pids.read_text()):
