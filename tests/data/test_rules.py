@@ -8,6 +8,9 @@ from interlock.data.rules import Agreed, Contract, Rule, check_rules
 from interlock.errors import DataRefused
 
 
+NOON_AND_LATER = [datetime.fromisoformat("2024-01-01T12:00"), datetime.fromisoformat("2024-01-01T13:00")]
+
+
 def broken(values: list[Any], kind: Any, value: Any = 0) -> list[int]:
     """Places of cells that break one rule."""
     frame = pl.DataFrame({"a": values, "other": values}, strict=False)
