@@ -7,7 +7,6 @@ import pytest
 from interlock.data.rules import Agreed, Contract, Rule, check_rules
 from interlock.errors import DataRefused
 
-
 NOON_AND_LATER = [datetime.fromisoformat("2024-01-01T12:00"), datetime.fromisoformat("2024-01-01T13:00")]
 
 
