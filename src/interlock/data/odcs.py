@@ -22,6 +22,8 @@ TYPES: dict[str, ColumnType] = {
     "string": "str", "integer": "int", "number": "float", "boolean": "bool", "date": "date", "timestamp": "datetime",
 }  # fmt: skip
 MAX_NOTES = 50
+OPEN = "typeIsOpen"
+"""Custom property (true) of a column that never had a value: whatever ``logicalType`` says, any type is taken."""
 _MAX_COLUMNS = 5_000
 _INTEGERS = {f"{sign}{bits}" for sign in "iu" for bits in (8, 16, 32, 64)}
 _BOUNDS: dict[str, Kind] = {
@@ -149,7 +151,8 @@ class _Reader:
 
     def _type(self, known: Mapping[str, Any], at: str, version: str) -> ColumnType | None:
         name = known.get("logicalType")
-        if name is None:
+        customs = self._list(known.get("customProperties"), f"{at}.customProperties")
+        if name is None or any(isinstance(each, dict) and _is_open(each) for each in customs):
             return None
         kind = TYPES.get(name) if isinstance(name, str) else None
         physical = str(known.get("physicalType", "")).lower()
@@ -325,6 +328,10 @@ def _within(column: str, integer: str) -> Iterator[Rule]:
 def _named(check: Mapping[str, Any], metric: str) -> str:
     name = check.get("name")
     return shown(name, 60) if isinstance(name, str) and name else metric
+
+
+def _is_open(custom: Mapping[str, Any]) -> bool:
+    return custom.get("property") == OPEN and custom.get("value") is True
 
 
 def _word(value: Any) -> str:

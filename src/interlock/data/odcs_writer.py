@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 from interlock.data.layout import Layout, undecided
+from interlock.data.odcs import OPEN
 from interlock.data.plain_yaml import write_yaml
 from interlock.records import Column, ColumnType, Record, digest, short
 
@@ -74,8 +75,9 @@ def _server(known: Known) -> dict[str, Any]:
 
 def _property(column: Column, key: tuple[str, ...], *, with_values: bool) -> dict[str, Any]:
     told: dict[str, Any] = {"name": column.name}
-    if not undecided(column) and column.type in _WRITTEN:
-        told["logicalType"], told["physicalType"] = _WRITTEN[column.type]
+    told["logicalType"], told["physicalType"] = _WRITTEN.get(column.type, _WRITTEN["str"])
+    if undecided(column) or column.type not in _WRITTEN:  # the standard's schema wants a type all the same
+        told["customProperties"] = [{"property": OPEN, "value": True, "description": "Any type is taken."}]
     told["required"] = column.name in key or not column.nullable
     if column.name in key:
         told["primaryKey"] = True
