@@ -21,6 +21,7 @@ from interlock.records import canonical
 from interlock.settings import (
     DURATION_PATTERN,
     FILE_NAME,
+    IMAGE_COLUMNS,
     NAME_PATTERN,
     SCHEMA_PATTERN,
     Dimension,
@@ -337,6 +338,22 @@ def _incoherent_source(name: str, source: Source, named: bool) -> Iterator[tuple
         yield f"{where}.inbox is not set.", "Name the folder where data files land."
     if not _IDENTIFIER.match(name) or name in _RESERVED_SOURCES:
         yield f"'{name}' cannot be the name of a source.", "Use letters, digits and '_', not 'holdout'."
+    if source.files == "images":
+        yield from _incoherent_images(where, source)
+    elif source.label != "label":
+        yield f"{where}.label is set, and its files are tables.", 'Set files = "images", or take label out.'
+
+
+def _incoherent_images(where: str, source: Source) -> Iterator[tuple[str, str]]:
+    if source.label.casefold() in (*IMAGE_COLUMNS, "prediction") or not _IDENTIFIER.match(source.label):
+        yield f"{where}.label cannot be '{source.label}'.", "Name a column: letters, digits and '_'."
+    unknown = sorted({*source.key, *source.types, *source.optional} - {*IMAGE_COLUMNS, source.label})
+    if unknown:
+        columns = ", ".join((*IMAGE_COLUMNS, source.label))
+        yield f"{where} names column '{unknown[0]}', which images do not have.", f"Columns: {columns}."
+    other = [name for name in IMAGE_COLUMNS if source.types.get(name) != ("bytes" if name == "image" else "str")]
+    if other:
+        yield f"{where}.types.{other[0]} is not the type of that column.", "Only the label may have another type."
 
 
 def _incoherent_holdout(holdout: HoldoutSpec) -> Iterator[tuple[str, str]]:

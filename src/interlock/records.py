@@ -16,8 +16,11 @@ import msgspec
 
 from interlock.errors import StoreFault
 
-ColumnType = Literal["bool", "int", "float", "str", "date", "datetime"]
-"""Logical type of a column: int is 64-bit signed, float is binary64, datetime has microseconds and no zone (UTC)."""
+ColumnType = Literal["bool", "int", "float", "str", "date", "datetime", "bytes"]
+"""Logical type of a column: int is 64-bit signed, float is binary64, datetime has microseconds and no zone (UTC).
+
+bytes are kept as they are and never looked into: an image, a recording.
+"""
 
 Verdict = Literal["promote", "keep", "hold"]
 """promote: release it. keep: the champion stays. hold: a person must look."""
@@ -130,7 +133,7 @@ class FileResult(Record, frozen=True, kw_only=True):
 
     status: ``accepted`` (its good rows are in the table), ``refused`` (whole, for ``reason``), ``unreadable``
     (quarantined whole), ``repeated`` (its bytes were ingested before, under ``first_name``).
-    digest: BLAKE3 of the bytes.
+    digest: BLAKE3 of the bytes; of a group of images, the digest of their names and their BLAKE3 digests.
     """
 
     source: str

@@ -129,7 +129,10 @@ class HoldoutSpec(_Section, frozen=True, kw_only=True):
     ] = None
     key: Annotated[
         tuple[str, ...],
-        Meta(description="Columns hashed for the split. Default: the source's key, else the whole row."),
+        Meta(
+            description="Columns hashed for the split. Default: the source's key, else the whole row; the digest of "
+            "the bytes for images."
+        ),
     ] = ()
     last: Annotated[
         Duration | None, Meta(description="Judge on the newest rows: this long before the newest time.")
@@ -138,14 +141,34 @@ class HoldoutSpec(_Section, frozen=True, kw_only=True):
     inbox: Annotated[str | None, Meta(description="Judge on rows that arrive in this inbox and nowhere else.")] = None
 
 
+Files = Literal["tables", "images"]
+IMAGE_COLUMNS = ("file", "image", "digest")
+"""Columns of every source of images, beside that of the label: name in the inbox, the bytes, BLAKE3 of the bytes."""
+
+
 class Source(_Section, frozen=True, kw_only=True):
     """[data] or [data.sources.NAME]: one inbox and its rules."""
 
     inbox: Annotated[
         str, Meta(description="Folder (relative to the project) or s3://bucket/prefix where files land.")
     ] = ""
+    files: Annotated[
+        Files,
+        Meta(
+            description="What lands there: tables (CSV, Parquet, JSON lines), each of many rows, or images (.png .jpg "
+            ".jpeg .gif .bmp .tif .tiff .webp), each of which is one row: file (its name), label (its folder), image "
+            "(its bytes), digest (BLAKE3 of them)."
+        ),
+    ] = "tables"
+    label: Annotated[
+        str, Meta(description="Only for images: what the column with the name of an image's folder is called.")
+    ] = "label"
     key: Annotated[
-        tuple[str, ...], Meta(description="Columns that name a row; duplicates are found by it. Empty: the whole row.")
+        tuple[str, ...],
+        Meta(
+            description="Columns that name a row; duplicates are found by it. Empty: the whole row, and 'file' for "
+            "images."
+        ),
     ] = ()
     on_duplicate: Annotated[
         Literal["keep-last", "keep-first", "refuse"],
@@ -156,7 +179,7 @@ class Source(_Section, frozen=True, kw_only=True):
         Meta(description="Share of bad rows above which a file is refused whole. Default: that of [data]."),
     ] = None
     types: Annotated[
-        dict[str, Literal["bool", "int", "float", "str", "date", "datetime"]],
+        dict[str, Literal["bool", "int", "float", "str", "date", "datetime", "bytes"]],
         Meta(description="Types of columns, where what is inferred from the first file is not right."),
     ] = {}
     nullable: Annotated[
@@ -184,6 +207,19 @@ class Source(_Section, frozen=True, kw_only=True):
             "they are not learnt from row by row, never held out, and need no place in data.query."
         ),
     ] = False
+
+
+def completed(source: Source) -> Source:
+    """The source with the defaults that images have: named by their file, and without a label at the top."""
+    if source.files == "tables":
+        return source
+    types = {name: "bytes" if name == "image" else "str" for name in (*IMAGE_COLUMNS, source.label)}
+    return msgspec.structs.replace(
+        source,
+        key=source.key or ("file",),
+        nullable=tuple(dict.fromkeys((*source.nullable, source.label))),
+        types={**types, **source.types},
+    )
 
 
 class Data(Source, frozen=True, kw_only=True):
@@ -320,6 +356,9 @@ class Batch(_Section, frozen=True, kw_only=True):
     """[batch]: files that are scored by the release in force."""
 
     inbox: Annotated[str, Meta(description="Folder or s3://bucket/prefix with files to score.")] = ""
+    files: Annotated[
+        Files, Meta(description="What lands there: tables, or images, which are answered together by their names.")
+    ] = "tables"
     output: Annotated[str, Meta(description="Folder or s3://bucket/prefix for published predictions.")] = "predictions"
     keep: Annotated[
         tuple[str, ...],
@@ -416,9 +455,9 @@ class Settings(_Section, frozen=True, kw_only=True):
     def sources(self) -> dict[str, Source]:
         """Sources by name; the one written straight under [data] is called ``data``."""
         if self.data.sources:
-            return dict(self.data.sources)
+            return {name: completed(source) for name, source in self.data.sources.items()}
         fields = {name: getattr(self.data, name) for name in Source.__struct_fields__}
-        return {"data": Source(**fields)}
+        return {"data": completed(Source(**fields))}
 
     @property
     def row_sources(self) -> dict[str, Source]:

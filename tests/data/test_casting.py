@@ -125,7 +125,27 @@ def test_fractions_widen_and_words_do_not() -> None:
 
 def test_only_plain_types_are_logical() -> None:
     assert logical(pl.List(pl.Int64)) is None
-    assert logical(pl.Binary()) is None
+    assert logical(pl.Binary()) == "bytes"
     assert logical(pl.Decimal(10, 2)) == "float"
     assert logical(pl.Categorical()) == "str"
     assert logical(pl.UInt8()) == "int"
+
+
+def test_bytes_become_text_only_where_they_are_text_and_nothing_else_becomes_bytes() -> None:
+    cells = pl.Series("x", [b"\xff", "größe".encode(), None, b""])
+    same, failed = convert(cells, "bytes")
+    assert failed is None
+    assert same.to_list() == cells.to_list()
+    text, failed = convert(cells, "str")
+    assert text.to_list() == [None, "größe", None, ""]
+    assert failed is not None
+    assert failed.to_list() == [True, False, False, False]
+    for other in (pl.Series(["a"]), pl.Series([1]), pl.Series([0.5]), pl.Series([True])):
+        none, failed = convert(other, "bytes")
+        assert (none.dtype, none.to_list()) == (pl.Binary, [None])
+        assert failed is not None
+        assert failed.all()
+    for kind in ("int", "float", "bool", "date", "datetime"):
+        none, failed = convert(pl.Series([b"1"]), kind)
+        assert none.null_count() == 1
+        assert failed is not None

@@ -100,3 +100,12 @@ def test_unseen_names_and_missing_data_are_drift() -> None:
     assert distance(reference, reference) == 0.0
     assert distance(reference, pl.DataFrame({"s": ["a", "b", "c", "c"] * 250})) > 0.5
     assert distance(reference, pl.DataFrame({"s": ["a", "b", None, None] * 250})) > 0.5
+
+
+def test_of_bytes_the_sizes_are_counted() -> None:
+    frame = pl.DataFrame({"image": [b"x" * size for size in range(1, 101)] + [None]})
+    (column,) = profile(frame).columns
+    assert (column.type, column.count, column.nulls, column.low, column.high) == ("bytes", 101, 1, 1.0, 100.0)
+    assert column.categories is None
+    larger = profile(pl.DataFrame({"image": [b"x" * 900] * 50}), reference=profile(frame))
+    assert psi(column, larger.columns[0]) > 1.0

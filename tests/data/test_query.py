@@ -40,6 +40,14 @@ def test_types_become_those_a_column_can_have(views: dict[str, View], tmp_path: 
     assert str(found["t"][0]) == "2024-01-02 01:00:00"
 
 
+def test_bytes_go_through_unchanged(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"id": [1, 2], "image": [b"\xff\x00", None], "_seq": [0, 0], "_row": [1, 2]})
+    frame.write_parquet(tmp_path / "a.parquet")
+    views = {"a": View(paths=[str(tmp_path / "a.parquet")], columns=infer(frame), key=("id",))}
+    found = run("select image, id from a order by id", views, tmp_path)
+    assert found["image"].to_list() == [b"\xff\x00", None]
+
+
 @pytest.mark.parametrize(
     ("sql", "words"),
     [

@@ -133,3 +133,8 @@ def test_the_first_moment_of_the_window_is_judged() -> None:
 
 def test_a_key_may_be_all_of_the_columns() -> None:
     assert key_names(settings(HoldoutSpec(fraction=0.2), key=("id", "day")), ["day", "id"]) == ("id", "day")
+
+
+def test_the_text_of_bytes_is_that_of_postgres() -> None:
+    frame = pl.DataFrame({"x": [b"hi\x00", b"", None]})
+    assert frame.select(key_text({"x": "bytes"})).to_series().to_list() == ["\\\\x686900", "\\\\x", "\\N"]

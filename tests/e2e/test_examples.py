@@ -115,6 +115,26 @@ def test_search_finds_pages_and_learns_of_another_manual(copied: Path) -> None:
     assert (second["outcome"], second["release"]["generation"]) == ("released", 2), second["sentence"]
 
 
+@pytest.mark.parametrize("copied", ["digits"], indirect=True)
+def test_digits_are_read_from_image_files_and_more_of_them_make_a_better_model(copied: Path) -> None:
+    call(copied, "prepare.py")
+    first = turn(copied)
+    assert first["outcome"] == "released", first["sentence"]
+    answered = pl.read_parquet(next((copied / "data" / "answered").glob("*.parquet")))
+    assert answered["file"].to_list() == [f"{number}.png" for number in range(1_697, 1_797)]
+    assert set(answered["prediction"]) <= {str(digit) for digit in range(10)}
+    call(copied, "prepare.py", "--next")
+    shutil.copy(copied / "data" / "inbox" / "0" / "0000.png", copied / "data" / "to_score" / "late.png")
+    second = turn(copied)
+    assert (second["outcome"], second["release"]["generation"]) == ("released", 2), second["sentence"]
+    late = [pl.read_parquet(path) for path in (copied / "data" / "answered").glob("*.parquet")]
+    assert sorted(frame.height for frame in late) == [1, 100]
+    call(copied, "-m", "interlock", "report")
+    page = (copied / "reports" / "release-0002.html").read_text()
+    assert "bytes each" in page
+    assert "data:image/png" not in page, "no image of the data is in the dossier"
+
+
 @pytest.mark.parametrize("copied", ["answers"], indirect=True)
 def test_answers_are_pieces_of_their_pages(copied: Path) -> None:
     call(copied, "prepare.py")

@@ -93,3 +93,10 @@ def test_columns_take_the_kind_asked_for() -> None:
     assert as_column(column, "pyarrow").to_pylist() == [1, 2]
     assert as_column(column, "numpy").tolist() == [1, 2]
     assert as_column(column, "pandas").name == "i"
+
+
+def test_bytes_stay_bytes_in_every_kind_of_frame() -> None:
+    frame = pl.DataFrame({"image": [b"\xff\x00", None]})
+    assert as_frame(frame, "pandas", ["image"])["image"].tolist() == [b"\xff\x00", None]
+    assert as_frame(frame, "polars")["image"].to_list() == [b"\xff\x00", None]
+    assert as_frame(frame, "pyarrow")["image"].to_pylist() == [b"\xff\x00", None]

@@ -46,6 +46,13 @@ class TestMadeRows:
         assert {"", "A"} <= set(made.risky["c"]) - {"a", "b"}
         assert made.risky["n"].null_count() == 0
 
+    def test_bytes_are_not_varied(self):
+        signature = Signature(inputs=(Column(name="image", type="bytes", nullable=True), SIGNATURE.inputs[1]))
+        rows = ROWS.select(pl.lit(b"\xff").alias("image"), "n")
+        made = made_rows(rows, signature)
+        assert set(made.calm["image"]) == {b"\xff"}
+        assert set(made.risky["image"]) == {b"\xff", None}
+
     def test_without_rows(self):
         made = made_rows(ROWS.clear(), SIGNATURE)
         assert made.calm.height == made.risky.height == 0

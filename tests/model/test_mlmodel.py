@@ -10,6 +10,7 @@ SIGNATURE = Signature(
         Column(name='it\'s: "odd" # ü', type="int", nullable=True),
         Column(name="n", type="int", nullable=False),
         Column(name="day", type="date", nullable=False),
+        Column(name="image", type="bytes", nullable=False),
     ),
     output=Output(kind="label", type="str", classes=("a", "b")),
 )
@@ -24,6 +25,7 @@ def test_mlmodel_is_yaml_with_a_signature():
         ('it\'s: "odd" # ü', "double"),
         ("n", "long"),
         ("day", "datetime"),
+        ("image", "binary"),
     ]
     assert json.loads(model["signature"]["outputs"])[0]["type"] == "string"
     assert mlmodel(SIGNATURE, ["same"]) == text != mlmodel(SIGNATURE, ["other"])

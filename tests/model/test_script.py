@@ -156,6 +156,22 @@ def test_a_source_for_reference_is_a_channel_of_its_name(tmp_path: Path) -> None
     assert len((folders["train"] / "train.csv").read_text().splitlines()) == ROWS
 
 
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_bytes_do_not_go_into_csv(tmp_path: Path, format: str) -> None:
+    pl.DataFrame({"image": [b"\xff"], "y": ["a"]}).write_parquet(tmp_path / "training.parquet")
+    task = Task(
+        code="", entry=Entry(path="t.py", function="__main__", module="t", search="."),
+        rows=str(tmp_path / "training.parquet"), features=("image",), target="y",
+        order="", params={}, seed=0, model_dir="", data_dir="", needs_predict=False, script=Script(format=format),
+    )  # fmt: skip
+    if format == "csv":
+        with pytest.raises(ContractError, match="'image' holds bytes"):
+            write_channels(task, ["train"], tmp_path / "data", header=True)
+        return
+    folders = write_channels(task, ["train"], tmp_path / "data", header=True)
+    assert pl.read_parquet(folders["train"] / "train.parquet")["image"].to_list() == [b"\xff"]
+
+
 def test_a_program_for_vertex_gets_names_and_three_files(tmp_path: Path, runner: Runner) -> None:
     source = """
 import json, os

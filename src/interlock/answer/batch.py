@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -20,7 +21,8 @@ from interlock.answer.intake import Layout
 from interlock.answer.outlet import FolderOutlet, Outlet, open_outlet, set_aside
 from interlock.answer.scoring import Job, Scored, score
 from interlock.answer.staging import LINEAGE, Seal, read_staged
-from interlock.answer.waiting import SEEN, Desk, Waiting, hold_file
+from interlock.answer.waiting import IMAGES, SEEN, Desk, Waiting, hold_file
+from interlock.data.images import Known, Verdict
 from interlock.data.opening import shown
 from interlock.data.profile import Profile
 from interlock.data.readers import Unreadable
@@ -71,6 +73,8 @@ def score_inbox(parts: Parts, turn: Turn, runner_factory: RunnerFactory) -> list
     desk = Desk(parts, turn, scratch)
     results = []
     with _Scorer(parts, turn, runner_factory, outlet, scratch) as scorer:
+        if settings.batch.files == "images":
+            return _score_images(scorer, desk)
         for arrival in desk.arrivals():
             known = desk.known_digest(arrival)
             if known is not None and scorer.settled(known):
@@ -80,6 +84,38 @@ def score_inbox(parts: Parts, turn: Turn, runner_factory: RunnerFactory) -> list
             if result is not None:
                 turn.say(_told(result))
                 results.append(result)
+    return results
+
+
+class _Pending(Record, frozen=True, kw_only=True):
+    """Document ``pending`` of the batch inbox: the images that are being answered.
+
+    After a kill their answers are found by this, though other images may have come and the groups be others.
+    """
+
+    digest: str = ""
+    images: dict[str, Known] = msgspec.field(default_factory=dict)
+
+
+def _score_images(scorer: "_Scorer", desk: Desk) -> list[BatchResult]:
+    """Answer all images that wait, in groups; each group is one file of answers, with a row for each name."""
+    results = []
+    pending = scorer.parts.ledger.read("pending", SEEN, _Pending) or _Pending()
+    if pending.digest:
+        file = Waiting(name=IMAGES, path=Path(), digest=pending.digest, images=pending.images)
+        found = scorer.found(file, _stem(file))
+        if found is not None:
+            _record(scorer, file, found, remember=True)
+            results.append(found)
+    for file in desk.images(scorer.verdict, scorer.rules):
+        name = f"{_stem(file)}{scorer.release.generation}.parquet"
+        with scorer.turn.transaction(scorer.parts.ledger) as t:
+            t.put("pending", SEEN, _Pending(digest=file.digest, images=dict(file.images)))
+        result = scorer.answer(file, name)
+        if result is not None:
+            _record(scorer, file, result, remember=True)
+            scorer.turn.say(_told(result))
+            results.append(result)
     return results
 
 
@@ -108,13 +144,18 @@ def _inbox_file(scorer: "_Scorer", file: Waiting) -> BatchResult | None:
         with scorer.turn.transaction(scorer.parts.ledger) as t:
             t.put("seen", f"{SEEN}/{file.name}", file.seen)
         return None
-    stem = f"{_safe_stem(file.name)}-{short(file.digest)}-r"
+    stem = _stem(file)
     result = scorer.found(file, stem)
     if result is None:
         result = scorer.answer(file, f"{stem}{scorer.release.generation}.parquet")
     if result is not None:
         _record(scorer, file, result, remember=True)
     return result
+
+
+def _stem(file: Waiting) -> str:
+    """What the names of all answers to this file begin with; the generation follows."""
+    return f"{_safe_stem(file.name)}-{short(file.digest)}-r"
 
 
 def _safe_stem(name: str) -> str:
@@ -140,7 +181,12 @@ def _record(scorer: "_Scorer", file: Waiting, result: BatchResult, *, remember: 
         if remember and scorer.lasting:
             t.put("batch", key, result)
             t.put("batch_rules", key, _Rules(rules=scorer.rules))
-            t.put("seen", f"{SEEN}/{file.name}", file.seen)
+            if file.seen is not None:
+                t.put("seen", f"{SEEN}/{file.name}", file.seen)
+            for name, known in file.images.items():
+                t.put("seen", f"{SEEN}/{name}", known)
+        if file.images:
+            t.put("pending", SEEN, _Pending())
         if result.status == "published":
             mark_served(t, result.generation, event.sequence)
 
@@ -216,13 +262,17 @@ class _Scorer:
 
     def settled(self, file_digest: str) -> bool:
         """Tell whether a release answered this file, it was unreadable, or this model refused it under these rules."""
+        return self.verdict(file_digest) != "open"
+
+    def verdict(self, file_digest: str) -> Verdict:
+        """Answered (or unreadable): done. Refused: by this model, under these rules."""
         ledger = self.parts.ledger
         found = ledger.scan("batch", BatchResult, prefix=f"{file_digest}/")
         if any(result.status in ("published", "unreadable") for _, result in found):
-            return True
+            return "done"
         key = f"{file_digest}/{self.release.champion}"
         rules = ledger.read("batch_rules", key, _Rules)
-        return rules is not None and rules.rules == self.rules
+        return "refused" if rules is not None and rules.rules == self.rules else "open"
 
     def found(self, file: Waiting, stem: str) -> BatchResult | None:
         """Find what a killed turn published under ``stem`` and could not record: the footer says what it is."""
@@ -312,7 +362,7 @@ class _Scorer:
         bundle = self._opened.bundle
         return Job(
             path=file.path,
-            layout=self._layout,
+            layout=replace(self._layout, bad=file.bad),
             signature=bundle.signature,
             keys=frozenset(_key_columns(self.parts.settings)),
             seed=bundle.seed,
@@ -412,6 +462,8 @@ def _kept(settings: Settings, present: Sequence[str]) -> tuple[str, ...]:
     Raises :class:`DataRefused` when one that was asked for is not there, or is called like an answer column.
     """
     wanted = settings.batch.keep or tuple(name for name in _key_columns(settings) if name in present)
+    if settings.batch.files == "images":
+        wanted = ("file", *wanted)
     missing = [name for name in wanted if name not in present]
     if missing:
         raise DataRefused(

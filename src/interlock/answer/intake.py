@@ -36,6 +36,7 @@ class Layout:
     """What is read of a file: the ``inputs`` of the model, and of the columns present those that ``keep`` chooses.
 
     ``encoded``: text may stay dictionary-encoded. ``types``: known types of kept columns, for files of text.
+    ``bad``: cells (row, column, reason) of a Parquet file that are known to be bad.
     """
 
     inputs: tuple[Column, ...]
@@ -43,6 +44,7 @@ class Layout:
     keep: Callable[[Sequence[str]], tuple[str, ...]]
     encoded: bool
     types: Mapping[str, ColumnType]
+    bad: pl.DataFrame | None = None
 
     def columns(self, present: Sequence[str], name: str) -> tuple[str, ...]:
         """Columns to copy; raises :class:`DataRefused` when an input is not among those ``present``."""
@@ -161,14 +163,16 @@ class _ParquetIntake:
 
     def chunks(self) -> Iterator[Chunk]:
         """Type and check each batch."""
-        before, nothing = 0, pl.DataFrame(schema=BAD_SCHEMA)
+        before = 0
+        bad = pl.DataFrame(schema=BAD_SCHEMA) if self._layout.bad is None else self._layout.bad
         decoders = {column.name: _Decoder() for column in self._layout.inputs}
         for batch in self.batches():
             series = _series(batch, decoders)
             kept = {name: batch.column(name) for name in self._kept}
             rows = np.arange(before + 1, before + batch.num_rows + 1)
             before += batch.num_rows
-            yield _checked(series, kept, rows, self._layout, nothing)
+            known = bad.filter(pl.col("row").is_between(before - batch.num_rows + 1, before))
+            yield _checked(series, kept, rows, self._layout, known)
 
 
 def _series(batch: Any, decoders: Mapping[str, "_Decoder"]) -> list[pl.Series]:

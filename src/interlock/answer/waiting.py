@@ -4,18 +4,25 @@ A local file is hashed and scored where it lies; it must be the same before and 
 turn. An object is copied first.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from interlock.data.inbox import Arrival, FolderInbox, Inbox, being_written, content_digest, open_inbox
+import polars as pl
+
+from interlock.data.images import Gathering, Group, Known, Verdict, is_image
+from interlock.data.inbox import Arrival, FolderInbox, Inbox, being_written, content_digest, is_table, open_inbox
 from interlock.data.opening import shown
+from interlock.data.readers import BAD_SCHEMA
 from interlock.ports import Parts, Turn
 from interlock.records import Record
 
 SEEN = "@batch"
 """First part of the keys of ``seen`` documents of the batch inbox; no source can be called that."""
+IMAGES = "images.parquet"
+"""What a group of images is called, as a file."""
 _RACY_S = 2.0
 
 
@@ -29,13 +36,19 @@ class Seen(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """One file: its name in the inbox, where its bytes are on this machine, their digest, and what to remember."""
+    """One file: its name in the inbox, where its bytes are on this machine, their digest, and what to remember.
+
+    For a group of images, which is scored as one Parquet file: what to remember of each of the ``images``, and the
+    cells (row, column, reason) that are known to be ``bad``.
+    """
 
     name: str
     path: Path
     digest: str
     seen: Seen | None = None
     state: tuple[int, ...] = ()
+    images: Mapping[str, Known] = field(default_factory=dict)
+    bad: pl.DataFrame | None = None
 
     def unchanged(self) -> bool:
         """Tell whether the bytes at ``path`` are still those that were hashed, as far as the file system knows."""
@@ -47,7 +60,8 @@ class Desk:
 
     def __init__(self, parts: Parts, turn: Turn, scratch: Path) -> None:
         self._parts, self._turn, self._scratch = parts, turn, scratch
-        self._inbox: Inbox = open_inbox(parts.settings, parts.settings.batch.inbox)
+        takes = is_image if parts.settings.batch.files == "images" else is_table
+        self._inbox: Inbox = open_inbox(parts.settings, parts.settings.batch.inbox, takes)
         self._seen = dict(parts.ledger.scan("seen", Seen, prefix=f"{SEEN}/"))
 
     def arrivals(self) -> list[Arrival]:
@@ -73,6 +87,37 @@ class Desk:
         seen = self._to_remember(arrival, staged.digest)
         yield Waiting(name=arrival.name, path=staged.path, digest=staged.digest, seen=seen)
         staged.path.unlink(missing_ok=True)
+
+    def images(self, verdict: Callable[[str], Verdict], rules: str) -> Iterator[Waiting]:
+        """Images that wait for an answer, in groups, each as one Parquet file; ``verdict`` judges digests of groups."""
+        start, judged = len(SEEN) + 1, functools.cache(verdict)
+        known = {key[start:]: each for key, each in self._parts.ledger.scan("seen", Known, prefix=f"{SEEN}/")}
+        refreshed: dict[str, Known] = {}
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        gathering = Gathering(
+            inbox=self._inbox,
+            known=known,
+            verdict=lambda each: judged(each.group),
+            keep=lambda _path, _digest, name: self._turn.say(f"{shown(name)} is no image"),
+            rules=rules,
+            withdraw=False,
+            now_s=self._parts.clock.now().timestamp(),
+            scratch=self._scratch,
+            say=self._turn.say,
+        )
+        for group in gathering.groups(self.arrivals(), refreshed):
+            yield self._as_file(group)
+        if refreshed:
+            with self._turn.transaction(self._parts.ledger) as t:
+                for name, each in refreshed.items():
+                    t.put("seen", f"{SEEN}/{name}", each)
+
+    def _as_file(self, group: Group) -> Waiting:
+        labels = [source.label for source in self._parts.settings.sources.values() if source.files == "images"]
+        path = self._scratch / "images.parquet"
+        group.frame(next(iter(labels), "label")).write_parquet(path, compression="uncompressed", statistics=False)
+        bad = pl.DataFrame(group.faults(), schema=BAD_SCHEMA, orient="row")
+        return Waiting(name=IMAGES, path=path, digest=group.digest, images=group.known(), bad=bad)
 
     def _in_place(self, arrival: Arrival) -> Waiting | None:
         path = Path(arrival.key)

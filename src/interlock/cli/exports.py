@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from interlock.data.ingest import source_of
 from interlock.data.layout import Layout
 from interlock.data.odcs_writer import Known, contract_text
 from interlock.data.opening import kind_of
+from interlock.data.sources import source_of
 from interlock.errors import Misuse, NotFound, StoreFault
 from interlock.ports import Parts
 from interlock.records import FileResult, Record

@@ -11,9 +11,10 @@ from interlock.data.odcs import read_contract
 from interlock.data.opening import shown
 from interlock.data.plain_yaml import MAX_BYTES
 from interlock.data.rules import Contract
+from interlock.data.sources import HOLDOUT, source_of
 from interlock.errors import SettingsError
 from interlock.ports import Parts, Turn
-from interlock.records import Record
+from interlock.records import Record, digest
 from interlock.settings import Settings, Source
 
 
@@ -122,3 +123,17 @@ def tell(parts: Parts, turn: Turn, name: str, contract: Contract) -> None:
     with turn.transaction(parts.ledger) as t:
         t.append("contract.read", name, msgspec.to_builtins(held))
         t.put("contract", name, held)
+
+
+def held_against(parts: Parts, turn: Turn, name: str) -> tuple[Source, Contract | None, str]:
+    """The source as its contract completes it, the contract, and the digest of all that files are held against."""
+    settings, source = parts.settings, source_of(parts.settings, name)
+    named = next(iter(settings.row_sources)) if name == HOLDOUT else name
+    contract = contract_of(settings, source, named)
+    if contract is None:
+        said = msgspec.to_builtins(source)
+        del said["contract"]  # a source without one has the digest that it always had
+        return source, None, digest([said, settings.bad_row_share(source)])
+    source = agreed(source, contract, place_of(settings, named))
+    tell(parts, turn, name, contract)
+    return source, contract, digest([msgspec.to_builtins(source), settings.bad_row_share(source), contract.digest])

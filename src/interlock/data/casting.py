@@ -1,6 +1,6 @@
 """Logical types and the frames' types: infer them from text, and convert columns telling which cells do not fit.
 
-The six logical types of :data:`~interlock.records.ColumnType` have one Polars type each (``DTYPES``). Text becomes a
+The seven logical types of :data:`~interlock.records.ColumnType` have one Polars type each (``DTYPES``). Text becomes a
 type only when *every* value of the column is of it; numbers with leading zeros (``007``) and whole numbers beyond
 64 bits stay text, because they are names and not amounts. Empty cells are nulls.
 """
@@ -18,6 +18,7 @@ DTYPES: Mapping[ColumnType, pl.DataType] = {
     "str": pl.String(),
     "date": pl.Date(),
     "datetime": pl.Datetime("us"),
+    "bytes": pl.Binary(),
 }
 NOT_A: Mapping[ColumnType, str] = {
     "bool": "is not true or false",
@@ -26,6 +27,7 @@ NOT_A: Mapping[ColumnType, str] = {
     "str": "is not text",
     "date": "is not a date like 2026-11-21",
     "datetime": "is not a date and time like 2026-11-21T02:30:52",
+    "bytes": "is not bytes",
 }
 _EXACT = 2**53
 _TRUE_FALSE = ("true", "false")
@@ -38,7 +40,7 @@ _ZONED = r"(?:Z|[+-]\d{2}:?\d{2})$"
 
 
 def logical(dtype: pl.DataType) -> ColumnType | None:
-    """The logical type of a Polars type; None for one that no column can have here (lists, structs, bytes)."""
+    """The logical type of a Polars type; None for one that no column can have here (lists, structs)."""
     if dtype.is_integer():
         return "int"
     if dtype.is_float() or dtype.is_decimal():
@@ -47,8 +49,8 @@ def logical(dtype: pl.DataType) -> ColumnType | None:
         return "bool"
     if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         return "str"
-    if dtype == pl.Date:
-        return "date"
+    if dtype in (pl.Date, pl.Binary):
+        return "date" if dtype == pl.Date else "bytes"
     return "datetime" if dtype == pl.Datetime else None
 
 
@@ -137,6 +139,8 @@ def _from_text(text: pl.Series, to: ColumnType) -> pl.Series:
     stripped = text.str.strip_chars()
     if to == "int":
         return _ints(stripped)
+    if to == "bytes":
+        return pl.Series(text.name, [None], dtype=pl.Binary).new_from_index(0, text.len())
     if to == "float":
         return stripped.cast(pl.Float64, strict=False)
     words = {"true": True, "1": True, "false": False, "0": False}
@@ -187,7 +191,16 @@ def _from_typed(series: pl.Series, have: ColumnType | None, to: ColumnType) -> p
     if (have, to) == ("datetime", "date"):
         midnight = series == series.dt.truncate("1d")
         return series.set(~midnight.fill_null(value=False), None).cast(pl.Date)
+    if (have, to) == ("bytes", "str"):
+        return pl.Series(series.name, [_utf8(cell) for cell in series], dtype=pl.String)
     return series.cast(pl.String) if to == "str" else nothing
+
+
+def _utf8(cell: bytes | None) -> str | None:
+    try:
+        return None if cell is None else cell.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _utc(series: pl.Series) -> pl.Series:

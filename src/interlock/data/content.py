@@ -16,7 +16,7 @@ def rows_digest(rows: pl.LazyFrame) -> str:
 
     The JSON of names and types; then for each 262,144 rows and each column: the nulls as bits, and the
     values with nulls as zero: numbers as 8 bytes (dates as days, times as microseconds), booleans as bits, text as the
-    length of each in 4 bytes and then all of it as UTF-8. Little-endian.
+    length of each in 4 bytes and then all of it as UTF-8, bytes alike. Little-endian.
     """
     schema = rows.collect_schema()
     sha = hashlib.sha256(msgspec.json.encode([[name, logical(dtype)] for name, dtype in schema.items()]))
@@ -36,6 +36,9 @@ def _bytes(series: pl.Series) -> Iterator[bytes]:
         text = series.fill_null("")
         yield text.str.len_bytes().to_numpy().astype("<u4").tobytes()
         yield str(text.str.join("").item()).encode()
+    elif series.dtype == pl.Binary:
+        yield series.bin.size().fill_null(0).to_numpy().astype("<u4").tobytes()
+        yield from (cell for cell in series if cell is not None)
     elif series.dtype == pl.Boolean:
         yield np.packbits(series.fill_null(value=False).to_numpy()).tobytes()
     elif series.dtype == pl.Float64:

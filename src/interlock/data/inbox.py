@@ -29,6 +29,8 @@ _SPAN_BYTES = 2**18
 _NANO = 1_000_000_000
 
 Say = Callable[[str], None]
+Takes = Callable[[str], bool]
+"""Is a file of that name wanted?"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +76,18 @@ class Inbox:
         raise NotImplementedError
 
 
-def open_inbox(settings: Settings, location: str) -> Inbox:
-    """The inbox at a folder (relative to the project) or URL. Raises :class:`SettingsError` for no such folder."""
+def is_table(name: str) -> bool:
+    """Tell whether the suffix is that of a table."""
+    return kind_of(name) is not None
+
+
+def open_inbox(settings: Settings, location: str, takes: Takes = is_table) -> Inbox:
+    """The inbox at a folder (relative to the project) or URL, for files that ``takes`` knows.
+
+    Raises :class:`SettingsError` when there is no such folder.
+    """
     if "://" in location:
-        return ObjectInbox(open_blobs(location, settings))
+        return ObjectInbox(open_blobs(location, settings), takes)
     folder = settings.path(location)
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -86,7 +96,7 @@ def open_inbox(settings: Settings, location: str) -> Inbox:
             next_step=f"Create it (mkdir -p {shown(location)}), or mend the 'inbox' key in interlock.toml.",
             inbox=location,
         )
-    return FolderInbox(folder)
+    return FolderInbox(folder, takes)
 
 
 def is_skipped(name: str) -> bool:
@@ -103,8 +113,8 @@ def _tell_unknown(names: list[str], say: Say) -> None:
 class ObjectInbox(Inbox):
     """A prefix of an object store; objects are whole by nature."""
 
-    def __init__(self, blobs: Blobs) -> None:
-        self._blobs = blobs
+    def __init__(self, blobs: Blobs, takes: Takes = is_table) -> None:
+        self._blobs, self._takes = blobs, takes
 
     def arrivals(self, say: Say) -> list[Arrival]:
         """Objects with a known suffix."""
@@ -112,7 +122,7 @@ class ObjectInbox(Inbox):
         for info in self._blobs.list():
             if is_skipped(info.key) or info.key.endswith("/"):
                 continue
-            if kind_of(info.key) is None:
+            if not self._takes(info.key):
                 unknown.append(info.key)
                 continue
             found.append(
@@ -140,14 +150,14 @@ class ObjectInbox(Inbox):
 class FolderInbox(Inbox):
     """A folder of this machine, with its subfolders."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, takes: Takes = is_table) -> None:
+        self._folder, self._takes = folder, takes
 
     def arrivals(self, say: Say) -> list[Arrival]:
         """Regular files with a known suffix."""
         found, unknown = [], []
         for name, path in self._files(say):
-            if kind_of(name) is None:
+            if not self._takes(name):
                 unknown.append(name)
                 continue
             try:

@@ -6,9 +6,9 @@ one atomic commit under the file's digest; then the event and the documents in o
 by running again: a commit that was made is found by its key and only recorded.
 """
 
-import re
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -16,29 +16,29 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 import polars as pl
 
-from interlock.data.agreement import agreed, contract_of, place_of, tell
+from interlock.data.agreement import held_against
 from interlock.data.casting import DTYPES
 from interlock.data.dedupe import dedupe, dedupe_large
-from interlock.data.inbox import Arrival, Inbox, Staged, open_inbox
+from interlock.data.images import Gathering, Group, GroupRows, Known, by_groups, is_image
+from interlock.data.inbox import Arrival, Inbox, Staged, is_table, open_inbox
 from interlock.data.layout import Layout, evolve, grown, undecided
-from interlock.data.opening import Unreadable, shown
+from interlock.data.opening import Unreadable, safe_name, shown
 from interlock.data.readers import BAD_SCHEMA, ROW
 from interlock.data.row_index import RowIndex
 from interlock.data.rules import Contract
 from interlock.data.sift import Sifted, sift
 from interlock.data.slices import open_slices
+from interlock.data.sources import source_of
 from interlock.data.spool import Spool
 from interlock.data.unique import not_unique
-from interlock.errors import DataRefused, NotFound, SettingsError, StoreFault
+from interlock.errors import DataRefused, SettingsError, StoreFault
 from interlock.ports import Parts, Turn
-from interlock.records import FileResult, Record, digest, facts_of, timestamp
-from interlock.settings import Settings, Source
+from interlock.records import FileResult, Record, facts_of, timestamp
+from interlock.settings import Source
 
 if TYPE_CHECKING:
     import numpy as np
 
-HOLDOUT = "holdout"
-"""Source name of the holdout's own inbox."""
 _RACY_S = 2.0
 COMPARED_ROWS = 500_000
 """Up to so many rows, stored and new, duplicates are found by comparing rows, and beyond by the index of hashes."""
@@ -78,25 +78,6 @@ class _Work:
         return self.parts.ledger.read("columns", self.name, Layout) or Layout()
 
 
-def source_of(settings: Settings, name: str) -> Source:
-    """The rules of a source; ``holdout`` has those of the first source and the inbox of the holdout.
-
-    Raises :class:`NotFound` for a name that is not configured.
-    """
-    sources = settings.sources
-    if name == HOLDOUT and settings.data.holdout.inbox:
-        if HOLDOUT in sources:
-            raise SettingsError(
-                "A source is named 'holdout', and [data] holdout has an inbox of its own.",
-                next_step="Give the source another name.",
-            )
-        first = next(iter(settings.row_sources.values()))
-        return msgspec.structs.replace(first, inbox=settings.data.holdout.inbox)
-    if name not in sources:
-        raise NotFound(f"There is no source '{name}'.", next_step=f"Sources: {', '.join(sources)}.")
-    return sources[name]
-
-
 def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
     """Take in the new files of one source; one result for each file that something was decided about.
 
@@ -108,9 +89,10 @@ def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
         raise SettingsError(
             f"Source '{source_name}' has no inbox.", next_step="Set 'inbox' of the source in interlock.toml."
         )
-    inbox = open_inbox(parts.settings, source.inbox)
+    images = source.files == "images"
+    inbox = open_inbox(parts.settings, source.inbox, is_image if images else is_table)
     arrivals = inbox.arrivals(turn.say)
-    source, contract, rules = _rules(parts, turn, source_name, source)
+    source, contract, rules = held_against(parts, turn, source_name)
     base = parts.settings.home / "work" / turn.id
     base.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ingest-", dir=base) as scratch:
@@ -124,24 +106,10 @@ def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
             contract=contract,
         )
         _require_table(work)
-        results = _all(work, inbox, arrivals)
+        results = _all_images(work, inbox, arrivals) if images else _all(work, inbox, arrivals)
     if any(result.table_version is not None for result in results):
         parts.tables.maintain(f"sources/{source_name}")
     return results
-
-
-def _rules(parts: Parts, turn: Turn, name: str, source: Source) -> tuple[Source, Contract | None, str]:
-    """The source as its contract completes it, the contract, and the digest of all that files are held against."""
-    settings = parts.settings
-    named = next(iter(settings.row_sources)) if name == HOLDOUT else name
-    contract = contract_of(settings, source, named)
-    told = [msgspec.to_builtins(source), settings.bad_row_share(source)]
-    if contract is None:
-        del told[0]["contract"]  # a source without one has the digest that it always had
-        return source, None, digest(told)
-    source = agreed(source, contract, place_of(settings, named))
-    tell(parts, turn, name, contract)
-    return source, contract, digest([msgspec.to_builtins(source), settings.bad_row_share(source), contract.digest])
 
 
 def _require_table(work: _Work) -> None:
@@ -191,7 +159,8 @@ def _arrived(work: _Work, inbox: Inbox, arrival: Arrival, seen: dict[str, Seen])
     now = _seen(work, arrival, staged)
     seen[key] = now
     if known is None or (known.status != "accepted" and _rules_changed(work, known, before, seen)):
-        result, layout = _take(work, arrival, staged, now)
+        found = _Incoming(arrival.name, staged.digest, staged.size_bytes, Pending(digest=staged.digest, seen=now))
+        result, layout = _take(work, found, staged.path)
     elif before is not None and before.digest == staged.digest:
         with work.turn.transaction(ledger) as t:
             t.put("seen", key, now)
@@ -201,7 +170,7 @@ def _arrived(work: _Work, inbox: Inbox, arrival: Arrival, seen: dict[str, Seen])
     result = msgspec.structs.replace(
         result, seconds=work.parts.clock.monotonic() - started, at=timestamp(work.parts.clock.now())
     )
-    _record(work, result, now, layout)
+    _record(work, result, Pending(seen=now), layout)
     return result
 
 
@@ -239,16 +208,72 @@ def _repeated(arrival: Arrival, staged: Staged, known: FileResult) -> FileResult
     )
 
 
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def _all_images(work: _Work, inbox: Inbox, arrivals: Sequence[Arrival]) -> list[FileResult]:
+    """Do for images what :func:`_all` does for tables: each group of them is one file."""
+    results = [result for result in (_recover(work),) if result is not None]
+    ledger, start = work.parts.ledger, len(work.name) + 1
+    known = {key[start:]: seen for key, seen in ledger.scan("seen", Known, prefix=f"{work.name}/")}
+    files = ledger.scan("file", FileResult, prefix=f"{work.name}/")
+    refreshed: dict[str, Known] = {}
+    gathering = Gathering(
+        inbox=inbox,
+        known=known,
+        verdict=by_groups({result.digest: result.status for _, result in files}, work.rules),
+        keep=lambda path, name, called: work.parts.blobs.put(f"quarantine/{name}/{safe_name(called)}", path),
+        rules=work.rules,
+        withdraw=work.source.on_duplicate == "keep-last",
+        now_s=work.parts.clock.now().timestamp(),
+        scratch=work.scratch,
+        say=work.turn.say,
+    )
+    for group in gathering.groups(arrivals, refreshed):
+        results.append(_group(work, group))
+        work.turn.say(_told(results[-1]))
+    if refreshed:
+        with work.turn.transaction(ledger) as t:
+            for name, seen in refreshed.items():
+                t.put("seen", f"{work.name}/{name}", seen)
+    return results
+
+
+def _group(work: _Work, group: Group) -> FileResult:
+    started = work.parts.clock.monotonic()
+    pending = Pending(digest=group.digest, images=group.known())
+    result, layout = _take(work, _Incoming(group.name, group.digest, group.size_bytes, pending, group), work.scratch)
+    result = msgspec.structs.replace(
+        result, seconds=work.parts.clock.monotonic() - started, at=timestamp(work.parts.clock.now())
+    )
+    _record(work, result, Pending(images=group.known(accepted=result.status == "accepted")), layout)
+    return result
+
+
 # ---- one new file ----------------------------------------------------------------------------------------------------
 
 _Outcome = tuple[FileResult, Layout | None]
 
 
 class Pending(Record, frozen=True, kw_only=True):
-    """Document ``pending``: the file whose rows are being committed, so that a kill leaves no commit unrecorded."""
+    """Document ``pending``: the file whose rows are being committed, so that a kill leaves no commit unrecorded.
+
+    With what is to be remembered of the file, or of each image of a group.
+    """
 
     digest: str = ""
     seen: Seen | None = None
+    images: dict[str, Known] = msgspec.field(default_factory=dict)
+
+
+class _Incoming(NamedTuple):
+    """A new file, or a group of images: its name, its digest, its size, and what is to be remembered of it."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    pending: Pending
+    group: Group | None = None
 
 
 class _Facts(Record, frozen=True, kw_only=True):
@@ -261,12 +286,12 @@ class _Facts(Record, frozen=True, kw_only=True):
 def _recover(work: _Work) -> FileResult | None:
     """Record the commit of a turn that was killed before it could, even if the file has gone since."""
     pending = work.parts.ledger.read("pending", work.name, Pending)
-    if pending is None or not pending.digest or pending.seen is None:
+    if pending is None or not pending.digest:
         return None
     outcome = _committed(work, pending.digest)
     if outcome is None:
         return None
-    _record(work, outcome[0], pending.seen, outcome[1])
+    _record(work, outcome[0], pending, outcome[1])
     return outcome[0]
 
 
@@ -278,23 +303,23 @@ def _committed(work: _Work, file_digest: str) -> _Outcome | None:
     return msgspec.structs.replace(facts.result, table_version=commit.version), facts.layout
 
 
-def _take(work: _Work, arrival: Arrival, staged: Staged, seen: Seen) -> _Outcome:
+def _take(work: _Work, found: _Incoming, path: Path) -> _Outcome:
     """Read, decide, append; every outcome is a result. The layout is None when it stays as it was."""
-    done = _committed(work, staged.digest)
+    done = _committed(work, found.digest)
     if done is not None:
         return done
     blank = FileResult(
         source=work.name,
-        name=arrival.name,
-        digest=staged.digest,
-        size_bytes=staged.size_bytes,
+        name=found.name,
+        digest=found.digest,
+        size_bytes=found.size_bytes,
         status="accepted",
         at=timestamp(work.parts.clock.now()),
     )
     try:
-        return _accept(work, blank, staged, seen)
+        return _accept(work, blank, found, path)
     except Unreadable as error:
-        work.parts.blobs.put(f"quarantine/{staged.digest}/{safe_name(arrival.name)}", staged.path)
+        work.parts.blobs.put(f"quarantine/{found.digest}/{safe_name(found.name)}", path)
         return _not_accepted(blank, "unreadable", error), None
     except DataRefused as error:
         return _not_accepted(blank, "refused", error), None
@@ -306,26 +331,24 @@ def _not_accepted(blank: FileResult, status: Literal["refused", "unreadable"], e
     return msgspec.structs.replace(blank, **told, **counts)
 
 
-def safe_name(name: str) -> str:
-    """A file name as one segment of a blob key: letters, digits, ``_ - .``, at most 80, never hidden."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[-80:] or "file"
-
-
-def _accept(work: _Work, blank: FileResult, staged: Staged, seen: Seen) -> _Outcome:
+def _accept(work: _Work, blank: FileResult, found: _Incoming, path: Path) -> _Outcome:
     layout = work.layout()
     columns = [column for column in layout.columns if not undecided(column)]
     # a key is never widened: its text decides on which side of the split a row lies
     keys = {column.name: column.type for column in columns if column.name in work.source.key}
+    types = {**keys, **work.source.types}
     with (
         tempfile.TemporaryDirectory(prefix="rows-", dir=work.scratch) as scratch,
         open_slices(
-            staged.path,
+            path,
             name=blank.name,
             delimiter=work.source.delimiter,
             columns=columns or None,
-            types={**keys, **work.source.types},
+            types=types,
             scratch=work.scratch,
-        ) as slices,
+        )
+        if found.group is None
+        else nullcontext(GroupRows(found.group, work.source.label, columns, types)) as slices,
     ):
         sifted = sift(slices, layout, work.source, Path(scratch), work.contract)
         if work.contract is not None and work.contract.unique:
@@ -338,7 +361,7 @@ def _accept(work: _Work, blank: FileResult, staged: Staged, seen: Seen) -> _Outc
         result = msgspec.structs.replace(blank, rows=sifted.rows, quarantined=sifted.rows_bad, notes=sifted.notes)
         if sifted.rows == 0:
             return msgspec.structs.replace(result, notes=(*result.notes, "the file has a header and no rows")), None
-        return _store(work, result, sifted, seen)
+        return _store(work, result, sifted, found.pending)
 
 
 def _quarantine(work: _Work, blank: FileResult, sifted: Sifted) -> None:
@@ -360,7 +383,9 @@ def _refuse_bad(work: _Work, sifted: Sifted) -> None:
     ]
     raise DataRefused(
         f"{rows_bad:,} of {rows:,} rows are bad, {allowed:.2%} are allowed: {'; '.join(worst)}. Nothing was ingested.",
-        next_step="Mend the file and send it again, or set types, nullable or max_bad_rows of the source.",
+        next_step="Mend what is bad or take it out, or set max_bad_rows of the source."
+        if work.source.files == "images"
+        else "Mend the file and send it again, or set types, nullable or max_bad_rows of the source.",
         rows=rows,
         quarantined=rows_bad,
     )
@@ -370,7 +395,7 @@ def _cell(column: str) -> str:
     return f"column '{shown(column, 40)}'" if column else "a row"
 
 
-def _store(work: _Work, result: FileResult, sifted: Sifted, seen: Seen) -> _Outcome:
+def _store(work: _Work, result: FileResult, sifted: Sifted, pending: Pending) -> _Outcome:
     """Drop duplicates, evolve the table where columns changed, append under the file's digest."""
     tables, layout, source = work.parts.tables, work.layout(), work.source
     stored = _stored(work, layout, sifted)
@@ -390,7 +415,7 @@ def _store(work: _Work, result: FileResult, sifted: Sifted, seen: Seen) -> _Outc
         return result, None
     after = grown(layout, sifted.expected, sifted.good.frames(), source, updated=kept.updated)
     with work.turn.transaction(work.parts.ledger) as t:
-        t.put("pending", work.name, Pending(digest=result.digest, seen=seen))
+        t.put("pending", work.name, pending)
     if stored is not None and sifted.evolved:
         tables.replace(work.table, stored, commit_key=f"{result.digest}-columns", facts={"columns": len(after.columns)})
     result = _append(work, result, sifted.good, after)
@@ -462,11 +487,12 @@ def _append(work: _Work, result: FileResult, rows: Spool, layout: Layout) -> Fil
     return msgspec.structs.replace(result, table_version=commit.version)
 
 
-def _record(work: _Work, result: FileResult, seen: Seen, layout: Layout | None) -> None:
+def _record(work: _Work, result: FileResult, found: Pending, layout: Layout | None) -> None:
     """The event and the documents that it changes, in one transaction."""
     with work.turn.transaction(work.parts.ledger) as t:
         t.append(f"file.{result.status}", f"{result.source}/{result.name}", facts_of(result))
-        t.put("seen", f"{result.source}/{result.name}", seen)
+        for name, seen in {**found.images, **({result.name: found.seen} if found.seen else {})}.items():
+            t.put("seen", f"{result.source}/{name}", seen)
         if result.status != "repeated":
             t.put("file", f"{result.source}/{result.digest}", result)
         if layout is not None:

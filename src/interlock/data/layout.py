@@ -148,7 +148,8 @@ def _declared(column: Column, kind: ColumnType, by: str, notes: list[str]) -> Co
     """The owner gave a column another type than its stored rows have: widen where nothing is lost, else refuse."""
     if undecided(column):
         return _typed(column, kind)
-    if kind != "str" and (column.type, kind) not in {("int", "float"), ("date", "datetime")}:
+    as_text = kind == "str" and column.type != "bytes"
+    if not as_text and (column.type, kind) not in {("int", "float"), ("date", "datetime")}:
         raise DataRefused(
             f"{by} says {kind} for column '{shown(column.name)}', and its stored rows are {column.type}.",
             next_step=f"Take it out of {by}, or say {column.type} (or str); a new source may have another type.",

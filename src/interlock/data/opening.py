@@ -58,6 +58,11 @@ def shown(name: str, limit: int = 120) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
+def safe_name(name: str) -> str:
+    """A file name as one segment of a blob key: letters, digits, ``_ - .``, at most 80, never hidden."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[-80:] or "file"
+
+
 @contextmanager
 def plain(path: Path, name: str, *, gz: bool, scratch: Path | None = None) -> Iterator[Path]:
     """The file itself, or a decompressed copy of it that lives as long as the block.

@@ -2,7 +2,8 @@
 
 A number is counted in bins whose edges are quantiles of the reference (at most 64 bins of about equal weight, and one
 below and one above its range), so that two profiles on the same edges can be added and compared. Text and booleans are
-counted by name. Dates and times are numbers (days, and seconds, since 1970). Nulls are a bin of their own: missing data
+counted by name. Dates and times are numbers (days, and seconds, since 1970); of bytes only
+the sizes are counted. Nulls are a bin of their own: missing data
 is a state, not an absence.
 """
 
@@ -124,8 +125,10 @@ def _numbered(series: pl.Series, kind: ColumnType, reference: ColumnProfile | No
 
 
 def as_numbers(series: pl.Series) -> npt.NDArray[np.float64]:
-    """Values that are not null, as float64, shape (n,): dates as days and times as seconds since 1970."""
+    """Values that are not null, as float64, shape (n,): dates as days, times as seconds since 1970, bytes as sizes."""
     values = series.drop_nulls()
+    if series.dtype == pl.Binary:
+        values = values.bin.size()
     if series.dtype == pl.Datetime:
         values = values.dt.epoch("us").cast(pl.Float64) / 1e6
     return values.to_physical().cast(pl.Float64).to_numpy()

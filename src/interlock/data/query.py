@@ -110,7 +110,7 @@ def _write(result: "duckdb.DuckDBPyRelation", target: Path) -> None:
 
 def _cell(name: str, kind: str) -> str:
     column = quoted(name)
-    if kind.endswith("[]") or kind.startswith(("STRUCT", "MAP", "UNION", "BLOB", "BIT", "LIST", "ARRAY")):
+    if kind.endswith("[]") or kind.startswith(("STRUCT", "MAP", "UNION", "BIT", "LIST", "ARRAY")):
         raise SettingsError(
             f"data.query gives column '{name}' of type {bounded(kind, 60)}, which is no plain value.",
             next_step="Cast it to a number, text, boolean, date or timestamp in the query.",
@@ -133,4 +133,4 @@ def _cell(name: str, kind: str) -> str:
         "FLOAT",
         "DOUBLE",
     )
-    return column if kind in (*plain, "DATE", "VARCHAR") else f"cast({column} as varchar) as {column}"
+    return column if kind in (*plain, "DATE", "VARCHAR", "BLOB") else f"cast({column} as varchar) as {column}"

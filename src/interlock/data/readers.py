@@ -18,6 +18,7 @@ from interlock.data.delimited import csv_shape, read_csv
 from interlock.data.jsonlines import read_json
 from interlock.data.opening import MAX_BYTES, Kind, Unreadable, check_names, inspect_text, kind_of, plain, shown
 from interlock.data.raw import FAILED, ROW, Expected, Raw
+from interlock.errors import DataRefused
 from interlock.records import Column, ColumnType
 
 __all__ = ["BAD_SCHEMA", "ROW", "Reading", "Unreadable", "read_file"]
@@ -93,7 +94,10 @@ def format_of(path: Path, name: str) -> tuple[Kind, bool]:
 
 
 def finish(raw: Raw, layout: Expected) -> Reading:
-    """Type the columns that the parser has not typed, and gather the cells that do not fit."""
+    """Type the columns that the parser has not typed, and gather the cells that do not fit.
+
+    Raises :class:`DataRefused` for text where bytes are to be.
+    """
     frame, rows = raw.frame, raw.frame[ROW]
     bad = [pl.DataFrame(raw.bad, schema=BAD_SCHEMA, orient="row")]
     typed, notes = [rows], list(raw.notes)
@@ -102,6 +106,12 @@ def finish(raw: Raw, layout: Expected) -> Reading:
     for name in names:
         series = frame[name]
         expected = layout.type_of(name)
+        if expected == "bytes" and series.dtype == pl.String:
+            raise DataRefused(
+                f"Column '{shown(name)}' is to hold bytes, and it holds text: CSV and JSON cannot carry bytes.",
+                next_step="Send Parquet with a binary column, or image files with files = 'images'.",
+                column=name,
+            )
         to = expected or _infer(series)
         result, failed = convert(series, to)
         if failed is not None and to == "int" and name not in layout.types and fractional(series, failed):
@@ -159,7 +169,8 @@ def _raw_text(frame: pl.DataFrame, bad: pl.DataFrame, known: list[tuple[int, str
 
 def rows_as_json(rows: pl.DataFrame) -> pl.DataFrame:
     """Frame (row, raw): each row's values as a JSON object of text, for the quarantine."""
-    text = rows.select(pl.exclude(ROW).cast(pl.String, strict=False))
+    sizes = pl.selectors.binary().bin.size().cast(pl.String) + " bytes"
+    text = rows.select(sizes, (~pl.selectors.binary() - pl.selectors.by_name(ROW)).cast(pl.String, strict=False))
     if text.width == 0:
         return pl.DataFrame(
             {"row": rows[ROW], "raw": ["{}"] * rows.height}, schema={"row": pl.Int64(), "raw": pl.String()}
@@ -192,7 +203,7 @@ def open_parquet(path: Path, name: str, layout: Expected) -> ParquetRows:
         if needed:
             raise Unreadable(
                 f"Column '{shown(needed[0])}' of {shown(name)} holds {schema[needed[0]]}, which is no plain value.",
-                next_step="Write numbers, text, true/false, dates or times; unnest lists and structs first.",
+                next_step="Write numbers, text, true/false, dates, times or bytes; unnest lists and structs first.",
                 file=name,
                 columns=needed,
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import polars as pl
 
@@ -10,13 +10,26 @@ from interlock.data.layout import Layout, Settled, settle
 from interlock.data.readers import BAD_SCHEMA, ROW, Reading, rows_as_json
 from interlock.data.rules import Contract, check_rules
 from interlock.data.signature import Drift, check, drift_notes, merge_bad, widen, without
-from interlock.data.slices import Slices, Widened
+from interlock.data.slices import Widened
 from interlock.data.spool import Spool
 from interlock.errors import DataRefused
 from interlock.records import Column
 from interlock.settings import Source
 
 _EMPTY_KEY = "is empty, but it is part of the key"
+
+
+class Readable(Protocol):
+    """A file, or what is taken for one: its name for messages, and its rows; ``widened`` as in ``Slices``."""
+
+    @property
+    def name(self) -> str:
+        """The name of it."""
+        ...
+
+    def readings(self, widened: frozenset[str] = frozenset()) -> Iterator[Reading]:
+        """All rows, in order."""
+        ...
 
 
 class Fault(NamedTuple):
@@ -101,7 +114,7 @@ class Sifted:
             )
 
 
-def sift(slices: Slices, layout: Layout, source: Source, scratch: Path, contract: Contract | None = None) -> Sifted:
+def sift(slices: Readable, layout: Layout, source: Source, scratch: Path, contract: Contract | None = None) -> Sifted:
     """Go through a file. Raises :class:`DataRefused` for columns that may not be as they are.
 
     A file that cannot be read to its end is :class:`~interlock.data.opening.Unreadable` first of all.

@@ -87,7 +87,7 @@ def _facts(lazy: pl.LazyFrame, kinds: Mapping[str, ColumnType]) -> dict[str, Any
     for place, (name, kind) in enumerate(kinds.items()):
         column = pl.col(name)
         wanted.append(column.null_count().alias(f"{place}:nulls"))
-        if kind not in ("str", "bool"):
+        if kind not in ("str", "bool", "bytes"):
             wanted += [column.min().alias(f"{place}:low"), column.max().alias(f"{place}:high")]
     return lazy.select(wanted).collect(engine="streaming").row(0, named=True) if wanted else {}
 

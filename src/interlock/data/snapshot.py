@@ -22,10 +22,10 @@ import polars as pl
 from interlock.data.casting import DTYPES, logical
 from interlock.data.content import rows_digest
 from interlock.data.dedupe import newest_rows
-from interlock.data.ingest import HOLDOUT, source_of
 from interlock.data.layout import Layout
 from interlock.data.pinned import require_intact, snapshot_frame, snapshot_path
 from interlock.data.query import View, run_query
+from interlock.data.sources import HOLDOUT, source_of
 from interlock.data.split import (
     MARK,
     described,
@@ -414,6 +414,8 @@ def _order(settings: Settings, rows: _Prepared) -> list[str]:
     time = [spec.time] if spec.time and spec.time in rows.schema else []
     only = next(iter(settings.row_sources.values())).key
     unique = not rows.key or (not settings.data.query and set(only) <= set(rows.key) and bool(only))
+    if rows.schema.get("image") == pl.Binary and "file" in rows.schema and not settings.data.query:
+        return [*time, MARK, "file"]
     return [*time, MARK] if unique else [*time, MARK, *(name for name in rows.schema if name not in time)]
 
 

@@ -8,8 +8,8 @@ The canonical text of a key is the line that PostgreSQL's ``COPY ... TO`` would 
 tab; null is ``\N``; in text a backslash, tab, line feed and carriage return are written ``\\``, ``\t``, ``\n`` and
 ``\r``. Whole numbers are decimal (a float without a fraction too: ``5.0`` is ``5``, so that a column may become float
 without moving a row); other floats are the shortest decimal that reads back the same; ``true`` and ``false``; dates are
-``2026-11-21``, times ``2026-11-21T02:30:52.000000``. UTF-8. Example: the key (``a b``, null, 7) is
-``a b<TAB>\N<TAB>7``.
+``2026-11-21``, times ``2026-11-21T02:30:52.000000``; bytes are ``\\x`` and hexadecimal digits. UTF-8. Example: the
+key (``a b``, null, 7) is ``a b<TAB>\N<TAB>7``.
 
 **By time** (``{ last = "28d", time = "date" }``): rows at or after the newest time minus the duration are judged. The
 window rolls forward with the data: a row is first judged, and trained on only when it has become old. It does not stay
@@ -38,9 +38,12 @@ _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 def key_names(settings: Settings, columns: Sequence[str]) -> tuple[str, ...]:
     """Columns that the split hashes: ``holdout.key``, else the first source's key where all of it is in ``columns``.
 
-    Empty: the whole row is hashed.
+    For images it is the digest of their bytes, so that an image under two names lies on one side. Empty: the whole row
+    is hashed.
     """
-    wanted = settings.data.holdout.key or next(iter(settings.row_sources.values())).key
+    first = next(iter(settings.row_sources.values()))
+    by_bytes = first.files == "images" and "digest" in columns
+    wanted = settings.data.holdout.key or (("digest",) if by_bytes else first.key)
     return tuple(wanted) if set(wanted) <= set(columns) else ()
 
 
@@ -48,13 +51,15 @@ def feature_names(settings: Settings, snapshot_columns: Sequence[str]) -> tuple[
     """Columns that the model may see, in order.
 
     ``model.features`` where they are listed; else all but the target, the key of the split, the key of the first
-    source, and, unless the task is forecast, the time column of a split by time (every judged time is later than all of
-    training, so nothing can be learnt from it).
+    source, the digest of images, and, unless the task is forecast, the time column of a split by time (every judged
+    time is later than all of training, so nothing can be learnt from it).
     """
     if settings.model.features:
         return tuple(settings.model.features)
     first = next(iter(settings.row_sources.values()))
     hidden = {settings.model.target, *key_names(settings, snapshot_columns), *first.key}
+    if any(source.files == "images" for source in settings.row_sources.values()):
+        hidden |= {"digest"}
     spec = settings.data.holdout
     if spec.last is not None and spec.time is not None:
         hidden = hidden - {spec.time} if settings.model.task == "forecast" else hidden | {spec.time}
@@ -68,12 +73,14 @@ def key_text(types: Mapping[str, ColumnType]) -> pl.Expr:
 
 def _cell(name: str, kind: ColumnType) -> pl.Expr:
     cell = pl.col(name)
-    text = cell.cast(pl.String)
+    text = cell.bin.encode("hex") if kind == "bytes" else cell.cast(pl.String)
     if kind == "float":
         whole = (cell == cell.round()) & (cell.abs() < 2**53)
         text = pl.when(whole).then(cell.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(text)
     elif kind == "datetime":
         text = cell.cast(pl.Datetime("us")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6f")
+    elif kind == "bytes":
+        text = pl.lit("\\\\x") + text
     elif kind == "str":
         for plain, escaped in _ESCAPES:
             text = text.str.replace_all(plain, escaped, literal=True)

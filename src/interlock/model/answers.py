@@ -19,6 +19,7 @@ _DTYPES: dict[str, pl.DataType] = {
     "str": pl.String(),
     "date": pl.Date(),
     "datetime": pl.Datetime("us"),
+    "bytes": pl.Binary(),
 }
 
 

@@ -39,7 +39,7 @@ def write_channels(task: Task, names: Sequence[str], base: Path, *, header: bool
         if name == CODE:
             continue
         if name in task.references:
-            pl.read_parquet(task.references[name]).write_csv(folders[name] / f"{name}.csv")
+            _write_csv(pl.read_parquet(task.references[name]), folders[name] / f"{name}.csv")
             continue
         frame = learn
         if name in VALIDATION | TEST:
@@ -54,7 +54,7 @@ def _write(task: Task, name: str, frame: pl.DataFrame, folder: Path, *, header: 
     frame = frame.select([*target, *task.features] if script.target_first else [*task.features, *target])
     path = folder / script.files.get(name, f"{name}.{_SUFFIX[script.format]}")
     if script.format == "csv":
-        frame.write_csv(path, include_header=header)
+        _write_csv(frame, path, header=header)
     elif script.format == "parquet":
         frame.write_parquet(path)
     elif script.format == "npy":
@@ -63,6 +63,17 @@ def _write(task: Task, name: str, frame: pl.DataFrame, folder: Path, *, header: 
             np.save(folder / f"y_{name}.npy", as_frame(frame.select(target), "numpy").reshape(-1))
     else:
         path.write_bytes(_libsvm(task, frame))
+
+
+def _write_csv(frame: pl.DataFrame, path: Path, *, header: bool = True) -> None:
+    for name, kind in frame.schema.items():
+        if kind == pl.Binary:
+            raise ContractError(
+                f"The column '{name}' holds bytes, and CSV files cannot carry them.",
+                next_step="Set script.format = 'parquet', or leave the column out of model.features.",
+                column=name,
+            )
+    frame.write_csv(path, include_header=header)
 
 
 def numbers(task: Task, frame: pl.DataFrame) -> NDArray[np.float64]:

@@ -28,7 +28,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from interlock.errors import UserCodeFailed, bounded, error_named
+from interlock.errors import ContractError, UserCodeFailed, bounded, error_named
 from interlock.model.cells import INJECTED, PARAMETERS, Notebook, read_notebook, tree_of
 from interlock.model.fit import Rows, Task, executed_path
 from interlock.model.kernel import BOOT, FINISH, Start, environment
@@ -122,6 +122,13 @@ def _suffix(notebook: Notebook, path: str) -> str:
 
 def _one_file(rows: Rows, suffix: str, scratch: Path) -> Path:
     path = scratch / f"training{suffix}"
+    binary = [name for name, dtype in rows.parts[0].schema.items() if str(dtype) == "Binary"]
+    if suffix == ".csv" and binary:
+        raise ContractError(
+            f"The notebook asks for the rows as CSV, which cannot carry the bytes of column '{binary[0]}'.",
+            next_step="Let train_path end in .parquet, and read it with pandas.read_parquet.",
+            column=binary[0],
+        )
     if suffix == ".csv":
         rows.parts[0].write_csv(path)
     else:

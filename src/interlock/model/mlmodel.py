@@ -19,6 +19,7 @@ _TYPES: dict[ColumnType, str] = {
     "str": "string",
     "date": "datetime",
     "datetime": "datetime",
+    "bytes": "binary",
 }
 
 

@@ -222,6 +222,7 @@ _DTYPES: dict[str, type[pl.DataType]] = {
     "str": pl.String,
     "date": pl.Date,
     "datetime": pl.Datetime,
+    "bytes": pl.Binary,
 }
 
 

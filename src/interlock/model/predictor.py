@@ -26,6 +26,7 @@ _DTYPES: dict[ColumnType, pl.DataType] = {
     "str": pl.String(),
     "date": pl.Date(),
     "datetime": pl.Datetime("us"),
+    "bytes": pl.Binary(),
 }
 
 

@@ -317,7 +317,11 @@ def _evidence(
 
 def _row_names(holdout: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
     """Name each row by 64 bits of BLAKE2b over its key (the whole row without one): the same in every snapshot."""
-    cells = [pl.col(name).cast(pl.String).fill_null("\x00") for name in (keys or holdout.columns)]
+    cells = [
+        (pl.col(name).bin.encode("hex") if holdout.schema[name] == pl.Binary else pl.col(name).cast(pl.String))
+        for name in (keys or holdout.columns)
+    ]
+    cells = [cell.fill_null("\x00") for cell in cells]
     texts = holdout.select(pl.concat_str(cells, separator="\x1f")).to_series()
     names = (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in texts)
     return pl.Series("row", np.fromiter(names, dtype=np.uint64, count=holdout.height))

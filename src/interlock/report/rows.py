@@ -163,6 +163,8 @@ def _values(column: Column, profile: ColumnProfile | None) -> str:
         total = count(len(column.categories), "category", "categories")
         return f"{total}: {listed(named)}" if named else total
     if column.low is None or column.high is None:
+        if column.type == "bytes" and profile is not None and profile.low is not None and profile.high is not None:
+            return f"{number(profile.low)} to {number(profile.high)} bytes each"
         return "many" if column.type == "str" else ""
     low, high = (number(edge) if isinstance(edge, int | float) else edge for edge in (column.low, column.high))
     return f"{low} to {high}"
@@ -204,8 +206,9 @@ def _spread(column: ColumnProfile) -> pictures.Picture | None:
         return None
     outside = found.below + found.above
     ends = (column.low, column.high) if not outside else (found.edges[0], found.edges[-1])
+    unit = " bytes" if column.type == "bytes" else ""
     words = (_instant(column.type, ends[0]), _instant(column.type, ends[1]))
-    told = f"{number(sum(column.bins))} values from {words[0]} to {words[1]}"
+    told = f"{number(sum(column.bins))} values{unit and ' of'} from {words[0]} to {words[1]}"
     told += f"; {number(outside)} beyond the edges are not drawn" if outside else ""
     return pictures.histogram(column.name, found.edges, found.counts, description=told, ends=words)
 
