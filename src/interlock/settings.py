@@ -194,10 +194,7 @@ class Source(_Section, frozen=True, kw_only=True):
     ] = ()
     contract: Annotated[
         str,
-        Meta(
-            description="A data contract of the project (Open Data Contract Standard 3, YAML) that fixes types, key, "
-            "empty cells, allowed values, ranges and uniqueness. Needs the extra `contract`."
-        ),
+        Meta(description="A data contract (ODCS 3, YAML) of the project that the rows must keep. Extra `contract`."),
     ] = ""
     delimiter: Annotated[Character | None, Meta(description="Delimiter of CSV files. Default: found per file.")] = None
     reference: Annotated[
