@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from interlock.configuration import find_project, json_schema, line_of, load_settings
 from interlock.errors import NotFound, SettingsError
-from interlock.settings import Dimension, seconds
+from interlock.settings import Dimension
+from interlock.units import seconds
 
 BASE = """[model]
 name = "parts"

@@ -30,6 +30,7 @@ VERBS = {
     "replay",
     "report",
     "sync",
+    "export",
     "doctor",
 }
 BLOCK = re.compile(r"(?P<note><!-- not run: [^>]+-->\n\n?)?```console\n(?P<body>.*?)```", re.DOTALL)

@@ -17,7 +17,7 @@ from interlock.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = ["init", "run", "predict", "status", "history", "promote", "rollback", "verify", "replay", "report"]
-VERBS += ["sync", "doctor"]
+VERBS += ["sync", "export contract", "doctor"]
 
 
 def configuration_page() -> str:
@@ -120,7 +120,7 @@ def cli_page() -> str:
         "",
     ]
     for verb in ["", *VERBS]:
-        result = runner.invoke(app, [*([verb] if verb else []), "--help"], prog_name="interlock")
+        result = runner.invoke(app, [*verb.split(), "--help"], prog_name="interlock")
         assert result.exit_code == 0, result.output
         title = f"interlock {verb}".strip()
         lines += [

@@ -22,8 +22,9 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
     """Wire a project, and let go of its connections at the end.
 
     Raises :class:`~interlock.errors.StoreFault` when the database cannot be opened, and
-    :class:`~interlock.errors.SettingsError` when it belongs to another project.
+    :class:`~interlock.errors.SettingsError` when it belongs to another project or a data contract cannot be read.
     """
+    settings = _with_contracts(settings)
     clock = SystemClock()
     blobs, tables = _open_lake(settings, clock)
     state = state_address(settings)
@@ -39,6 +40,15 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
         )
     finally:
         ledger.close()
+
+
+def _with_contracts(settings: Settings) -> Settings:
+    """The settings as the data contracts of their sources complete them."""
+    if not any(source.contract for source in settings.sources.values()):
+        return settings
+    from interlock.data.agreement import with_contracts
+
+    return with_contracts(settings)
 
 
 def _open_lake(settings: Settings, clock: SystemClock) -> tuple[Blobs, Tables]:

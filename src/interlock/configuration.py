@@ -18,18 +18,8 @@ from msgspec import inspect
 
 from interlock.errors import NotFound, SettingsError, StoreFault, bounded
 from interlock.records import canonical
-from interlock.settings import (
-    DURATION_PATTERN,
-    FILE_NAME,
-    IMAGE_COLUMNS,
-    NAME_PATTERN,
-    SCHEMA_PATTERN,
-    SIZE_PATTERN,
-    Dimension,
-    HoldoutSpec,
-    Settings,
-    Source,
-)
+from interlock.settings import FILE_NAME, IMAGE_COLUMNS, Dimension, HoldoutSpec, Settings, Source
+from interlock.units import DURATION_PATTERN, NAME_PATTERN, SCHEMA_PATTERN, SIZE_PATTERN
 
 _FORMS = {
     DURATION_PATTERN: "Write a number with ms, s, m, h, d or w, as 90s or 28d.",
@@ -308,13 +298,21 @@ def _incoherent(settings: Settings) -> Iterator[tuple[str, str]]:
         yield f"model.features names the target '{model.target}'.", "Take it out: the model may not see it."
     if data.sources and data.inbox:
         yield "[data] has an inbox of its own and sources.", "Keep one of the two."
+    if data.sources and data.contract:
+        yield "[data] has a contract of its own and sources.", "Give it to the source that it is about."
     if not settings.row_sources:
         yield "All sources are for reference, so there are no rows to judge by.", "Leave out 'reference' of one."
     if len(settings.row_sources) > 1 and not data.query:
         yield "There are several sources and no data.query.", "Join them in SQL, by their names."
     for name, source in settings.sources.items():
         yield from _incoherent_source(name, source, bool(data.sources))
-        if source.new_columns == "add" and not source.key and data.holdout.fraction and not data.holdout.key:
+        if (
+            source.new_columns == "add"
+            and not source.key
+            and not source.contract
+            and data.holdout.fraction
+            and not data.holdout.key
+        ):
             yield (
                 "new_columns = 'add' needs a key: without one the split depends on the whole row, and would move.",
                 "Set key of the source, or data.holdout.key.",

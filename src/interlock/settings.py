@@ -3,7 +3,6 @@
 The description of each field is its documentation: the reference page and the JSON schema are generated from it.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
@@ -11,39 +10,12 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
-from interlock.errors import SettingsError
+from interlock.units import SCHEMA_PATTERN, Character, Count, Duration, Fraction, Name, Positive, Share, Size
 
 FILE_NAME = "interlock.toml"
+_STEP_SLACK = 1e-8
 CATEGORY_CAP = 200
 """A string column with more distinct values than this has no list of categories in the signature."""
-DURATION_PATTERN = r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)$"
-_DURATION = re.compile(DURATION_PATTERN)
-_STEP_SLACK = 1e-8
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-SIZE_PATTERN = r"^(\d+(?:\.\d+)?)\s*(MB|GB|TB)$"
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-SCHEMA_PATTERN = r"^(?!pg_)[a-z_][a-z0-9_]{0,62}$"
-
-Duration = Annotated[
-    str, Meta(pattern=DURATION_PATTERN, description="a number with ms, s, m, h, d or w, as 90s or 28d")
-]
-Size = Annotated[str, Meta(pattern=SIZE_PATTERN, description="a number with MB, GB or TB, as 500MB or 4GB")]
-Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
-Positive = Annotated[float, Meta(gt=0.0)]
-Count = Annotated[int, Meta(ge=1)]
-Character = Annotated[str, Meta(min_length=1, max_length=1)]
-Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="letters, digits, '_', '.', '-'; at most 64")]
-
-
-def seconds(duration: str) -> float:
-    """Length of a duration such as ``90s`` or ``28d`` in seconds; raises :class:`SettingsError`."""
-    match = _DURATION.match(duration)
-    if match is None:
-        raise SettingsError(
-            f"'{duration}' is not a duration.", next_step="Write a number with ms, s, m, h, d or w: 90s, 28d."
-        )
-    return float(match[1]) * _UNIT_S[match[2]]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -196,6 +168,10 @@ class Source(_Section, frozen=True, kw_only=True):
     optional: Annotated[
         tuple[str, ...], Meta(description="Columns that a file may lack; their rows are empty there.")
     ] = ()
+    contract: Annotated[
+        str,
+        Meta(description="A data contract (ODCS 3, YAML) of the project that the rows must keep. Extra `contract`."),
+    ] = ""
     delimiter: Annotated[Character | None, Meta(description="Delimiter of CSV files. Default: found per file.")] = None
     reference: Annotated[
         bool,

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from interlock.data import ingest as ingest_module
 from interlock.data import slices, spool
-from interlock.data.ingest import Seen, ingest, source_of
+from interlock.data.ingest import Seen, ingest
 from interlock.data.layout import Layout
 from interlock.data.opening import safe_name
+from interlock.data.sources import source_of
 from interlock.errors import NotFound, SettingsError, StoreFault
 from interlock.records import FileResult
 from interlock.settings import HoldoutSpec, Source

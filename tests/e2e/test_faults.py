@@ -16,7 +16,7 @@ import pytest
 HERE = Path(__file__).parent
 SHARDS = 2
 CHOICE = os.environ.get("TESTS_FAULTS", "some")
-PARTS = ("PUT", "GET", "HEAD", "_delta_log", "part-", "bundles", "snapshots", "evidence", "predictions", "owner")
+PARTS = ("PUT", "GET", "HEAD", "_delta_log", "part-", "bundles", "snapshots", "evidence", "predictions")
 
 
 def run(shard: int, folder: Path, limit_s: float) -> list[dict[str, Any]]:

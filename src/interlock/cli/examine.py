@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from interlock import __version__
 from interlock.cli.context import Invocation
+from interlock.data.agreement import agreed, contract_of, place_of
 from interlock.errors import InterlockError, bounded
 from interlock.model.contract import Contract, read_contract
 from interlock.model.limits import limits_of
@@ -64,7 +65,7 @@ def examine(invocation: Invocation) -> Examination:
     except InterlockError as problem:
         return Examination(findings=(*findings, _bad("settings", problem)))
     findings.append(Finding(name="settings", state="good", fact=f"{settings.root} reads well"))
-    for look in (_contract, _metric, _limits, _tuning, _inboxes, _disk, _lake, _memory):
+    for look in (_contract, _agreements, _metric, _limits, _tuning, _inboxes, _disk, _lake, _memory):
         findings += _looked(look, settings)
     return Examination(findings=tuple(findings))
 
@@ -108,6 +109,18 @@ def _contract(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding(name="imports", state="good", fact=", ".join(theirs) or "none")
+
+
+def _agreements(settings: Settings) -> Iterator[Finding]:
+    """Data contracts of the sources, and what in them nobody enforces."""
+    for name, source in settings.sources.items():
+        contract = contract_of(settings, source, name)
+        if contract is not None:
+            agreed(source, contract, place_of(settings, name))
+            fact = f"{contract.file} fixes {len(contract.columns)} columns of '{name}'"
+            yield Finding(name="agreements", state="good", fact=fact)
+        for note in contract.notes if contract is not None else ():
+            yield Finding(name="agreements", state="note", fact=note)
 
 
 def _tuning(settings: Settings) -> Iterator[Finding]:

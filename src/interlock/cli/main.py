@@ -31,6 +31,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Because = Annotated[str, typer.Option("--because", help="The reason, for the ledger.")]
 
 
+export_app = typer.Typer(help="Write what Interlock knows in the form of another tool.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"interlock {__version__}")
@@ -293,6 +297,26 @@ def doctor(json: Json = False) -> None:
     found = examine(current)
     show(found.lines(), found)
     _leave(0 if found.healthy else 2)
+
+
+@export_app.command("contract")
+def export_contract(
+    source: Annotated[str, typer.Option("--source", help="A source. Default: the only one.")] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write or replace. Default: print it.")
+    ] = None,
+    without_values: Annotated[
+        bool, typer.Option("--without-values", help="Leave out allowed values and ranges: they come from the rows.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write the signature of a source as a data contract (Open Data Contract Standard, YAML)."""
+    from interlock.cli.exports import contract
+
+    current.json = json
+    with current.parts() as parts:
+        made = contract(parts, source, output, with_values=not without_values)
+    show([f"wrote {made.file}"] if made.file else [made.contract.rstrip("\n")], made)
 
 
 # ---- the end -----------------------------------------------------------------------------------------------------

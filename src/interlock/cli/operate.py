@@ -21,9 +21,10 @@ from interlock.records import BatchResult, Bundle, Decision, Record, Release, Sn
 from interlock.release.registry import Replay, current, release_at, releases
 from interlock.report.followers import tell
 from interlock.report.following import Told
-from interlock.settings import Settings, seconds
+from interlock.settings import Settings
 from interlock.store.address import state_address
 from interlock.tuning.standing import InForce, in_force, params_text
+from interlock.units import seconds
 
 _OPERATOR_LEASE_S = 60.0
 

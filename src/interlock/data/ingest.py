@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 import polars as pl
 
+from interlock.data.agreement import held_against
 from interlock.data.casting import DTYPES
 from interlock.data.dedupe import dedupe, dedupe_large
 from interlock.data.images import Gathering, Group, GroupRows, Known, by_groups, is_image
@@ -24,19 +25,20 @@ from interlock.data.layout import Layout, differing_types, evolve, grown, undeci
 from interlock.data.opening import Unreadable, safe_name, shown
 from interlock.data.readers import BAD_SCHEMA, ROW
 from interlock.data.row_index import RowIndex
+from interlock.data.rules import Contract
 from interlock.data.sift import Sifted, set_aside, sift
 from interlock.data.slices import open_slices
+from interlock.data.sources import source_of
 from interlock.data.spool import Spool
-from interlock.errors import DataRefused, NotFound, SettingsError, StoreFault
+from interlock.data.unique import not_unique
+from interlock.errors import DataRefused, SettingsError, StoreFault
 from interlock.ports import Parts, Turn
-from interlock.records import FileResult, Record, digest, facts_of, timestamp
-from interlock.settings import Settings, Source
+from interlock.records import FileResult, Record, facts_of, timestamp
+from interlock.settings import Source
 
 if TYPE_CHECKING:
     import numpy as np
 
-HOLDOUT = "holdout"
-"""Source name of the holdout's own inbox."""
 _RACY_S = 2.0
 COMPARED_ROWS = 500_000
 """Up to so many rows, stored and new, duplicates are found by comparing rows, and beyond by the index of hashes."""
@@ -66,6 +68,7 @@ class _Work:
     source: Source
     rules: str
     scratch: Path
+    contract: Contract | None = None
 
     @property
     def table(self) -> str:
@@ -73,25 +76,6 @@ class _Work:
 
     def layout(self) -> Layout:
         return self.parts.ledger.read("columns", self.name, Layout) or Layout()
-
-
-def source_of(settings: Settings, name: str) -> Source:
-    """The rules of a source; ``holdout`` has those of the first source and the inbox of the holdout.
-
-    Raises :class:`NotFound` for a name that is not configured.
-    """
-    sources = settings.sources
-    if name == HOLDOUT and settings.data.holdout.inbox:
-        if HOLDOUT in sources:
-            raise SettingsError(
-                "A source is named 'holdout', and [data] holdout has an inbox of its own.",
-                next_step="Give the source another name.",
-            )
-        first = next(iter(settings.row_sources.values()))
-        return msgspec.structs.replace(first, inbox=settings.data.holdout.inbox)
-    if name not in sources:
-        raise NotFound(f"There is no source '{name}'.", next_step=f"Sources: {', '.join(sources)}.")
-    return sources[name]
 
 
 def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
@@ -108,11 +92,19 @@ def ingest(parts: Parts, turn: Turn, source_name: str) -> list[FileResult]:
     images = source.files == "images"
     inbox = open_inbox(parts.settings, source.inbox, is_image if images else is_table)
     arrivals = inbox.arrivals(turn.note)
-    rules = digest([msgspec.to_builtins(source), parts.settings.bad_row_share(source)])
+    source, contract, rules = held_against(parts, turn, source_name)
     base = parts.settings.home / "work" / turn.id
     base.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ingest-", dir=base) as scratch:
-        work = _Work(parts=parts, turn=turn, name=source_name, source=source, rules=rules, scratch=Path(scratch))
+        work = _Work(
+            parts=parts,
+            turn=turn,
+            name=source_name,
+            source=source,
+            rules=rules,
+            scratch=Path(scratch),
+            contract=contract,
+        )
         _require_table(work)
         for note in differing_types(work.layout(), source):
             turn.note(note)
@@ -359,7 +351,11 @@ def _accept(work: _Work, blank: FileResult, found: _Incoming, path: Path) -> _Ou
         if found.group is None
         else nullcontext(GroupRows(found.group, work.source.label, columns, types)) as slices,
     ):
-        sifted = sift(slices, layout, work.source, Path(scratch))
+        sifted = sift(slices, layout, work.source, Path(scratch), work.contract)
+        if work.contract is not None and work.contract.unique:
+            names = [column.name for column in sifted.expected]
+            unique = work.contract.unique
+            sifted.reject(not_unique(sifted.good, _stored(work, layout, sifted), unique, work.source, names))
         if sifted.rows_bad:
             _quarantine(work, blank, sifted)
             _refuse_bad(work, sifted)
@@ -382,10 +378,7 @@ def _refuse_bad(work: _Work, sifted: Sifted) -> None:
     allowed, rows, rows_bad = work.parts.settings.bad_row_share(work.source), sifted.rows, sifted.rows_bad
     if rows_bad <= allowed * rows:
         return
-    worst = [
-        f"{fault.times:,} x {_cell(fault.column)} {fault.reason} (first in row {fault.row:,})"
-        for fault in sifted.faults()[:3]
-    ]
+    worst = [fault.told for fault in sifted.faults()[:3]]
     raise DataRefused(
         f"{rows_bad:,} of {rows:,} rows are bad, {allowed:.2%} are allowed: {'; '.join(worst)}. Nothing was ingested.",
         next_step="Mend what is bad or take it out, or set max_bad_rows of the source."
@@ -396,15 +389,10 @@ def _refuse_bad(work: _Work, sifted: Sifted) -> None:
     )
 
 
-def _cell(column: str) -> str:
-    return f"column '{shown(column, 40)}'" if column else "a row"
-
-
 def _store(work: _Work, result: FileResult, sifted: Sifted, pending: Pending) -> _Outcome:
     """Drop duplicates, evolve the table where columns changed, append under the file's digest."""
     tables, layout, source = work.parts.tables, work.layout(), work.source
-    known = bool(layout.columns) and tables.version(work.table) is not None
-    stored = evolve(tables.scan(work.table), sifted.expected) if known else None
+    stored = _stored(work, layout, sifted)
     kept = _deduped(work, sifted, stored)
     if kept.duplicates and source.on_duplicate == "refuse":
         raise DataRefused(
@@ -428,6 +416,12 @@ def _store(work: _Work, result: FileResult, sifted: Sifted, pending: Pending) ->
     if kept.entries is not None:
         _index(work, sifted).add(result, kept.entries)
     return result, after
+
+
+def _stored(work: _Work, layout: Layout, sifted: Sifted) -> pl.LazyFrame | None:
+    """The rows of the table as they shall look after the file; None when there are none."""
+    known = bool(layout.columns) and work.parts.tables.version(work.table) is not None
+    return evolve(work.parts.tables.scan(work.table), sifted.expected) if known else None
 
 
 class _Kept(NamedTuple):

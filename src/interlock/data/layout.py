@@ -86,7 +86,8 @@ def _first(reading: Reading, source: Source, file: str) -> Settled:
                 column=name,
             )
     unknown = sorted({*source.types, *source.optional} - set(reading.columns) - set(source.optional))
-    notes = [*reading.notes, *(f"types names column '{name}', which is not there" for name in unknown)]
+    by = "the contract" if source.contract else "types"
+    notes = [*reading.notes, *(f"{by} names column '{name}', which is not there" for name in unknown)]
     frame = reading.frame
     expected = tuple(
         Column(name=name, type=logical(frame.schema[name]) or "str", nullable=True)
@@ -124,7 +125,8 @@ def _retyped(column: Column, frame: pl.DataFrame, reading: Reading, source: Sour
     """The column as it shall be: an int one with fractions becomes float, one that never had a value gets its type."""
     declared = source.types.get(column.name)
     if declared is not None and declared != column.type:
-        return _declared(column, declared, notes)
+        by = "the contract" if source.contract else "'types'"
+        return _declared(column, declared, by, notes)
     if column.name in reading.widened:
         notes.append(f"column '{column.name}' was int and holds fractions now: it became float")
         return _typed(column, "float")
@@ -161,17 +163,17 @@ def widens(stored: ColumnType, declared: ColumnType) -> bool:
     return as_text or (stored, declared) in {("int", "float"), ("date", "datetime")}
 
 
-def _declared(column: Column, kind: ColumnType, notes: list[str]) -> Column:
+def _declared(column: Column, kind: ColumnType, by: str, notes: list[str]) -> Column:
     """The owner gave a column another type than its stored rows have: widen where nothing is lost, else refuse."""
     if undecided(column):
         return _typed(column, kind)
     if not widens(column.type, kind):
         raise DataRefused(
-            f"'types' says {kind} for column '{shown(column.name)}', and its stored rows are {column.type}.",
-            next_step=f"Take it out of 'types', or say {column.type} (or str); a new source may have another type.",
+            f"{by} says {kind} for column '{shown(column.name)}', and its stored rows are {column.type}.",
+            next_step=f"Take it out of {by}, or say {column.type} (or str); a new source may have another type.",
             column=column.name,
         )
-    notes.append(f"column '{column.name}' was {column.type} and became {kind}, as 'types' says")
+    notes.append(f"column '{column.name}' was {column.type} and became {kind}, as {by} says")
     return msgspec.structs.replace(_typed(column, kind), low=None, high=None)
 
 

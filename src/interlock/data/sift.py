@@ -10,6 +10,7 @@ import polars as pl
 from interlock.data.layout import Layout, Settled, settle
 from interlock.data.opening import safe_name
 from interlock.data.readers import BAD_SCHEMA, ROW, Reading, rows_as_json
+from interlock.data.rules import Contract, check_rules
 from interlock.data.signature import Drift, check, drift_notes, merge_bad, widen, without
 from interlock.data.slices import Widened
 from interlock.data.spool import Spool
@@ -44,6 +45,12 @@ class Fault(NamedTuple):
     times: int
     row: int
 
+    @property
+    def told(self) -> str:
+        """For people."""
+        cell = f"column '{shown(self.column, 40)}'" if self.column else "a row"
+        return f"{self.times:,} x {cell} {self.reason} (first in row {self.row:,})"
+
 
 class Sifted:
     """What a file holds.
@@ -74,22 +81,36 @@ class Sifted:
         found = [Fault(*about, *counted) for about, counted in self._faults.items()]
         return sorted(found, key=lambda fault: -fault.times)
 
-    def take(self, reading: Reading, settled: Settled, source: Source, layout: Layout) -> None:
+    def take(
+        self, reading: Reading, settled: Settled, source: Source, layout: Layout, contract: Contract | None
+    ) -> None:
         """Add the rows of one slice."""
-        bad = _bad_cells(source, settled, reading)
+        bad = _bad_cells(source, settled, reading, contract)
         if bad.height:
-            self.rows_bad += bad["row"].n_unique()
-            self.cells.add(_with_raw(bad, reading))
-            groups = bad.group_by("column", "reason", maintain_order=True).agg(pl.len(), pl.col("row").min())
-            for column, reason, count, row in groups.iter_rows():
-                before = self._faults.get((column, reason), (0, row))
-                self._faults[column, reason] = (before[0] + count, before[1])
+            self._blame(bad, reading.frame, reading.raw)
         self.expected = widen(self.expected, settled.expected) if self.expected else settled.expected
         self.evolved |= settled.evolved
         self._notes.update(dict.fromkeys(settled.notes))
         good = without(settled.frame, bad)
         self._watch(good, layout, source)
         self.good.add(good)
+
+    def reject(self, bad: pl.DataFrame) -> None:
+        """Take rows back that were good so far, for cells (row, column, reason) that only all rows together show."""
+        if not bad.height:
+            return
+        named = pl.col(ROW).is_in(bad["row"].unique().implode())
+        rows = self.good.lazy().filter(named).collect()
+        self._blame(bad, rows, pl.DataFrame(schema={"row": pl.Int64(), "raw": pl.String()}))
+        self.good.keep(self.good.lazy().select(~named).collect().to_series().to_numpy())
+
+    def _blame(self, bad: pl.DataFrame, rows: pl.DataFrame, raw: pl.DataFrame) -> None:
+        self.rows_bad += bad["row"].n_unique()
+        self.cells.add(_with_raw(bad, rows, raw))
+        groups = bad.group_by("column", "reason", maintain_order=True).agg(pl.len(), pl.col("row").min())
+        for column, reason, count, row in groups.iter_rows():
+            before = self._faults.get((column, reason), (0, row))
+            self._faults[column, reason] = (before[0] + count, before[1])
 
     def _watch(self, good: pl.DataFrame, layout: Layout, source: Source) -> None:
         """Count what is new but possible: categories never seen, numbers outside of the range seen."""
@@ -104,7 +125,7 @@ class Sifted:
             )
 
 
-def sift(slices: Readable, layout: Layout, source: Source, scratch: Path) -> Sifted:
+def sift(slices: Readable, layout: Layout, source: Source, scratch: Path, contract: Contract | None = None) -> Sifted:
     """Go through a file. Raises :class:`DataRefused` for columns that may not be as they are.
 
     A file that cannot be read to its end is :class:`~interlock.data.opening.Unreadable` first of all.
@@ -113,7 +134,7 @@ def sift(slices: Readable, layout: Layout, source: Source, scratch: Path) -> Sif
     while True:
         sifted = Sifted(scratch)
         try:
-            _take_all(sifted, slices.readings(widened), slices.name, layout, source)
+            _take_all(sifted, slices.readings(widened), slices.name, (layout, source, contract))
         except Widened as more:
             sifted.good.clear()
             sifted.cells.clear()
@@ -122,26 +143,32 @@ def sift(slices: Readable, layout: Layout, source: Source, scratch: Path) -> Sif
             return sifted
 
 
-def _take_all(sifted: Sifted, readings: Iterator[Reading], file: str, layout: Layout, source: Source) -> None:
+def _take_all(
+    sifted: Sifted, readings: Iterator[Reading], file: str, by: tuple[Layout, Source, Contract | None]
+) -> None:
+    layout, source, contract = by
     refused: DataRefused | None = None
     for reading in readings:
         sifted.rows += reading.rows
         sifted.empty += reading.empty
         if refused is None:
             try:
+                if contract is not None:
+                    contract.require(reading.columns, file)
                 settled = settle(reading, layout, source, file)
             except DataRefused as error:
                 refused = error
             else:
-                sifted.take(reading, settled, source, layout)
+                sifted.take(reading, settled, source, layout, contract)
     if refused is not None:
         raise refused
 
 
-def _bad_cells(source: Source, settled: Settled, reading: Reading) -> pl.DataFrame:
-    """Every cell for which its row is left out: unreadable, breaking the signature, or an empty key."""
+def _bad_cells(source: Source, settled: Settled, reading: Reading, contract: Contract | None) -> pl.DataFrame:
+    """Every cell for which its row is left out: unreadable, breaking a rule or the signature, or an empty key."""
     frame = settled.frame
-    found = [check(frame, settled.expected, nullable=settled.nullable)]
+    found = [check_rules(frame, contract.rules)] if contract is not None else []
+    found += [check(frame, settled.expected, nullable=settled.nullable)]
     for name in source.key:
         empty = frame[name].is_null().arg_true().cast(pl.UInt64)
         found.append(pl.DataFrame({"row": empty}).with_columns(column=pl.lit(name), reason=pl.lit(_EMPTY_KEY)))
@@ -150,10 +177,10 @@ def _bad_cells(source: Source, settled: Settled, reading: Reading) -> pl.DataFra
     return merge_bad(reading.bad.filter(pl.col("column").is_in(kept)), pl.concat(found), frame[ROW])
 
 
-def _with_raw(bad: pl.DataFrame, reading: Reading) -> pl.DataFrame:
-    """The bad cells, each with its row as JSON text."""
-    rows = reading.frame.filter(pl.col(ROW).is_in(bad["row"].unique().implode()))
-    raw = pl.concat([reading.raw, rows_as_json(rows)]).unique(subset="row", keep="first", maintain_order=True)
+def _with_raw(bad: pl.DataFrame, frame: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """The bad cells, each with its row as JSON text; ``known`` (row, raw) is what is at hand of it."""
+    rows = frame.filter(pl.col(ROW).is_in(bad["row"].unique().implode()))
+    raw = pl.concat([known, rows_as_json(rows)]).unique(subset="row", keep="first", maintain_order=True)
     return bad.join(raw, on="row", how="left", maintain_order="left").select(*BAD_SCHEMA, "raw")
 
 

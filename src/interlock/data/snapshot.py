@@ -22,10 +22,10 @@ import polars as pl
 from interlock.data.casting import DTYPES, logical
 from interlock.data.content import rows_digest
 from interlock.data.dedupe import newest_rows
-from interlock.data.ingest import HOLDOUT, source_of
 from interlock.data.layout import Layout
 from interlock.data.pinned import require_intact, snapshot_frame, snapshot_path
 from interlock.data.query import View, run_query
+from interlock.data.sources import HOLDOUT, source_of
 from interlock.data.split import (
     MARK,
     described,
@@ -40,7 +40,8 @@ from interlock.data.split import (
 from interlock.errors import DataRefused, SettingsError
 from interlock.ports import Parts, Turn
 from interlock.records import FileResult, ReferenceRows, Snapshot, SourceVersion, digest, facts_of, timestamp
-from interlock.settings import Settings, seconds
+from interlock.settings import Settings
+from interlock.units import seconds
 
 __all__ = [
     "feature_names",

@@ -27,7 +27,8 @@ import polars as pl
 
 from interlock.data.casting import logical
 from interlock.records import ColumnType
-from interlock.settings import HoldoutSpec, Settings, seconds
+from interlock.settings import HoldoutSpec, Settings
+from interlock.units import seconds
 
 BITS = 60
 MARK = "_mark"

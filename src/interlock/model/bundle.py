@@ -66,8 +66,9 @@ from interlock.records import (
     timestamp,
 )
 from interlock.records import digest as digest_of
-from interlock.settings import Settings, seconds
+from interlock.settings import Settings
 from interlock.store.places import cache_of
+from interlock.units import seconds
 
 PARITY_ROWS = 100_000
 """Holdout rows on which a form is compared and the predictions are profiled: a seeded sample when there are more."""

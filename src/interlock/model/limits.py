@@ -7,7 +7,8 @@ from interlock.errors import SettingsError
 from interlock.model.confine import landlock_version
 from interlock.model.memory import can_watch
 from interlock.records import Record
-from interlock.settings import SIZE_PATTERN, Settings
+from interlock.settings import Settings
+from interlock.units import SIZE_PATTERN
 
 _UNITS: Final = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 

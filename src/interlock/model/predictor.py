@@ -15,7 +15,8 @@ from interlock.model.forms import Form, load_form
 from interlock.model.native import OPEN_MODEL, shape_answers
 from interlock.model.runner import Runner, Session
 from interlock.records import Column, ColumnType, Signature
-from interlock.settings import Settings, seconds
+from interlock.settings import Settings
+from interlock.units import seconds
 
 CHILD_ROWS = 65_536
 """Rows handed to a worker process at a time; the deadline is for each such call."""

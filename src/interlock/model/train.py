@@ -21,7 +21,8 @@ from interlock.model.runner import Runner
 from interlock.model.surroundings import Surroundings
 from interlock.ports import Parts, Turn
 from interlock.records import Record, Snapshot, Training, digest, facts_of, short, timestamp
-from interlock.settings import Settings, seconds
+from interlock.settings import Settings
+from interlock.units import seconds
 
 RUNS = {
     "function": "interlock.model.fit:run_training",

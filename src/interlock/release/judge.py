@@ -39,7 +39,8 @@ from interlock.release.gate import level, policy_of
 from interlock.release.metrics import is_own, named_metric, shown_metrics
 from interlock.release.resample import RESAMPLES
 from interlock.release.slices import slice_columns
-from interlock.settings import Settings, seconds
+from interlock.settings import Settings
+from interlock.units import seconds
 
 _CHUNK_ROWS = 65_536
 _WARM_UP_CALLS = 2

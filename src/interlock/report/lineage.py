@@ -14,7 +14,8 @@ from interlock.ports import Parts
 from interlock.records import Column, Event, Record, Snapshot
 from interlock.report.following import Follower, ledger_id, without_secrets
 from interlock.report.tracking import Link
-from interlock.settings import Settings, seconds
+from interlock.settings import Settings
+from interlock.units import seconds
 
 STAGES = (
     "file.accepted",

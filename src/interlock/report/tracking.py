@@ -17,7 +17,7 @@ from interlock.ports import Ledger, Parts
 from interlock.records import Event, Receipt, Record, short
 from interlock.release.standing import current, taken_back
 from interlock.report.following import Follower, ledger_id, without_secrets
-from interlock.settings import seconds
+from interlock.units import seconds
 
 KINDS = ("training.done", "training.failed", "bundle.packed", "gate.decided", "release.made")
 

@@ -2,11 +2,12 @@
 
 from interlock.errors import SettingsError
 from interlock.ports import Blobs
-from interlock.settings import Settings, seconds
+from interlock.settings import Settings
 from interlock.store.blobs import LocalBlobs
 from interlock.store.cache import Cache
 from interlock.store.objects import ObjectBlobs
 from interlock.store.patience import Patience
+from interlock.units import seconds
 
 
 def patience_of(settings: Settings) -> Patience:

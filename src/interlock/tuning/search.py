@@ -28,7 +28,7 @@ from interlock.release.gate import policy_of
 from interlock.release.judge import target_scale
 from interlock.release.metrics import is_own
 from interlock.release.own_metric import entry_of
-from interlock.settings import Settings, seconds
+from interlock.settings import Settings
 from interlock.tuning.folds import split
 from interlock.tuning.standing import (
     COLLECTION,
@@ -44,6 +44,7 @@ from interlock.tuning.standing import (
 )
 from interlock.tuning.study import Asked, Study, held, require_optuna
 from interlock.tuning.trial import RUN_TRIAL, Fold, Measure, TrialEnd, TrialTask
+from interlock.units import seconds
 
 HOPELESS_TRIALS = 10
 """A search whose first trials all fail is given up after so many."""

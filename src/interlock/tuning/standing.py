@@ -13,7 +13,8 @@ import msgspec
 
 from interlock.ports import Ledger
 from interlock.records import Record, Snapshot, digest, facts_of, moment
-from interlock.settings import Settings, seconds
+from interlock.settings import Settings
+from interlock.units import seconds
 
 COLLECTION = "tuning"
 """Documents of finished searches by digest; ``IN_FORCE`` is the key of what is in force."""
