@@ -8,7 +8,7 @@ import msgspec
 import polars as pl
 
 from interlock.data.layout import Layout, Settled, settle
-from interlock.data.opening import safe_name
+from interlock.data.opening import safe_name, shown
 from interlock.data.readers import BAD_SCHEMA, ROW, Reading, rows_as_json
 from interlock.data.rules import Contract, check_rules
 from interlock.data.signature import Drift, check, drift_notes, merge_bad, widen, without
