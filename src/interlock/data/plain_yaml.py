@@ -51,7 +51,7 @@ def write_yaml(value: Any) -> str:
             return True
 
     def text(writer: Any, value: str) -> Any:
-        plain = resolved(value) == value and value not in ("<<", "=")
+        plain = resolved(value) == value and value not in ("<<", "=") and value.isprintable()
         return writer.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain else '"')
 
     Writer.add_representer(str, text)
