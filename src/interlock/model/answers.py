@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 import polars as pl
 
+from interlock.data.casting import DTYPES
 from interlock.errors import UserCodeFailed
 from interlock.records import Output
 
@@ -12,15 +13,6 @@ COMPANIED = frozenset({"ranking", "text", "any"})
 """Kinds of answers that may come with further columns (a passage, a score), published beside the prediction."""
 _RESERVED = ("interlock_", "probability_")
 _MOST_COMPANIONS = 20
-_DTYPES: dict[str, pl.DataType] = {
-    "bool": pl.Boolean(),
-    "int": pl.Int64(),
-    "float": pl.Float64(),
-    "str": pl.String(),
-    "date": pl.Date(),
-    "datetime": pl.Datetime("us"),
-    "bytes": pl.Binary(),
-}
 
 
 def _nonsense(message: str, next_step: str) -> NoReturn:
@@ -51,7 +43,7 @@ def check_ranking(prediction: pl.Series, output: Output) -> pl.Series:
             f"The prediction is of type {prediction.dtype}; a ranking is a list for each row, best first.",
             "Return a list of lists, or an array of shape (rows, k).",
         )
-    wanted = pl.List(_DTYPES[output.type])
+    wanted = pl.List(DTYPES[output.type])
     try:
         lists = prediction.cast(wanted)
     except pl.exceptions.PolarsError:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import polars as pl
 
+from interlock.data.casting import DTYPES
 from interlock.errors import UserCodeFailed
 from interlock.model.answers import COMPANIED, as_lists, check_ranking, check_text, companions
 from interlock.model.calls import FrameKind, as_frame
@@ -196,7 +197,7 @@ def _check_prediction(prediction: pl.Series, output: Output | None) -> pl.Series
 def _dtype_of(output: Output) -> pl.DataType:
     if output.kind == "number":
         return pl.Float64()
-    inner = _DTYPES[output.type]()
+    inner = DTYPES[output.type]
     return pl.List(inner) if output.kind == "ranking" else inner
 
 
@@ -215,20 +216,9 @@ def _check_numbers(prediction: pl.Series) -> pl.Series:
     return numbers
 
 
-_DTYPES: dict[str, type[pl.DataType]] = {
-    "bool": pl.Boolean,
-    "int": pl.Int64,
-    "float": pl.Float64,
-    "str": pl.String,
-    "date": pl.Date,
-    "datetime": pl.Datetime,
-    "bytes": pl.Binary,
-}
-
-
 def _check_labels(prediction: pl.Series, output: Output) -> pl.Series:
     """Cast labels to the type of the target, without loss; every one must be a class."""
-    wanted = _DTYPES[output.type]
+    wanted = DTYPES[output.type]
     if isinstance(prediction.dtype, pl.Categorical | pl.Enum):
         prediction = prediction.cast(pl.String)
     labels = prediction

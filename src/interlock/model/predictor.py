@@ -8,27 +8,19 @@ from typing import Self
 import msgspec
 import polars as pl
 
+from interlock.data.casting import DTYPES
 from interlock.errors import DataRefused, Fault, UserCodeFailed
 from interlock.model.bundle import Opened, session_arguments
 from interlock.model.columns import spelled
 from interlock.model.forms import Form, load_form
 from interlock.model.native import OPEN_MODEL, shape_answers
 from interlock.model.runner import Runner, Session
-from interlock.records import Column, ColumnType, Signature
+from interlock.records import Column, Signature
 from interlock.settings import Settings
 from interlock.units import seconds
 
 CHILD_ROWS = 65_536
 """Rows handed to a worker process at a time; the deadline is for each such call."""
-_DTYPES: dict[ColumnType, pl.DataType] = {
-    "bool": pl.Boolean(),
-    "int": pl.Int64(),
-    "float": pl.Float64(),
-    "str": pl.String(),
-    "date": pl.Date(),
-    "datetime": pl.Datetime("us"),
-    "bytes": pl.Binary(),
-}
 
 
 class Predictor(ABC):
@@ -164,7 +156,7 @@ def fitting(frame: pl.DataFrame, signature: Signature, *, encoded: bool = False)
 
 
 def _cast(series: pl.Series, column: Column, *, encoded: bool) -> pl.Series:
-    wanted = _DTYPES[column.type]
+    wanted = DTYPES[column.type]
     is_encoded = isinstance(series.dtype, pl.Categorical | pl.Enum)
     if series.dtype == wanted or (encoded and is_encoded and column.type == "str"):
         return series
