@@ -335,16 +335,28 @@ class Recorder:
         return {"f_bsize": 4096, "f_frsize": 4096, "f_blocks": 1 << 20, "f_bfree": 1 << 19, "f_bavail": 1 << 19}
 
 
+_PROGRAM = """import pickle, sys
+from pathlib import Path
+from infra.forgetful import serve
+given, folder, told, ready = sys.argv[1:]
+serve(pickle.loads(Path(given).read_bytes()), Path(folder), Path(told), int(ready))
+"""
+
+
 @contextlib.contextmanager
 def mounted(tree: Tree, folder: Path) -> Iterator[Log]:
     """Mount a disk that holds ``tree`` at ``folder``; the log is complete when the block has ended."""
     folder.mkdir()
     told = folder.with_suffix(".log")
+    given = folder.with_suffix(".tree")
+    given.write_bytes(pickle.dumps(tree))
     reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        _serve(tree, folder, told, writer)
+    # A program of its own: a fork of a test process with threads would never come to answer.
+    child = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(given), str(folder), str(told), str(writer)],
+        pass_fds=[writer],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+    )
     os.close(writer)
     log: Log = []
     try:
@@ -356,11 +368,11 @@ def mounted(tree: Tree, folder: Path) -> Iterator[Log]:
         finally:
             subprocess.run(["fusermount3", "-u", str(folder)], check=True)
     finally:
-        os.waitpid(child, 0)
+        child.wait()
     log.extend(pickle.loads(told.read_bytes()))
 
 
-def _serve(tree: Tree, folder: Path, told: Path, ready: int) -> None:
+def serve(tree: Tree, folder: Path, told: Path, ready: int) -> None:
     status = 1
     try:
         warnings.simplefilter("ignore")
