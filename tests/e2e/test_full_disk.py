@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 
 from e2e.small_project import make_project, write_rows
-from e2e.syscall_driver import turn
-from infra.syscalls import under
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk, and runs as somebody else")
 pytestmark = [needs_root, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -86,6 +84,18 @@ def tree(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
+AS_NOBODY = """import json, os, sys
+from pathlib import Path
+from e2e.test_full_disk import turn
+other, project = map(Path, sys.argv[1:])
+turn(other)  # imports what nobody may not read
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+print(json.dumps(turn(project)))
+"""
+
+
 @pytest.mark.parametrize("ran_before", [False, True])
 def test_a_read_only_disk_is_told_and_nothing_changes(disk: Path, ran_before: bool) -> None:
     project = make_project(disk / "project")
@@ -113,14 +123,15 @@ def test_a_folder_of_somebody_else_is_told_and_nothing_changes(ran_before: bool)
 
         other = make_project(Path(place) / "other")
 
-        def as_nobody() -> dict[str, Any]:
-            turn(other)  # imports what nobody may not read
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            return turn(project)
-
-        told = under(None, as_nobody).result
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", AS_NOBODY, str(other), str(project)],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=100,
+        )
+        told = json.loads(done.stdout.splitlines()[-1])
         assert told["exit"] == 3, told
         assert "who may" in told["next_step"], told
         assert tree(project) == before

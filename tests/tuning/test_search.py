@@ -75,7 +75,7 @@ def test_trials_that_fail_are_told_and_the_search_goes_on(desk: Desk) -> None:
     assert found.status == "done"
     assert found.failed == sum(trial.params["tilt"] < 0 or trial.params["tilt"] > 3.5 for trial in desk.trials) > 0
     reasons = {trial.reason for trial in desk.trials if trial.state == "failed"}
-    assert any("ValueError: too far left" in reason for reason in reasons)
+    assert any("raised ValueError (train.py" in reason for reason in reasons)
     assert found.params["tilt"] >= 0
 
 
@@ -84,7 +84,7 @@ def test_when_every_trial_fails_the_search_is_given_up(desk: Desk) -> None:
         "def train(X, y, tilt):\n    open(HERE + 'calls', 'a').write('x ')\n    raise ValueError('never works')\n"
     )
     for _ in range(2):
-        with pytest.raises(UserCodeFailed, match=r"All 10 trials of the search failed.*never works"):
+        with pytest.raises(UserCodeFailed, match=r"All 10 trials of the search failed.*raised ValueError"):
             desk.search(**{"tune.trials": 30})
         assert len(desk.spied("calls")) == 10
     assert desk.kinds() == ["tune.failed"]

@@ -57,7 +57,10 @@ def claim(ledger: Ledger, blobs: Blobs, settings: Settings, place: str) -> None:
     location = settings.store.lake
     if owner.lake == location and "://" in location:
         return
-    _require_own(_mark(blobs, owner, location), owner, location)
+    mark = _mark(blobs, owner, location)
+    if not owner.lake and _left_behind(mark, settings):
+        owner = msgspec.structs.replace(owner, token=mark.token)
+    _require_own(mark, owner, location)
     if owner.lake != location:
         with ledger.transaction() as transaction:
             transaction.put(COLLECTION, KEY, msgspec.structs.replace(owner, lake=location))
@@ -90,6 +93,15 @@ def _mark(blobs: Blobs, owner: Owner, location: str) -> Mark:
         next_step="Bring the lake back (store.lake names it; a backup), or move .interlock away to begin anew.",
         lake=location,
     )
+
+
+def _left_behind(mark: Mark, settings: Settings) -> bool:
+    """A new state in the project's own folder, beside a lake of the same project: the state was deleted or lost.
+
+    The rows in the lake are found by the names of their files, and recorded again; each stays once.
+    """
+    own = settings.store.state == "sqlite" and "://" not in settings.store.lake
+    return own and mark.project == settings.project
 
 
 def _require_own(found: Mark, owner: Owner, location: str) -> None:
