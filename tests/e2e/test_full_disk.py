@@ -86,7 +86,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 AS_NOBODY = """import json, os, sys
 from pathlib import Path
-from e2e.test_full_disk import turn
+from e2e.syscall_driver import turn
 other, project = map(Path, sys.argv[1:])
 turn(other)  # imports what nobody may not read
 os.setgroups([])
