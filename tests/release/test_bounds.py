@@ -157,12 +157,12 @@ def test_the_influence_of_rows_has_the_variance_and_skewness_of_the_mean():
 def test_unskewed_is_the_inverse_of_halls_transformation(t, skew):
     cut = unskewed(t, skew)
     back = cut + skew * cut**2 / 3 + skew**2 * cut**3 / 27 + skew / 6
-    assert back == pytest.approx(t, abs=1e-6)
+    assert back == pytest.approx(t, abs=1e-9)
 
 
 def test_unskewed_is_smooth_where_there_is_no_skewness():
-    assert unskewed(1.9, 0.0) == 1.9
-    assert unskewed(1.9, 1.1e-6) == pytest.approx(unskewed(1.9, 0.9e-6), abs=1e-5)
+    assert unskewed(1.9, 0.0) == pytest.approx(1.9, abs=1e-15)
+    assert unskewed(1.9, 1e-12) == pytest.approx(1.9, abs=1e-11)
 
 
 def test_a_long_tail_of_losses_lowers_the_lower_bound_and_one_of_gains_raises_the_upper():

@@ -70,9 +70,9 @@ def unskewed(t: float, skew: float) -> float:
     + skew^2 T^3 / 27 + skew / 6``, which removes the skewness from T. A rare large loss that the rows show makes the
     cut for a lower bound larger; one that they do not show nobody can know.
     """
-    if abs(skew) < 1e-6:
-        return t
-    return 3.0 / skew * (float(np.cbrt(1.0 + skew * (t - skew / 6.0))) - 1.0)
+    shift = t - skew / 6.0
+    root = float(np.cbrt(1.0 + skew * shift))
+    return 3.0 * shift / (root * root + root + 1.0)  # 3 / skew * (root - 1), with nothing cancelled
 
 
 def interval(joint: Joint, model: int, *, confidence: float) -> tuple[float, float]:
