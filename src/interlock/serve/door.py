@@ -83,6 +83,10 @@ class Door:
         """Paths of the prediction routes."""
         return tuple(self.room.forms.routes)
 
+    def name(self) -> bytes:
+        """A new prediction id."""
+        return self._ids.next()
+
     def now(self, route: str, body: bytes) -> Reply | None:
         """The reply, where nothing has to be waited for; else None."""
         started, room = self._clock(), self.room
@@ -108,7 +112,7 @@ class Door:
         return self.now(route, body) or await self.later(route, body)
 
     def _reply(self, room: Room, route: str, asked: Asked, answered: Answered, started: float) -> Reply:
-        name = self._ids.next()
+        name = self.name()
         if answered.faults and None in answered.answers:
             reply = _abstained(answered, name)
         else:
@@ -132,7 +136,7 @@ class Door:
         return found
 
     def _failed(self, route: str, error: InterlockError, started: float) -> Reply:
-        reply = failure(error, self._ids.next())
+        reply = failure(error, self.name())
         self._observe(Served(route, reply.status, 0, "abstain", self._clock() - started, None))
         return reply
 
