@@ -16,7 +16,8 @@ class Serve(Section, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="Port; 0 for any that is free.")] = 8080
     workers: Annotated[int, Meta(ge=1, le=256, description="Processes that answer, all on the same port.")] = 1
     runners: Annotated[
-        int, Meta(ge=1, le=64, description="Processes of each worker for a model that only its own code can answer for.")
+        int,
+        Meta(ge=1, le=64, description="Processes of each worker for a model that only its own code can answer for."),
     ] = 1
     deadline: Annotated[
         Duration, Meta(description="A model that takes longer for its answer is ended, and the next tier answers.")
@@ -24,8 +25,8 @@ class Serve(Section, frozen=True, kw_only=True):
     keys_file: Annotated[
         str,
         Meta(
-            description="File with the API keys, as `interlock keys` writes it. Empty: a random key is made at the start, "
-            "and printed once."
+            description="File with the API keys, as `interlock keys` writes it. Empty: a random key is made at the "
+            "start, and printed once."
         ),
     ] = ""
     max_body_mb: Annotated[Positive, Meta(description="Largest body of a request, in 10^6 bytes.")] = 10.0

@@ -11,12 +11,12 @@ from interlock.answer.guard import Constancy, Limits, check_of, constancy_limit
 from interlock.answer.pool import Pool
 from interlock.answer.predict import Elsewhere, Live, Seat, Tier, picker
 from interlock.data.profile import Profile
-from interlock.errors import Fault, InterlockError
+from interlock.errors import Fault, InterlockError, UserCodeFailed
 from interlock.model.bundle import Opened, open_bundle
 from interlock.model.forms import load_form
 from interlock.model.manifest import PROFILE
 from interlock.model.predictor import open_predictor
-from interlock.model.rows import Row, Rows, rows_of
+from interlock.model.rows import Row, Rows, frame_of, rows_of, schema_of
 from interlock.model.runner import Runner
 from interlock.ports import Parts
 from interlock.records import Column, Release, Signature, short
@@ -50,6 +50,9 @@ class Loader:
     def __init__(self, parts: Parts, runner: Callable[[], Runner], *, limits: Limits, workers: int) -> None:
         self._parts = parts
         self._runner = runner
+        # a model that answers online has less time than one that answers a file
+        model = msgspec.structs.replace(parts.settings.model, predict_deadline=parts.settings.serve.deadline)
+        self._settings = msgspec.structs.replace(parts.settings, model=model)
         self._limits = limits
         self._workers = workers
         self._models: dict[str, Model] = {}
@@ -80,7 +83,9 @@ class Loader:
                 columns = list(model.signature.inputs)
             seat = self._seat(tier, digest, model, columns)
             if seat is None:
-                say(f"{tier} {short(digest)} takes other columns than the models above it, and cannot stand in for them")
+                say(
+                    f"{tier} {short(digest)} takes other columns than the models above it, and cannot stand in for them"
+                )
             else:
                 seats.append(seat)
         if problem is not None and not any(seat.tier != "baseline" for seat in seats):
@@ -119,7 +124,11 @@ class Loader:
             for _ in range(_WARM_CALLS):
                 here.answers([typical(bundle.signature)])
             return Model(opened, here, None, reference)
-        predictors = [open_predictor(opened, self._runner(), self._parts.settings) for _ in range(self._workers)]
+        predictors = [open_predictor(opened, self._runner(), self._settings) for _ in range(self._workers)]
+        row = frame_of([typical(bundle.signature)], schema_of(bundle.signature))
+        for predictor in predictors:
+            with suppress(UserCodeFailed):  # a made row may be refused; that the model was loaded is what counts
+                predictor.predict(row)
         return Model(opened, None, Pool(predictors, bundle.signature), reference)
 
     def keep(self, live: Live) -> None:

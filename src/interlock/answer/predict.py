@@ -16,6 +16,8 @@ from interlock.model.rows import Answer, Given, Row, Rows
 from interlock.records import Column, Signature
 
 Tier: TypeAlias = Literal["champion", "last-good", "baseline", "abstain"]
+_Judged: TypeAlias = tuple[Sequence[Given], Sequence[Cause | None]]
+"""What a seat gave, and what is wrong with each."""
 TIERS: Final[tuple[Tier, ...]] = ("champion", "last-good", "baseline", "abstain")
 
 
@@ -94,14 +96,13 @@ class Answered:
         raised = [fault.place for fault in self.faults if fault.cause == "raised"]
         return frozenset(place for place in raised if raised.count(place) > 1)
 
-    def take(self, seat: Seat, place: int, row: Row, given: Given) -> None:
-        """Keep an answer when the guard of its seat lets it pass, else the fault."""
-        cause = seat.judge(row, given)
+    def take(self, tier: Tier, place: int, given: Given, cause: Cause | None) -> None:
+        """Keep an answer that the guard of its seat lets pass, else the fault."""
         if cause is None:
             self.answers[place] = given  # type: ignore[assignment]
-            self.tiers[place] = seat.tier
+            self.tiers[place] = tier
         else:
-            self.faults.append(Fault(place, seat.tier, cause))
+            self.faults.append(Fault(place, tier, cause))
 
     def settled(self) -> "Answered":
         """Say of each fault of the champion whether last good had an answer to the same row."""
@@ -136,14 +137,16 @@ class Live:
             return None
         picked = seat.picked(rows)
         given = seat.here.answers(picked)
-        if not any(map(seat.judge, picked, given)):
+        causes = list(map(seat.judge, picked, given))
+        if not any(causes):
             return Answered(given, [seat.tier] * len(given))  # type: ignore[arg-type]
         course = self._course(rows)
         try:
-            other, asked = next(course)
-            course.send(given)
+            next(course)
+            other, asked = course.send((given, causes))
             while other.here is not None:
-                other, asked = course.send(other.here.answers(asked))
+                given = other.here.answers(asked)
+                other, asked = course.send((given, list(map(other.judge, asked, given))))
         except StopIteration as end:
             answered: Answered = end.value
             return answered
@@ -160,22 +163,21 @@ class Live:
                 else:
                     assert seat.elsewhere is not None
                     given = await seat.elsewhere.ask(asked)
-                seat, asked = course.send(given)
+                seat, asked = course.send((given, list(map(seat.judge, asked, given))))
         except StopIteration as end:
             answered: Answered = end.value
             return answered
 
-    def _course(self, rows: Sequence[Row]) -> Generator[tuple[Seat, Sequence[Row]], list[Given], Answered]:
-        """The way through the tiers: yields whom to ask for which rows, is sent what was given."""
+    def _course(self, rows: Sequence[Row]) -> Generator[tuple[Seat, Sequence[Row]], _Judged, Answered]:
+        """The way through the tiers: yields whom to ask for which rows, is sent what was given and what is wrong."""
         answered = Answered([None] * len(rows), ["abstain"] * len(rows))
         for seat in self.seats[self.route :]:
             places = [place for place in answered.open() if seat.tier != "baseline" or place not in answered.refused()]
             if not places:
                 continue
-            asked = seat.picked([rows[place] for place in places])
-            given = yield seat, asked
-            for place, row, each in zip(places, asked, given, strict=True):
-                answered.take(seat, place, row, each)
+            given, causes = yield seat, seat.picked([rows[place] for place in places])
+            for place, each, cause in zip(places, given, causes, strict=True):
+                answered.take(seat.tier, place, each, cause)
         return answered.settled()
 
 

@@ -40,7 +40,9 @@ _READ_AS: Mapping[str, Any] = {
 }
 
 
-def malformed(message: str, next_step: str = "Send JSON (RFC 8259): one object, and every name in it once.") -> DataRefused:
+def malformed(
+    message: str, next_step: str = "Send JSON (RFC 8259): one object, and every name in it once."
+) -> DataRefused:
     """A body that is no such thing at all, whatever the model takes."""
     return DataRefused(message, next_step=next_step, malformed=True)
 
@@ -68,9 +70,7 @@ class Reader:
             rename={f"f{place}": column.name for place, column in enumerate(columns)},
             gc=False,
         )
-        self._finish = [
-            (place, _FINISH[column.type]) for place, column in enumerate(columns) if column.type in _FINISH
-        ]
+        self._finish = [(place, _FINISH[column.type]) for place, column in enumerate(columns) if column.type in _FINISH]
         self._one = msgspec.json.Decoder(self.record)
         self._many = msgspec.json.Decoder(list[self.record])  # type: ignore[name-defined]
 
@@ -112,8 +112,8 @@ class Reader:
     def once(self, body: bytes, names: int) -> None:
         """Raise :class:`DataRefused` when an object of ``body``, which was decoded, has a name twice.
 
-        ``names`` is how many names it has when each that is known is there once. A colon for each and no more means that
-        there is no other; else the names are counted; and where there are more, all are compared.
+        ``names`` is how many names it has when each that is known is there once. A colon for each and no more
+        means that there is no other; else the names are counted; and where there are more, all are compared.
         """
         if body.count(b":") == names:
             return
@@ -181,7 +181,7 @@ class Reader:
 
 def _type_of(column: Column) -> Any:
     kind = _READ_AS[column.type]
-    return kind | None if column.nullable or column.type == "str" else kind
+    return kind | None if column.nullable else kind
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> None:

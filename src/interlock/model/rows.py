@@ -1,8 +1,8 @@
 """Answers to a few rows at a time, given as tuples: the same bits as for a frame, without the cost of making one.
 
-A *row* holds the values of a signature's inputs in their order: bool, int, float, str, date, datetime, bytes, or None
-for missing. An *answer* is a pair: the prediction, and what comes with it (the probabilities of the classes in their
-order, or further columns by name), or None. A row that the model refuses is answered by an error, alone.
+A *row* holds the values of a signature's inputs in their order: bool, int, float (finite), str, date, datetime, bytes,
+or None for missing. An *answer* is a pair: the prediction, and what comes with it (the probabilities of the classes in
+their order, or further columns by name), or None. A row that the model refuses is answered by an error, alone.
 """
 
 import math
@@ -75,7 +75,7 @@ class FrameRows:
 
     def __init__(self, answer: Callable[[pl.DataFrame], pl.DataFrame], signature: Signature) -> None:
         self._answer = answer
-        self._schema = {column.name: DTYPES[column.type] for column in signature.inputs}
+        self._schema = schema_of(signature)
 
     def together(self, rows: Sequence[Row]) -> list[Given]:
         """Ask for all at once; raises :class:`UserCodeFailed` when the model refuses any."""
@@ -89,6 +89,11 @@ class FrameRows:
             if len(rows) == 1:
                 return [error]
         return [given for row in rows for given in self.answers([row])]
+
+
+def schema_of(signature: Signature) -> dict[str, pl.DataType]:
+    """The types of a frame with the inputs of ``signature``."""
+    return {column.name: DTYPES[column.type] for column in signature.inputs}
 
 
 def frame_of(rows: Sequence[Row], schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
@@ -145,14 +150,7 @@ class _LinearRows:
         self._intercepts = form.intercepts
         places = {column.name: (place, column.type) for place, column in enumerate(signature.inputs)}
         self._terms = [_Term(term, *places[term.column]) for term in form.terms]
-        first = [
-            (t.place, t.table, t.default[0], t.numeric, t.shift, t.weights[0] if t.weights else 0.0, t.filled)
-            for t in self._terms
-        ]
-        self._single = [
-            (place, None if table is None else {key: value[0] for key, value in table.items()}, *rest)
-            for place, table, *rest in first
-        ]
+        self._single = [term.single() for term in self._terms] if len(form.intercepts) == 1 else []
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
         one = self._one if len(self._intercepts) == 1 else self._several
@@ -163,12 +161,12 @@ class _LinearRows:
         for place, table, default, numeric, shift, weight, filled in self._single:
             value = row[place]
             if table is None:
-                score += ((value - shift) if value is not None and value == value else filled) * weight
+                score += (filled if value is None else value - shift) * weight
             elif numeric and value is not None:
-                score += table.get(float(value), default) if value == value else table[None]
+                score += table.get(float(value), default)
             else:
                 score += table.get(value, default)
-        if score != score:
+        if math.isnan(score):
             return refused()
         link = self._form.link
         if link == "number":
@@ -184,18 +182,22 @@ class _LinearRows:
         for term in self._terms:
             value = row[term.place]
             if term.table is None:
-                moved = (value - term.shift) if value is not None and value == value else term.filled
+                moved = term.filled if value is None else value - term.shift
                 for index, weight in enumerate(term.weights):
                     scores[index] += moved * weight
             else:
                 for index, weight in enumerate(term.found(value)):
                     scores[index] += weight
-        if scores[0] != scores[0]:
+        if math.isnan(scores[0]):
             return refused()
         label = self._classes[scores.index(max(scores))]
         if self._form.link == "largest":
             return label, None
         return label, (_softmax(scores) if self._form.link == "softmax" else _one_vs_rest(scores))
+
+
+_Single: TypeAlias = tuple[int, dict[Any, float] | None, float, bool, float, float, float]
+"""Place, table, default, whether numbers are looked up, shift, weight, and what a missing number counts as."""
 
 
 class _Term:
@@ -221,11 +223,17 @@ class _Term:
         self.table[None] = term.missing or nothing
         self.default = term.unknown or nothing
 
+    def single(self) -> "_Single":
+        """What a loop over the terms of a single score needs."""
+        table = None if self.table is None else {key: weights[0] for key, weights in self.table.items()}
+        weight = self.weights[0] if self.weights else 0.0
+        return self.place, table, self.default[0], self.numeric, self.shift, weight, self.filled
+
     def found(self, value: Any) -> tuple[float, ...]:
         """The weights of a category."""
         assert self.table is not None
         if self.numeric and value is not None:
-            return self.table.get(float(value), self.default) if value == value else self.table[None]
+            return self.table.get(float(value), self.default)
         return self.table.get(value, self.default)
 
 
@@ -289,7 +297,7 @@ class _TreeRows:
 
         def number(row: Row) -> float:
             value = row[place]
-            value = fill if value is None or value != value else value
+            value = fill if value is None else value
             return value if plain else (value - shift) * scale + offset
 
         return number if kind in _NUMERIC else None
@@ -309,9 +317,8 @@ def _mapped(feature: Mapped, place: int, kind: ColumnType) -> Callable[[Row], fl
 
     def found(row: Row) -> float:
         value = row[place]
-        if value is None or value != value:
+        if value is None:
             return missing
         return table.get(float(value), unknown)
 
     return found
-

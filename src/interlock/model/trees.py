@@ -162,7 +162,9 @@ class LightGbm:
         if rows == 1:
             self._check(
                 self._library.LGBM_BoosterPredictForMatSingleRowFast(
-                    self._fast(), ctypes.c_void_p(matrix.ctypes.data), ctypes.byref(length),
+                    self._fast(),
+                    ctypes.c_void_p(matrix.ctypes.data),
+                    ctypes.byref(length),
                     ctypes.c_void_p(result.ctypes.data),
                 )
             )
@@ -195,7 +197,13 @@ class LightGbm:
             double, transformed = 1, 0
             self._check(
                 self._library.LGBM_BoosterPredictForMatSingleRowFastInit(
-                    self._handle, transformed, 0, -1, double, ctypes.c_int32(len(self.trees.features)), b"",
+                    self._handle,
+                    transformed,
+                    0,
+                    -1,
+                    double,
+                    ctypes.c_int32(len(self.trees.features)),
+                    b"",
                     ctypes.byref(config),
                 )
             )

@@ -81,9 +81,13 @@ class App:
         key = self._keyring.find(presented(headers))
         if key is None:
             challenge: Headers = ((b"www-authenticate", b"Bearer"),)
-            return self._no("NoKey", "No valid key came with the request.", "Send 'Authorization: Bearer KEY'.", 401, challenge)
+            return self._no(
+                "NoKey", "No valid key came with the request.", "Send 'Authorization: Bearer KEY'.", 401, challenge
+            )
         if wanted not in key.scopes:
-            return self._no("Forbidden", f"This key does not open what needs '{wanted}'.", "Ask for one that does.", 403)
+            return self._no(
+                "Forbidden", f"This key does not open what needs '{wanted}'.", "Ask for one that does.", 403
+            )
         return None
 
     async def _predicted(self, path: str, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:

@@ -72,7 +72,9 @@ class Ids:
 class Door:
     """Answers prediction requests by the release that is in the room."""
 
-    def __init__(self, room: Room, observe: Callable[[Served], None], clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, room: Room, observe: Callable[[Served], None], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.room = room
         self._observe = observe
         self._clock = clock

@@ -35,15 +35,12 @@ class JsonForms:
 
 def json_forms(reader: Reader, most_rows: int) -> JsonForms:
     """Make the forms for ``reader``; each raises :class:`DataRefused`."""
-    record = reader.record
     width = len(reader.names)
-    single = msgspec.json.Decoder(
-        msgspec.defstruct("Stream", [("instance", record | list[Any] | str | int | float | bool)], forbid_unknown_fields=True)
-    )
-    several = msgspec.json.Decoder(
-        msgspec.defstruct("Batch", [("instances", list[record | list[Any] | str | int | float | bool])], forbid_unknown_fields=True)  # type: ignore[valid-type]
-    )
-    bare = msgspec.json.Decoder(list[record | list[Any] | str | int | float | bool])  # type: ignore[valid-type]
+    either: Any = reader.record | list[Any] | str | int | float | bool
+    several: Any = list[either]
+    single = _decoder("Stream", "instance", either)
+    together = _decoder("Batch", "instances", several)
+    bare = msgspec.json.Decoder(several)
 
     def row_of(value: Any, number: int | None = None) -> Row:
         if isinstance(value, msgspec.Struct):
@@ -51,7 +48,9 @@ def json_forms(reader: Reader, most_rows: int) -> JsonForms:
         if isinstance(value, list):
             return reader.listed(value, None, number)
         if width != 1:
-            raise malformed(f"A record is one value, the model takes {width}.", "Send an object with a member for each field.")
+            raise malformed(
+                f"A record is one value, the model takes {width}.", "Send an object with a member for each field."
+            )
         return reader.listed([value], None, number)
 
     def names(values: Sequence[Any]) -> int:
@@ -72,7 +71,7 @@ def json_forms(reader: Reader, most_rows: int) -> JsonForms:
         return Asked((row_of(value),), "prediction")
 
     def batch(body: bytes) -> Asked:
-        values = reader.decode(several, body).instances
+        values = reader.decode(together, body).instances
         reader.once(body, 1 + names(values))
         return Asked(counted(values), "predictions")
 
@@ -85,6 +84,11 @@ def json_forms(reader: Reader, most_rows: int) -> JsonForms:
         return Asked(counted(values), "array")
 
     return JsonForms({"/stream": stream, "/batch": batch, "/predict": predict, "/score": score})
+
+
+def _decoder(name: str, member: str, kind: Any) -> msgspec.json.Decoder[Any]:
+    """What decodes an object with one member."""
+    return msgspec.json.Decoder(msgspec.defstruct(name, [(member, kind)], forbid_unknown_fields=True))
 
 
 def written(answers: Sequence[Answer], shape: Shape) -> bytes:

@@ -93,7 +93,9 @@ def add_key(path: Path, name: str, scopes: tuple[Scope, ...]) -> str:
     """Add a random key to the file, making it if need be, and give its text; raises :class:`Conflict`."""
     known = read_keys(path) if path.exists() else ()
     if any(key.name == name for key in known):
-        raise Conflict(f"There is a key '{name}' in {path} already.", next_step="Choose another name, or delete it there.")
+        raise Conflict(
+            f"There is a key '{name}' in {path} already.", next_step="Choose another name, or delete it there."
+        )
     text, key = new_key(name, scopes)
     listed = ", ".join(f'"{scope}"' for scope in key.scopes)
     entry = f'[[key]]\nname = "{key.name}"\nsha256 = "{key.sha256}"\nscopes = [{listed}]\n'

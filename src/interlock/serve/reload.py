@@ -81,7 +81,9 @@ class Follower:
             room = self._room(release)
         except InterlockError as error:
             self._failed = release
-            self._told(f"release {release.generation} cannot be loaded, the one before goes on answering: {error.message}")
+            self._told(
+                f"release {release.generation} cannot be loaded, the one before goes on answering: {error.message}"
+            )
             return
         self._shown, self._failed, self.problem = release, None, ""
         self._show(room)

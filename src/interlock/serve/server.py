@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from socket import socket
 from threading import Lock
 
 import msgspec
@@ -72,9 +73,7 @@ class _Lazy:
     """A runner that is started when a model first needs it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = msgspec.structs.replace(
-            settings, model=msgspec.structs.replace(settings.model, predict_deadline=settings.serve.deadline)
-        )
+        self._settings = settings
         self._runner: Runner | None = None
         self._scratch = settings.home / "work" / f"serve-{secrets.token_hex(4)}"
         self._lock = Lock()
@@ -155,19 +154,18 @@ def _run(app: App, settings: Settings, orders: Orders, door: Door) -> None:
         timeout_graceful_shutdown=max(1, round(seconds(settings.serve.drain))),
         timeout_keep_alive=75,
     )
-    server = uvicorn.Server(config)
     live = door.room.live
 
-    async def main() -> None:
-        task = asyncio.create_task(server.serve())
-        while not server.started and not task.done():
-            await asyncio.sleep(0.01)
-        if server.started:
-            port = server.servers[0].sockets[0].getsockname()[1]
-            orders.say(
-                f"{settings.model.name}, release {live.generation}, answers at http://{settings.serve.host}:{port}"
-            )
-        await task
+    class _Server(uvicorn.Server):
+        """Tells where it listens."""
+
+        async def startup(self, sockets: list[socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                port = self.servers[0].sockets[0].getsockname()[1]
+                orders.say(
+                    f"{settings.model.name}, release {live.generation}, answers at http://{settings.serve.host}:{port}"
+                )
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as loops:
-        loops.run(main())
+        loops.run(_Server(config).serve())
