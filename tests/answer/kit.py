@@ -129,8 +129,9 @@ class Project:
         with self.turn.transaction(self.parts.ledger) as t:
             t.insert("release", f"{generation:010d}", made)
 
-
-    def release_of(self, folder: Path, generation: int, *, last_good: Opened | None = None, form: Linear = FORM) -> Opened:
+    def release_of(
+        self, folder: Path, generation: int, *, last_good: Opened | None = None, form: Linear = FORM
+    ) -> Opened:
         """Release a champion that answers by ``form``, with a baseline that always says "no"."""
         champion = opened_bundle(folder / f"champion-{generation}", form)
         baseline = baseline_bundle(folder / f"baseline-{generation}")

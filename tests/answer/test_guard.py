@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.answer.guard import FAULTS, Constancy, Limits, check_of, constancy_limit
@@ -100,8 +100,15 @@ def test_anything_holds_no_number_that_json_lacks():
 
 @pytest.mark.parametrize(
     ("cause", "told"),
-    [("raised", "raised"), ("exited", "died"), ("killed", "died"), ("deadline", "deadline"), ("memory", "memory"), ("nonsense", "type")],
-)  # fmt: skip
+    [
+        ("raised", "raised"),
+        ("exited", "died"),
+        ("killed", "died"),
+        ("deadline", "deadline"),
+        ("memory", "memory"),
+        ("nonsense", "type"),
+    ],
+)
 @pytest.mark.parametrize("check", [LABELS, NUMBERS])
 def test_an_error_is_told_by_its_cause(check, cause, told):
     assert check(UserCodeFailed("no", cause=cause)) == told
@@ -128,6 +135,7 @@ def reference(**fields):
     return Profile(rows=100, columns=(ColumnProfile(name="prediction", type="str", count=100, **fields),))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 99))
 def test_the_limit_is_beyond_chance(most):
     limit = constancy_limit(reference(categories={"a": most, "b": 100 - most}))

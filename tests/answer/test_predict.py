@@ -136,7 +136,7 @@ def test_one_answer_for_everything_is_no_answer():
 TABLES = st.dictionaries(st.sampled_from([1.0, 2.0, 3.0]), st.sampled_from(sorted(BAD)))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     champion=TABLES,
     last_good=st.none() | TABLES,

@@ -7,7 +7,7 @@ from datetime import date, datetime
 import msgspec
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.answer.reading import Reader, bad_field, malformed
@@ -25,7 +25,15 @@ COLUMNS = (
     Column(name="raw", type="bytes", nullable=True),
 )
 READER = Reader(COLUMNS)
-GOOD = {"x": 1.5, "n": 3, "colour": "red", "ok?": True, "from": "2026-11-21", "a b": "2026-11-21T02:30:52Z", "raw": "AAE="}
+GOOD = {
+    "x": 1.5,
+    "n": 3,
+    "colour": "red",
+    "ok?": True,
+    "from": "2026-11-21",
+    "a b": "2026-11-21T02:30:52Z",
+    "raw": "AAE=",
+}
 
 
 def said(body, read=READER.one):
@@ -40,7 +48,7 @@ def changed(**values):
 
 def test_a_record_becomes_a_row_in_the_order_of_the_columns():
     shuffled = dict(reversed(GOOD.items()))
-    expected = (1.5, 3, "red", True, date(2026, 11, 21), datetime(2026, 11, 21, 2, 30, 52), b"\0\1")
+    expected = (1.5, 3, "red", True, date(2026, 11, 21), datetime.fromisoformat("2026-11-21T02:30:52"), b"\0\1")
     assert READER.one(json.dumps(shuffled).encode()) == expected
 
 
@@ -98,10 +106,10 @@ def test_of_many_records_the_number_is_told():
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"{", b"nonsense", b'{"x": NaN}', b'{"x": Infinity}', b'{"x": 01}', b'{"x": 1e999}', b"[1,]", b"\xff", b'{"x": "\\ud800"}',
-        b"[" * 100_000, b'{"x":' * 100_000, b"null", b"3", b'"text"', b"{}x",
+        *(b"", b"{", b"nonsense", b'{"x": NaN}', b'{"x": Infinity}', b'{"x": 01}', b'{"x": 1e999}', b"[1,]", b"\xff"),
+        *(rb'{"x": "\ud800"}', b"[" * 100_000, b'{"x":' * 100_000, b"null", b"3", b'"text"', b"{}x"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_json_is_malformed(body):
     error = said(body)
     assert error.facts.get("malformed") or error.facts.get("field")
@@ -117,7 +125,12 @@ def test_a_name_that_is_there_twice_is_refused_wherever_it_is():
     assert READER.one(f'{{{once}, "id": ": {{\\"x\\": 1"}}'.encode())[0] == 1.5
 
 
-@given(st.dictionaries(st.text(max_size=5), st.text(max_size=8) | st.integers() | st.lists(st.text(max_size=3)), max_size=4))
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.text(max_size=5), st.text(max_size=8) | st.integers() | st.lists(st.text(max_size=3)), max_size=4
+    )
+)
 def test_texts_full_of_colons_and_quotes_are_no_names(extra):
     reader = Reader(COLUMNS[2:3])
     record = {**{name: value for name, value in extra.items() if name != "colour"}, "colour": ':"a":\\"b": {"x":1}'}
@@ -142,6 +155,7 @@ TEXTS = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_times_are_read_as_those_of_a_file(text):
     typed, bad = convert(pl.Series([text]), "datetime")
@@ -153,9 +167,12 @@ def test_times_are_read_as_those_of_a_file(text):
         assert reader.one(body) == (typed[0],)
 
 
+@settings(deadline=None)
 @given(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**54), 2**54).map(float))
 def test_whole_numbers_are_read_as_those_of_a_file(number):
-    typed, bad = convert(pl.Series([number], dtype=pl.Float64 if isinstance(number, float) else None, strict=False), "int")
+    typed, bad = convert(
+        pl.Series([number], dtype=pl.Float64 if isinstance(number, float) else None, strict=False), "int"
+    )
     reader = Reader([Column(name="n", type="int", nullable=False)])
     body = msgspec.json.encode({"n": number})
     if bad is not None or not -(2**63) <= number < 2**63:

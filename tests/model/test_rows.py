@@ -83,7 +83,7 @@ def by_rows(form, rows):
     return [None if isinstance(given, UserCodeFailed) else given for given in rows_of(form, SIGNATURE).answers(rows)]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(form=linear_forms(), rows=st.lists(VALUES, min_size=1, max_size=8))
 def test_linear_answers_are_those_of_frames_to_the_bit(form, rows):
     assert type(rows_of(form, SIGNATURE)).__name__ == "_LinearRows"
@@ -175,7 +175,10 @@ def test_trees_answer_as_frames_do_to_the_bit(boosters, name, rows):
 
 def test_trees_whose_features_must_be_spelled_go_by_frame(boosters):
     whole = boosters["number"]
-    features = (*whole.trees.features[:3], Mapped(column="late", keys=("true",), values=(1.0,), unknown=0.0, missing=0.0))
+    features = (
+        *whole.trees.features[:3],
+        Mapped(column="late", keys=("true",), values=(1.0,), unknown=0.0, missing=0.0),
+    )
     form = LightGbm(Trees(features=features, outputs=1), whole._text)
     rows = [(0.5, 1, "a", True, 2), (None, None, None, None, None)]
     assert repr(by_rows(form, rows)) == repr(by_frame(form, rows))

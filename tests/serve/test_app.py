@@ -10,6 +10,7 @@ from serve.conftest import house_of
 
 RECORD = {"x": 1.0, "n": 3, "colour": "red"}
 ROW = [1.0, 3, "red"]
+SECRET = {**RECORD, "x": "secret"}
 
 
 def asked(house, path, body=None, **options):
@@ -52,10 +53,10 @@ def test_every_answer_has_an_id_of_its_own(house):
     [
         ("/stream", b"nonsense", 400, "DataRefused", "The body is no JSON"),
         ("/stream", {"instance": {"x": 1}}, 422, "DataRefused", "Field 'n' is missing."),
-        ("/stream", {"instances": [RECORD]}, 400, "DataRefused", "The body is not what this route takes: Object contains unknown field `instances`."),
+        ("/stream", {"instances": [RECORD]}, 400, "DataRefused", "The body is not what this route takes: Object"),
         ("/stream", {}, 400, "DataRefused", "The body lacks 'instance'."),
         ("/stream", {"instance": 3}, 400, "DataRefused", "A record is one value, the model takes 3."),
-        ("/batch", {"instances": [RECORD, {**RECORD, "x": "secret"}]}, 422, "DataRefused", "Field 'x' of record 1 is not a number."),
+        ("/batch", {"instances": [RECORD, SECRET]}, 422, "DataRefused", "Field 'x' of record 1 is not a number."),
         ("/batch", {"instances": [ROW] * 101}, 413, "DataRefused", "The request has 101 records, 100 are allowed."),
         ("/score", [[1.0, 3]], 400, "DataRefused", "A record has 2 values, the model takes 3."),
         ("/score", RECORD, 400, "DataRefused", "The body is not what this route takes"),
@@ -98,7 +99,10 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(project):
     told = ((b"content-length", b"101"),)
     assert asked(house, "/predict", b"", headers=told)[0] == 413
     assert asked(house, "/predict", b"", pieces=[b"x" * 60] * 2)[0] == 413
-    assert asked(house, "/predict", b"", pieces=[json.dumps(RECORD).encode()[:9], json.dumps(RECORD).encode()[9:]])[0] == 200
+    assert (
+        asked(house, "/predict", b"", pieces=[json.dumps(RECORD).encode()[:9], json.dumps(RECORD).encode()[9:]])[0]
+        == 200
+    )
 
 
 # ---- keys --------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_where_a_key_is_shown(headers, key):
 
 def test_a_name_is_given_once(tmp_path):
     add_key(tmp_path / "keys.toml", "app", ("predict",))
-    with pytest.raises(Conflict, match="There is a key 'app' in .* already"):
+    with pytest.raises(Conflict, match=r"There is a key 'app' in .* already"):
         add_key(tmp_path / "keys.toml", "app", ("read",))
 
 
@@ -61,7 +61,10 @@ def test_a_name_is_given_once(tmp_path):
     [
         ("[[key]]\nname = 'a'\n", "is no file of keys: Object missing required field `sha256`"),
         ("[[key]]\nname = 'a'\nsha256 = 'x'\n", "is no file of keys: Expected `str` matching regex"),
-        (f"[[key]]\nname = 'a'\nsha256 = '{'0' * 64}'\nscopes = ['all']\n", "is no file of keys: Invalid enum value 'all'"),
+        (
+            f"[[key]]\nname = 'a'\nsha256 = '{'0' * 64}'\nscopes = ['all']\n",
+            "is no file of keys: Invalid enum value 'all'",
+        ),
         ("nonsense", "is no file of keys"),
         (f"[[key]]\nname='a'\nsha256='{'0' * 64}'\n" * 2, "has two keys of one name"),
     ],

@@ -1,10 +1,12 @@
 """``interlock serve``: one project behind its doors, until it is told to stop."""
 
 import asyncio
+import importlib.util
 import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import ExitStack
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,7 +17,7 @@ import msgspec
 
 from interlock.answer.guard import Limits
 from interlock.answer.live import loading
-from interlock.errors import Misuse
+from interlock.errors import Misuse, SettingsError
 from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
 from interlock.ports import Parts
@@ -45,6 +47,7 @@ def serve(parts: Parts, orders: Orders) -> None:
     :class:`SettingsError` for a file of keys that cannot be read.
     """
     settings = parts.settings
+    _require_uvicorn()
     keyring = _keyring(settings, orders)
     with ExitStack() as stack:
         runner = _Lazy(settings)
@@ -63,6 +66,11 @@ def serve(parts: Parts, orders: Orders) -> None:
         follower.start()
         stack.callback(follower.close)
         _run(app, settings, orders, door[0])
+
+
+def _require_uvicorn() -> None:
+    if importlib.util.find_spec("uvicorn") is None:
+        raise SettingsError("Serving needs uvicorn.", next_step="pip install 'interlock[serve]'")
 
 
 def _unobserved(served: Served) -> None:
@@ -157,7 +165,17 @@ def _run(app: App, settings: Settings, orders: Orders, door: Door) -> None:
     live = door.room.live
 
     class _Server(uvicorn.Server):
-        """Tells where it listens."""
+        """Tells where it listens, and ends as an ordinary program when it is told to."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Stop at SIGTERM and SIGINT; uvicorn itself would raise them again, before we let go of workers."""
+            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+            try:
+                yield
+            finally:
+                for number, action in before.items():
+                    signal.signal(number, action)
 
         async def startup(self, sockets: list[socket] | None = None) -> None:
             await super().startup(sockets=sockets)
