@@ -126,6 +126,11 @@ class Live:
     route: int = 0
 
     @property
+    def tier(self) -> Tier:
+        """The tier that is asked first."""
+        return self.seats[self.route].tier
+
+    @property
     def is_here(self) -> bool:
         """Whether the seat that is asked first answers in this process."""
         return self.seats[self.route].here is not None

@@ -1,6 +1,5 @@
 """The ASGI application: every door, and who may pass it. What is not named here is not there."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -8,7 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from interlock.errors import DataRefused, InterlockError
-from interlock.serve.door import Door, Headers, Reply, failure
+from interlock.serve.door import Door, Fixed, Headers, Reply, failure
 from interlock.serve.keys import Keyring, Scope, presented
 
 Scope_: TypeAlias = MutableMapping[str, Any]
@@ -46,6 +45,18 @@ class App:
     def routes(self) -> frozenset[str]:
         """All paths."""
         return self._predictions | frozenset(self._pages)
+
+    def passes(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a request with such a head may be handed to the door with its body, and there is no more to say."""
+        told = headers.get(b"content-length", b"")
+        return (
+            method == "POST"
+            and path in self._predictions
+            and self._turned_away(headers, "predict") is None
+            and self._kind_refused(headers) is None
+            and told.isdigit()
+            and int(told) <= self._max_body
+        )
 
     async def __call__(self, scope: Scope_, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the lifespan."""
@@ -91,18 +102,22 @@ class App:
         return None
 
     async def _predicted(self, path: str, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+        refusal = self._kind_refused(headers)
+        if refusal is not None:
+            return refusal
+        try:
+            body = await self._body(headers, receive)
+        except InterlockError as error:
+            return failure(error, self._door.name())
+        return await self._door.reply(path, body)
+
+    def _kind_refused(self, headers: Mapping[bytes, bytes]) -> Reply | None:
         kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             return self._no("Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return self._no("Unsupported", "The body is compressed.", "Send it as it is.", 415)
-        try:
-            body = await self._body(headers, receive)
-        except InterlockError as error:
-            return failure(error, self._door.name())
-        except asyncio.CancelledError:
-            raise
-        return await self._door.reply(path, body)
+        return None
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         told = headers.get(b"content-length", b"0")
@@ -132,7 +147,7 @@ class App:
     def _no(self, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
         name = self._door.name()
         error = {"code": code, "message": message, "next_step": next_step, "id": name.decode()}
-        return Reply(status, _encode({"error": error}), (*headers, (b"interlock-prediction-id", name)))
+        return Reply(status, _encode({"error": error}), name, Fixed(headers))
 
 
 async def _send(send: Send, reply: Reply, *, head: bool) -> None:

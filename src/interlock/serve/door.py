@@ -10,25 +10,45 @@ import msgspec
 
 from interlock.answer.guard import FAULTS
 from interlock.answer.pool import Overloaded
-from interlock.answer.predict import Answered, Live
+from interlock.answer.predict import Answered, Live, Tier
 from interlock.answer.reading import Reader
 from interlock.errors import DataRefused, InterlockError
 from interlock.records import short
 from interlock.serve.forms import Asked, JsonForms, json_forms, written
 
 JSON = b"application/json"
+ID = b"interlock-prediction-id"
 Headers = tuple[tuple[bytes, bytes], ...]
 
 _encode = msgspec.json.Encoder().encode
 
 
+class Fixed:
+    """Headers that many replies share, as pairs and as the bytes that are sent."""
+
+    __slots__ = ("block", "pairs")
+
+    def __init__(self, pairs: Headers) -> None:
+        self.pairs = pairs
+        self.block = b"".join(b"%s: %s\r\n" % pair for pair in pairs)
+
+
+NOTHING = Fixed(())
+
+
 class Reply(NamedTuple):
-    """What goes back. ``headers`` without type and length."""
+    """What goes back: ``fixed`` headers, and the id. Without type and length, which the lanes add."""
 
     status: int
     body: bytes
-    headers: Headers = ()
+    name: bytes = b""
+    fixed: Fixed = NOTHING
     content_type: bytes = JSON
+
+    @property
+    def headers(self) -> Headers:
+        """All headers but type and length, in the order in which they are sent."""
+        return (*self.fixed.pairs, *(((ID, self.name),) if self.name else ()))
 
 
 class Served(NamedTuple):
@@ -48,7 +68,7 @@ class Room(NamedTuple):
     live: Live
     reader: Reader
     forms: JsonForms
-    headers: dict[tuple[str, int], Headers]
+    fixed: dict[str, Fixed]
 
 
 def room_of(live: Live, *, most_rows: int) -> Room:
@@ -61,12 +81,12 @@ class Ids:
     """Prediction ids: 16 hexadecimal digits of the process's start and chance, 10 of a counter. Unique, not secret."""
 
     def __init__(self) -> None:
-        self._prefix = f"{int(time.time()) & 0xFFFFFFFF:08x}{os.urandom(4).hex()}"
+        self._prefix = b"%08x%s" % (int(time.time()) & 0xFFFFFFFF, os.urandom(4).hex().encode())
         self._count = count(1)
 
     def next(self) -> bytes:
         """A new id."""
-        return b"%s%010x" % (self._prefix.encode(), next(self._count))
+        return b"%s%010x" % (self._prefix, next(self._count))
 
 
 class Door:
@@ -114,33 +134,39 @@ class Door:
         return self.now(route, body) or await self.later(route, body)
 
     def _reply(self, room: Room, route: str, asked: Asked, answered: Answered, started: float) -> Reply:
-        name = self.name()
-        if answered.faults and None in answered.answers:
+        name = self._ids.next()
+        tier: Tier = answered.lowest if answered.faults else room.live.tier
+        if tier == "abstain":
             reply = _abstained(answered, name)
         else:
             body = written(answered.answers, asked.shape)  # type: ignore[arg-type]
-            reply = Reply(200, body, (*self._named(room, answered), (b"interlock-prediction-id", name)))
-        tier = answered.lowest
+            reply = Reply(200, body, name, room.fixed.get(tier) or _fixed(room, tier))
         self._observe(Served(route, reply.status, len(asked.rows), tier, self._clock() - started, answered))
         return reply
-
-    def _named(self, room: Room, answered: Answered) -> Headers:
-        tier = answered.lowest
-        seat = next((place for place, seat in enumerate(room.live.seats) if seat.tier == tier), 0)
-        key = (tier, seat)
-        found = room.headers.get(key)
-        if found is None:
-            found = room.headers[key] = (
-                (b"interlock-tier", tier.encode()),
-                (b"interlock-release", str(room.live.generation).encode()),
-                (b"interlock-model", short(room.live.seats[seat].model).encode()),
-            )
-        return found
 
     def _failed(self, route: str, error: InterlockError, started: float) -> Reply:
         reply = failure(error, self.name())
         self._observe(Served(route, reply.status, 0, "abstain", self._clock() - started, None))
         return reply
+
+
+_RETRY = Fixed(((b"retry-after", b"1"),))
+_ABSTAINED = Fixed(((b"interlock-tier", b"abstain"),))
+_NOBODY = Fixed(((b"retry-after", b"1"), (b"interlock-tier", b"abstain")))
+
+
+def _fixed(room: Room, tier: Tier) -> Fixed:
+    """Headers that name who answered."""
+    seat = next(seat for seat in room.live.seats if seat.tier == tier)
+    named = Fixed(
+        (
+            (b"interlock-tier", tier.encode()),
+            (b"interlock-release", str(room.live.generation).encode()),
+            (b"interlock-model", short(seat.model).encode()),
+        )
+    )
+    room.fixed[tier] = named
+    return named
 
 
 def failure(error: InterlockError, name: bytes) -> Reply:
@@ -152,8 +178,7 @@ def failure(error: InterlockError, name: bytes) -> Reply:
     for fact in ("field", "row"):
         if error.facts.get(fact) is not None:
             body[fact] = error.facts[fact]  # type: ignore[assignment]
-    retry: Headers = ((b"retry-after", b"1"),) if isinstance(error, Overloaded) else ()
-    return Reply(status, _encode({"error": body}), (*retry, (b"interlock-prediction-id", name)))
+    return Reply(status, _encode({"error": body}), name, _RETRY if isinstance(error, Overloaded) else NOTHING)
 
 
 def _abstained(answered: Answered, name: bytes) -> Reply:
@@ -169,5 +194,4 @@ def _abstained(answered: Answered, name: bytes) -> Reply:
         "row": open_[0],
         "id": name.decode(),
     }
-    headers: Headers = ((b"interlock-tier", b"abstain"), (b"interlock-prediction-id", name))
-    return Reply(422 if bad else 503, _encode({"error": error}), headers if bad else ((b"retry-after", b"1"), *headers))
+    return Reply(422 if bad else 503, _encode({"error": error}), name, _ABSTAINED if bad else _NOBODY)

@@ -127,7 +127,7 @@ def _is_loopback(host: str) -> bool:
 
 def _pages(door: Door, settings: Settings) -> dict[str, Page]:
     def text(body: bytes, kind: bytes = b"text/plain; charset=utf-8") -> Reply:
-        return Reply(200, body, (), kind)
+        return Reply(200, body, content_type=kind)
 
     def root(headers: object) -> Reply:
         del headers
@@ -151,8 +151,11 @@ def _pages(door: Door, settings: Settings) -> dict[str, Page]:
 def _run(app: App, settings: Settings, orders: Orders, door: Door) -> None:
     import uvicorn
 
+    from interlock.serve.lane import Lane, protocol_of
+
     config = uvicorn.Config(
         app,
+        http=protocol_of(Lane(door, app)),
         host=settings.serve.host,
         port=settings.serve.port,
         log_config=None,

@@ -1,0 +1,150 @@
+"""The fast lane: prediction requests answered where the bytes arrive, before anything of HTTP is taken apart again.
+
+A client sends the same request head over and over: path, headers, key. A head that the ordinary lane has taken apart
+once, and found to be one of a plain prediction request, is remembered by its bytes; when the same bytes come again
+with the whole body behind them, the door is asked at once and the reply is written, with no task, no scope and no
+parser. The same bytes mean the same, so nothing is decided anew but what the body says; heads are forgotten when the
+keys change.
+
+Everything else takes the ordinary lane: heads not seen before, bodies in pieces or in chunks, other routes and methods,
+odd headers, and whatever arrives while an answer of the ordinary lane is still on its way.
+"""
+
+from typing import Final, NamedTuple
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from interlock.serve.app import App
+from interlock.serve.door import Door, Reply
+
+MOST_HEADS: Final = 4_096
+"""Heads remembered; then all are forgotten and learnt again."""
+LONGEST_HEAD: Final = 4_096
+_END: Final = b"\r\n\r\n"
+
+
+class Head(NamedTuple):
+    """What a remembered head asks for."""
+
+    route: str
+    length: int
+
+
+class Lane:
+    """What the connections of one server share."""
+
+    def __init__(self, door: Door, app: App) -> None:
+        self.door = door
+        self.app = app
+        self.heads: dict[bytes, Head] = {}
+        self.answered = 0
+
+    def learn(self, head: bytes, found: Head) -> None:
+        """Remember a head."""
+        if len(self.heads) >= MOST_HEADS:
+            self.heads.clear()
+        self.heads[head] = found
+
+    def forget(self) -> None:
+        """Forget all heads: what they may do has changed."""
+        self.heads.clear()
+
+
+def protocol_of(lane: Lane) -> type[HttpToolsProtocol]:
+    """The protocol of a server with this lane, for uvicorn's option ``http``."""
+
+    class Connection(_Connection):
+        shared = lane
+
+    return Connection
+
+
+class _Connection(HttpToolsProtocol):
+    shared: Lane
+    _head: bytes = b""
+    _is_parsing = False
+    _is_active = False
+
+    def data_received(self, data: bytes) -> None:
+        cycle = self.cycle
+        if self._is_parsing or (cycle is not None and not cycle.response_complete):
+            super().data_received(data)
+            return
+        while data:
+            end = data.find(_END, 0, LONGEST_HEAD) + 4
+            head = data[:end]
+            known = self.shared.heads.get(head)
+            if known is None or len(data) < end + known.length:
+                self._head = head if known is None and end > 4 else b""
+                super().data_received(data)
+                return
+            last = end + known.length
+            reply = self.shared.door.now(known.route, data[end:last])
+            if reply is None:
+                self._head = b""
+                super().data_received(data)
+                return
+            self.shared.answered += 1
+            self._is_active = True
+            self.server_state.total_requests += 1
+            self.transport.write(self._written(reply))
+            data = data[last:]
+
+    def _written(self, reply: Reply) -> bytes:
+        """The bytes of a reply, as the ordinary lane would write them."""
+        parts = [STATUS_LINE[reply.status]]
+        for name, value in self.server_state.default_headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts += (
+            b"content-type: %s\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body)),
+            reply.fixed.block,
+            b"interlock-prediction-id: %s\r\n\r\n" % reply.name,
+            reply.body,
+        )
+        return b"".join(parts)
+
+    # ---- what the ordinary lane takes apart ----------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._is_parsing = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        head, self._head = self._head, b""
+        if head:
+            found = self._plain()
+            if found is not None:
+                self.shared.learn(head, found)
+
+    def on_message_complete(self) -> None:
+        self._is_parsing = False
+        super().on_message_complete()
+
+    def _plain(self) -> Head | None:
+        """What the head just taken apart asks for, when it is that of a plain prediction request that may pass."""
+        headers = dict(self.headers)
+        length = headers.get(b"content-length", b"")
+        if (
+            len(headers) != len(self.headers)
+            or not length.isdigit()
+            or self.parser.get_http_version() != "1.1"
+            or not self.parser.should_keep_alive()
+            or any(name in headers for name in (b"transfer-encoding", b"expect", b"upgrade", b"connection"))
+            or self.url != self.scope["raw_path"]
+        ):
+            return None
+        path = self.scope["path"]
+        if not self.shared.app.passes(self.scope["method"], path, headers):
+            return None
+        return Head(path, int(length))
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that was idle since the timer was set, and only then."""
+        if self._is_active and not self.transport.is_closing():
+            self._is_active = False
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            return
+        super().timeout_keep_alive_handler()

@@ -1,0 +1,197 @@
+"""Both lanes answer alike, to the bit and to the header; and the fast one takes nothing that it does not know."""
+
+import asyncio
+import json
+import re
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from interlock.serve import lane as lanes
+from interlock.serve.keys import Keyring, new_key
+from interlock.serve.lane import Lane, protocol_of
+from serve.conftest import house_of
+
+RECORD = {"x": 1.0, "n": 3, "colour": "red"}
+_VARIES = re.compile(rb"(interlock-prediction-id: |\"id\":\")[0-9a-f]{26}")
+
+
+def request(path="/predict", body=RECORD, method="POST", headers=(), version="1.1", length=None):
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"{method} {path} HTTP/{version}", "host: here", "content-type: application/json", *headers]
+    if length is None:
+        lines.append(f"content-length: {len(raw)}")
+    elif length:
+        lines.append(length)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + raw
+
+
+def chunked(body):
+    raw = json.dumps(body).encode()
+    pieces = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (raw[:9], raw[9:], b""))
+    head = request(body=b"", length="transfer-encoding: chunked")
+    return head + pieces
+
+
+CASES = {
+    "one": request(),
+    "stream": request("/stream", {"instance": RECORD}),
+    "many": request("/batch", {"instances": [RECORD] * 3}),
+    "none": request("/batch", {"instances": []}),
+    "array": request("/score", [[1.0, 3, "red"]]),
+    "unicode": request("/predict", {**RECORD, "colour": "größe 🙂"}),
+    "a bad field": request(body={**RECORD, "x": "1"}),
+    "a missing field": request(body={"x": 1.0}),
+    "no json": request(body=b"{"),
+    "no body": request(body=b""),
+    "twice a name": request(body=b'{"x": 1, "x": 2, "n": 3, "colour": "red"}'),
+    "too many records": request("/score", [[1.0, 3, "red"]] * 101),
+    "too large": request(body=b" " * 10_001),
+    "get": request(method="GET", body=b""),
+    "head": request("/ping", method="HEAD", body=b"", length=""),
+    "ping": request("/ping", method="GET", body=b"", length=""),
+    "no route": request("/nowhere"),
+    "a query": request("/predict?x=1"),
+    "an escaped path": request("/%70redict"),
+    "another type": request(headers=["content-encoding: gzip"]),
+    "capitals": request(headers=["X-Request-ID: 7"]).replace(
+        b"content-type: application/json", b"Content-Type: APPLICATION/json"
+    ),
+    "old": request(version="1.0"),
+    "old, kept": request(version="1.0", headers=["connection: keep-alive"]),
+    "closing": request(headers=["connection: close"]),
+    "kept": request(headers=["connection: keep-alive"]),
+    "chunks": chunked(RECORD),
+    "continue": request(headers=["expect: 100-continue"]),
+    "two lengths": request(headers=["content-length: 7"]),
+    "no number": request(length="content-length: 7x"),
+    "garbage": b"nonsense\r\n\r\n",
+    "two at once": request() + request("/stream", {"instance": RECORD}),
+    "three at once, one bad": request() + request(body=b"{") + request(),
+    "then another route": request() + request("/ping", method="GET", body=b"", length=""),
+    "half of the next": request() + request()[:-5],
+    "a long header": request(headers=["x-long: " + "y" * 5_000]),
+}
+
+
+class Wire(asyncio.Transport):
+    """One end of a connection: keeps what is written, and whether it was closed."""
+
+    def __init__(self):
+        super().__init__({"peername": ("127.0.0.1", 5), "sockname": ("127.0.0.1", 6)})
+        self.found, self.closed = b"", False
+
+    def write(self, data):
+        assert not self.closed
+        self.found += data
+
+    def is_closing(self):
+        return self.closed
+
+    def close(self):
+        if not self.closed:
+            self.found += b"[closed]"
+        self.closed = True
+
+    def pause_reading(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
+
+async def exchanged(kind, app, sent, pieces=1):
+    """What comes back on one connection for these bytes, each in so many ``pieces``, and how many requests it was."""
+    state = ServerState()
+    state.default_headers = [(b"date", b"today")]
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off")
+    config.load()
+    connection, wire = kind(config=config, server_state=state, app_state={}), Wire()
+    connection.connection_made(wire)
+    for raw in sent:
+        size = -(-len(raw) // pieces)
+        for start in range(0, len(raw), size):
+            if not wire.closed:
+                connection.data_received(raw[start : start + size])
+            await settled()
+    connection.connection_lost(None)
+    await settled()
+    return _VARIES.sub(rb"\1ID", wire.found), state.total_requests
+
+
+async def settled():
+    """Let every request that can be answered be answered: nothing here waits for anything but its turn."""
+    for _ in range(40):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def house(project):
+    return house_of(project, Keyring(None))
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+@pytest.mark.parametrize("name", CASES)
+def test_both_lanes_answer_alike(house, name, pieces):
+    lane = Lane(house.door, house.app)
+    sent = [CASES[name]] * 3
+    plain, total = asyncio.run(exchanged(HttpToolsProtocol, house.app, sent, pieces))
+    before = len(house.served)
+    fast, fast_total = asyncio.run(exchanged(protocol_of(lane), house.app, sent, pieces))
+    assert fast == plain
+    assert fast_total == total
+    assert [(each.route, each.status, each.rows, each.tier) for each in house.served[:before]] == [
+        (each.route, each.status, each.rows, each.tier) for each in house.served[before:]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "answered"),
+    [("one", 2), ("many", 2), ("a bad field", 2), ("two at once", 3), ("capitals", 2), ("unicode", 2),
+     ("three at once, one bad", 4), ("ping", 0), ("closing", 0), ("kept", 0), ("chunks", 0), ("old", 0),
+     ("a query", 0), ("an escaped path", 2), ("two lengths", 0), ("too large", 0), ("continue", 0),
+     ("another type", 0), ("a long header", 0)],
+)  # fmt: skip
+def test_what_the_fast_lane_takes(house, name, answered):
+    lane = Lane(house.door, house.app)
+    asyncio.run(exchanged(protocol_of(lane), house.app, [CASES[name]] * 3))
+    assert lane.answered == answered
+
+
+def test_a_key_is_asked_for_in_the_fast_lane_too(project):
+    text, key = new_key("k", ("predict",))
+    other, reader = new_key("r", ("read",))
+    house = house_of(project, Keyring((key, reader)))
+    lane = Lane(house.door, house.app)
+    heads = [[f"authorization: Bearer {shown}"] for shown in (text, other, "wrong")]
+    sent = [request(headers=head) for head in (*heads, [])] * 2
+    found, _ = asyncio.run(exchanged(protocol_of(lane), house.app, sent))
+    assert re.findall(rb"HTTP/1.1 (\d+)", found) == [b"200", b"403", b"401", b"401"] * 2
+    assert lane.answered == 1
+    assert len(lane.heads) == 1
+    lane.forget()
+    assert not lane.heads
+
+
+def test_a_model_elsewhere_is_waited_for_in_the_ordinary_lane(house):
+    class Slow:
+        async def ask(self, rows):
+            await asyncio.sleep(0)
+            return [("yes", (0.0, 1.0))] * len(rows)
+
+    seat = house.door.room.live.seats[0]
+    seat.here, seat.elsewhere = None, Slow()
+    lane = Lane(house.door, house.app)
+    found, total = asyncio.run(exchanged(protocol_of(lane), house.app, [CASES["two at once"]] * 2))
+    assert found.count(b"HTTP/1.1 200 OK") == total == 4
+    assert lane.answered == 0
+
+
+def test_heads_do_not_pile_up(house, monkeypatch):
+    monkeypatch.setattr(lanes, "MOST_HEADS", 3)
+    lane = Lane(house.door, house.app)
+    sent = [request(headers=[f"x-request-id: {number}"]) for number in range(10)]
+    asyncio.run(exchanged(protocol_of(lane), house.app, sent))
+    assert 1 <= len(lane.heads) <= 3
