@@ -182,6 +182,12 @@ def test_whole_numbers_are_read_as_those_of_a_file(number):
         assert type(reader.one(body)[0]) is int
 
 
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+03:04", "9999-12-31T23:59:59-00:01"])
+def test_a_time_that_no_calendar_has_in_utc_is_refused(text):
+    error = said({"t": text}, Reader([Column(name="t", type="datetime", nullable=True)]).one)
+    assert error.message == "Field 't' is not a date and time like 2026-11-21T02:30:52."
+
+
 def test_bytes_are_base64():
     reader = Reader([Column(name="image", type="bytes", nullable=False)])
     assert reader.one(json.dumps({"image": base64.b64encode(b"\x89PNG").decode()}).encode()) == (b"\x89PNG",)

@@ -81,3 +81,14 @@ def test_a_last_good_that_takes_other_columns_cannot_stand_in(project, tmp_path)
     house = house_of(project, Keyring(None))
     assert [seat.tier for seat in house.door.room.live.seats] == ["champion", "baseline"]
     assert any("cannot stand in for them" in line for line in project.said)
+
+
+def test_a_fault_of_ours_has_an_id_and_tells_nothing(project, caplog):
+    house = house_of(project, Keyring(None))
+    house.door.room.live.seats[0].here = type("Broken", (), {"answers": lambda self, rows: 1 / 0})()
+    status, headers, body = asked(house, [RECORD])
+    error = json.loads(body)["error"]
+    assert (status, error["code"], error["id"].encode()) == (500, "Fault", headers[b"interlock-prediction-id"])
+    assert "red" not in body.decode()
+    assert error["id"] in caplog.text
+    assert "ZeroDivisionError" in caplog.text

@@ -42,7 +42,8 @@ def test_without_keys_by_a_persons_word_everybody_may_do_everything():
         ({b"authorization": b"bearer  abc "}, b"abc"),
         ({b"x-api-key": b"abc"}, b"abc"),
         ({b"authorization": b"Basic abc"}, b""),
-        ({b"authorization": b"Basic abc", b"x-api-key": b"k"}, b"k"),
+        ({b"authorization": b"Basic abc", b"x-api-key": b"k"}, b""),
+        ({b"authorization": b"Bearer wrong", b"x-api-key": b"k"}, b"wrong"),
         ({}, b""),
     ],
 )

@@ -214,7 +214,10 @@ def _moment(text: str) -> datetime | None:
     if not _DATETIME.fullmatch(text):
         raise ValueError
     found = datetime.fromisoformat(text)
-    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+    try:
+        return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+    except OverflowError as error:  # in UTC it is before the year 1, or after 9999
+        raise ValueError from error
 
 
 def _text(value: str) -> str | None:

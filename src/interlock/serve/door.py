@@ -1,5 +1,6 @@
 """One request for predictions, from body to reply: what every lane does, so that all of them answer alike."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ ID = b"interlock-prediction-id"
 Headers = tuple[tuple[bytes, bytes], ...]
 
 _encode = msgspec.json.Encoder().encode
+_log = logging.getLogger(__name__)
 
 
 class Fixed:
@@ -115,7 +117,7 @@ class Door:
         try:
             asked = room.forms.routes[route](body)
             answered = room.live.answer_here(asked.rows)
-        except InterlockError as error:
+        except Exception as error:  # noqa: BLE001 - a fault of ours has an id too, and ends nothing but the request
             return self._failed(route, error, started)
         return None if answered is None else self._reply(room, route, asked, answered, started)
 
@@ -125,7 +127,7 @@ class Door:
         try:
             asked = room.forms.routes[route](body)
             answered = await room.live.answer(asked.rows)
-        except InterlockError as error:
+        except Exception as error:  # noqa: BLE001 - as above
             return self._failed(route, error, started)
         return self._reply(room, route, asked, answered, started)
 
@@ -144,8 +146,9 @@ class Door:
         self._observe(Served(route, reply.status, len(asked.rows), tier, self._clock() - started, answered))
         return reply
 
-    def _failed(self, route: str, error: InterlockError, started: float) -> Reply:
-        reply = failure(error, self.name())
+    def _failed(self, route: str, error: Exception, started: float) -> Reply:
+        name = self.name()
+        reply = failure(error, name) if isinstance(error, InterlockError) else fault(error, name)
         self._observe(Served(route, reply.status, 0, "abstain", self._clock() - started, None))
         return reply
 
@@ -179,6 +182,14 @@ def failure(error: InterlockError, name: bytes) -> Reply:
         if error.facts.get(fact) is not None:
             body[fact] = error.facts[fact]  # type: ignore[assignment]
     return Reply(status, _encode({"error": body}), name, _RETRY if isinstance(error, Overloaded) else NOTHING)
+
+
+def fault(error: Exception, name: bytes) -> Reply:
+    """The reply to a request that met a fault of ours: an id, and nothing of the request or of the fault."""
+    _log.error("request %s: %s", name.decode(), type(error).__name__, exc_info=error)
+    told = "Report it with the lines that the server wrote under this id."
+    body = {"code": "Fault", "message": "Something broke inside the server.", "next_step": told, "id": name.decode()}
+    return Reply(500, _encode({"error": body}), name)
 
 
 def _abstained(answered: Answered, name: bytes) -> Reply:

@@ -65,10 +65,13 @@ _ANYBODY: Final = Key(name="anybody", sha256="0" * 64, scopes=SCOPES)
 
 
 def presented(headers: Mapping[bytes, bytes]) -> bytes:
-    """The key that a request shows: ``Authorization: Bearer …`` or ``X-API-Key: …``; empty without one."""
-    told = headers.get(b"authorization", b"")
-    if told[:7].lower() == b"bearer ":
-        return told[7:].strip()
+    """The key that a request shows: ``Authorization: Bearer …`` or ``X-API-Key: …``; empty without one.
+
+    Where the first is there, it alone counts, whatever it says.
+    """
+    told = headers.get(b"authorization")
+    if told is not None:
+        return told[7:].strip() if told[:7].lower() == b"bearer " else b""
     return headers.get(b"x-api-key", b"").strip()
 
 

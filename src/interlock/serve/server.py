@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from socket import socket
 from threading import Lock
+from typing import Final
 
 import msgspec
 
@@ -25,6 +26,7 @@ from interlock.records import short
 from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.keys import SCOPES, Keyring, new_key, read_keys
+from interlock.serve.openapi import document
 from interlock.serve.reload import Follower
 from interlock.settings import Settings
 from interlock.units import seconds
@@ -140,12 +142,31 @@ def _pages(door: Door, settings: Settings) -> dict[str, Page]:
         }
         return Reply(200, _encode(facts))
 
+    described: list[tuple[Room, bytes]] = []
+
+    def openapi(headers: object) -> Reply:
+        del headers
+        room = door.room
+        if not described or described[0][0] is not room:
+            signature = room.live.seats[0].signature
+            described[:] = [(room, _encode(document(settings.model.name, signature, open_routes=_OPEN)))]
+        return Reply(200, described[0][1])
+
     return {
         "/": Page(root, None),
         "/ping": Page(lambda _: text(b"pong"), None),
         "/healthz": Page(lambda _: text(b"ok"), None),
         "/readyz": Page(lambda _: text(b"ready"), None),
+        "/openapi.json": Page(openapi, "predict"),
     }
+
+
+_OPEN: Final = {
+    "/": "Who answers here.",
+    "/ping": "Is there anybody?",
+    "/healthz": "The server runs.",
+    "/readyz": "A release is loaded and answers.",
+}
 
 
 def _run(app: App, settings: Settings, orders: Orders, door: Door) -> None:
