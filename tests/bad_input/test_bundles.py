@@ -1,4 +1,4 @@
-"""A bundle whose bytes changed: named and refused by whoever meets it; nothing is answered by it."""
+"""A bundle whose bytes changed: named and refused by whoever meets it; another model answers, or nobody."""
 
 import json
 import shutil
@@ -24,7 +24,8 @@ FILES = [
     "requirements.txt",
     "signature.json",
 ]
-BACK = "Run 'interlock rollback' to release another bundle, or train again: 'interlock run'."
+INSTEAD = ["batch.fallback=[]"]
+NEXT = "or send new rows or change the code, and run 'interlock run' for another champion."
 
 
 def champion(project: Path) -> Path:
@@ -52,14 +53,25 @@ def verified(project: Path) -> list[str]:
     return list(found["problems"])
 
 
-def refused(project: Path, message: str) -> None:
-    """The turn says so, publishes nothing, and loses nothing."""
-    before = published(project)
+def answered(project: Path, message: str) -> None:
+    """The turn says what is damaged; the baseline answers, for a first release has no last good model."""
+    before, live = published(project), release(project)
+    assert live is not None
     more_to_score(project)
-    seen = run(project).result
-    assert seen.sentence == f"The turn could not do 'batch'. {message} It was not opened."
-    assert (seen.next_step, seen.exit_code, seen.batches) == (BACK, 3, ())
+    restore = f"Restore .interlock/lake/bundles/{live.champion} from a backup, {NEXT}"
+    nobody = run(project, *INSTEAD).result
+    assert nobody.sentence == f"The turn could not do 'batch'. {message} It was not opened."
+    assert (nobody.exit_code, nobody.batches) == (3, ())
     assert published(project) == before
+    seen = run(project).result
+    assert seen.sentence == (
+        f"1 prediction published from 1 file. The champion {live.champion[:12]} of release 1 is damaged: {message} "
+        f"It was not opened. The baseline {live.baseline[:12]} answers in its place."
+    )
+    assert (seen.next_step, seen.exit_code, seen.outcome) == (restore, 3, "failed")
+    (batch,) = seen.batches
+    assert (batch.status, batch.tier, batch.model) == ("published", "baseline", live.baseline)
+    assert release(project) == live, "the champion is not replaced"
     assert accepted(project) == list(range(ROWS))
     check_ledger(project)
 
@@ -79,9 +91,12 @@ def test_a_flipped_byte_is_named(project: Path, name: str) -> None:
     more_to_score(project)
     seen = run(project).result
     start, _, rest = seen.sentence.partition(" has the digest ")
-    assert start == f"The turn could not do 'batch'. The bundle's file '{name}'"
-    assert rest.endswith("…. It was not opened.")
-    assert (seen.next_step, seen.exit_code, seen.batches) == (BACK, 3, ())
+    assert start.startswith("1 prediction published from 1 file. The champion ")
+    assert start.endswith(f" of release 1 is damaged: The bundle's file '{name}'")
+    assert "…. It was not opened. The baseline " in rest
+    assert rest.endswith(" answers in its place.")
+    assert seen.exit_code == 3
+    assert [(batch.status, batch.tier) for batch in seen.batches] == [("published", "baseline")]
     check_ledger(project)
 
 
@@ -117,7 +132,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_what_was_not_packed_so_is_named(project: Path, kind: str) -> None:
     change, message = CHANGES[kind]
     change(champion(project))
-    refused(project, message)
+    answered(project, message)
 
 
 def test_a_manifest_of_a_newer_format_has_another_name(project: Path) -> None:
@@ -134,8 +149,9 @@ def test_a_bundle_that_is_gone_is_told(project: Path) -> None:
     shutil.rmtree(champion(project))
     more_to_score(project)
     seen = run(project).result
-    assert seen.sentence == f"The turn could not do 'batch'. There is no bundle {name}."
-    assert seen.next_step == "See 'interlock history'."
+    told = f"The champion {name} of release 1 is damaged: There is no bundle {name}. The baseline "
+    assert told in seen.sentence
+    assert seen.exit_code == 3
     assert accepted(project) == list(range(ROWS))
 
 
