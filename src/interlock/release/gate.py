@@ -33,7 +33,7 @@ from collections.abc import Iterator
 
 from interlock.records import Check, Comparison, Consistency, Decision, Evaluation, Policy, SliceScore
 from interlock.release.bounds import student
-from interlock.release.metrics import METRICS, chosen_metric, error_of
+from interlock.release.metrics import METRICS, chosen_metric, error_of, span_of
 from interlock.settings import Settings
 
 _NAMED = {
@@ -178,7 +178,10 @@ def _beats_reason(evaluation: Evaluation, comparison: Comparison, asked: float, 
     if comparison.differing == 0:
         return f"{verdict}: it gives the same answers on all {evaluation.rows:,} held-out rows."
     mine, theirs = figures(evaluation.scores["candidate"].value, _score(evaluation, other))
-    bound = f"the gain's lower bound is {figure(comparison.low)}"
+    low = comparison.low if evaluation.edition < 3 else max(comparison.low, -span_of(evaluation.metric))
+    bound = f"the gain's lower bound is {figure(low)}"
+    if low > comparison.low:
+        bound += ", the least that it can be"
     if not passed and 0.5**comparison.differing > comparison.alpha:
         rows = f"{comparison.differing} row{'s' * (comparison.differing != 1)}"
         bound = f"they differ on {rows} only, too few to prove anything at the level {comparison.alpha:.2g}"
@@ -197,6 +200,8 @@ def _prospect(evaluation: Evaluation, comparison: Comparison, asked: float) -> s
     if not reach > 0.0:
         return ""
     text = f" On {evaluation.rows:,} rows only a gain above {figure(asked + reach)} is proven"
+    if evaluation.edition >= 3 and asked + reach >= span_of(evaluation.metric):
+        text = f" On {evaluation.rows:,} rows no gain can be proven"
     if beyond <= 0.0:
         return f"{text}."
     rows = evaluation.rows * ((reach + 0.84 * comparison.standard_error) / beyond) ** 2
@@ -312,6 +317,8 @@ def _too_good(evaluation: Evaluation, policy: Policy) -> Check:
 
 def _holdout_budget(evaluation: Evaluation, policy: Policy) -> Check:
     asked = f"{evaluation.asks:.3g}"
+    if evaluation.edition >= 3 and evaluation.asks != round(evaluation.asks):
+        asked = f"{asked} (an earlier one counts by the share of these rows that it was asked on)"
     passed = evaluation.asks <= policy.max_asks
     reason = (
         f"Comparison number {asked} on these held-out rows, made at the level "
