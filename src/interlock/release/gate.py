@@ -92,9 +92,9 @@ def _checks(evaluation: Evaluation, policy: Policy) -> Iterator[Check]:
     if evaluation.slices:
         yield _slices(evaluation, policy)
     if policy.max_latency_ms is not None:
-        yield _within("latency", "ms for one row", evaluation.latency_ms, policy.max_latency_ms)
+        yield _within(evaluation, "latency", "ms for one row", evaluation.latency_ms, policy.max_latency_ms)
     if policy.max_size_mb is not None:
-        yield _within("size", "MB", evaluation.size_bytes / 1e6, policy.max_size_mb)
+        yield _within(evaluation, "size", "MB", evaluation.size_bytes / 1e6, policy.max_size_mb)
     if evaluation.consistency is not None and policy.row_by_row:
         yield _consistent(evaluation.consistency)
     yield _too_good(evaluation, policy)
@@ -250,12 +250,14 @@ def _slice_told(evaluation: Evaluation, found: SliceScore) -> str:
 # ---- budgets and doubts ------------------------------------------------------------------------------------------
 
 
-def _within(name: str, unit: str, observed: float | None, limit: float) -> Check:
+def _within(evaluation: Evaluation, name: str, unit: str, observed: float | None, limit: float) -> Check:
     if observed is None:
         reason = f"Its {name} was not measured, and the budget is {limit:g} {unit}."
         return Check(name=name, passed=False, on_fail="keep", required=limit, reason=reason)
     passed = observed <= limit
     shown = f"{observed:.3g} {unit}"
+    if evaluation.edition >= 3:
+        shown = f"Its {name} of {f'{observed:,.0f}' if observed >= 100.0 else f'{observed:.3g}'} {unit}"
     reason = f"{shown} is within the budget of {limit:g}." if passed else f"{shown} is over the budget of {limit:g}."
     return Check(name=name, passed=passed, on_fail="keep", observed=observed, required=limit, reason=reason)
 
