@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bad_input.kit import ROWS, accepted, check_ledger, published, release, run
+from e2e.small_project import make_project, write_rows
 
 FILES = [
     "MLmodel",
@@ -162,3 +163,91 @@ def test_verify_names_it_too(project: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b" ")
     (problem,) = verified(project)
     assert "signature.json" in problem
+
+
+# ---- by a person's word ------------------------------------------------------------------------------------------
+
+
+def verb(project: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and answer of a verb."""
+    done = subprocess.run(
+        [sys.executable, "-m", "interlock", *arguments, "--json"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, found
+
+
+def flip(project: Path, digest: str, name: str = "signature.json") -> None:
+    path = project / ".interlock" / "lake" / "bundles" / digest / name
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with two releases that both served. Copy it, do not change it."""
+    root = make_project(tmp_path_factory.mktemp("twice") / "project")
+    good = (root / "train.py").read_text()
+    half = good.replace("values = np.asarray(X, dtype=float)", "values = np.asarray(X, dtype=float) * [1, 0]")
+    (root / "train.py").write_text(half)
+    assert run(root).result.outcome == "released"
+    (root / "train.py").write_text(good)
+    write_rows(root / "inbox" / "b.csv", 400, 1500)
+    more_to_score(root)
+    second = run(root).result
+    assert second.outcome == "released", second.sentence
+    return root
+
+
+@pytest.fixture
+def two(twice: Path, tmp_path: Path) -> Path:
+    shutil.copytree(twice, tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.mark.slow
+def test_a_rollback_to_a_damaged_bundle_is_refused(two: Path) -> None:
+    live = release(two)
+    assert live is not None
+    assert live.last_good is not None
+    flip(two, live.last_good)
+    code, told = verb(two, "rollback", "--because", "slow", "--to", "1")
+    assert code == 3
+    assert told["error"]["code"] == "BundleCorrupt"
+    assert told["error"]["message"].startswith("The bundle's file 'signature.json' has the digest ")
+    assert told["error"]["message"].endswith("…. It was not opened.")
+    assert told["error"]["next_step"] == (
+        "Restore the bundle from a backup, or release another one: 'interlock rollback'."
+    )
+    code, told = verb(two, "rollback", "--because", "slow")
+    assert code == 1
+    assert told["error"]["message"] == (
+        "No earlier release than 2 has another champion that really served and is intact."
+    )
+    assert told["error"]["next_step"] == (
+        "Name a generation with --to, or add data or change the code and run 'interlock run'."
+    )
+    assert release(two) == live
+    check_ledger(two)
+
+
+@pytest.mark.slow
+def test_a_report_on_a_damaged_bundle_shows_nothing_of_the_damaged_file(two: Path) -> None:
+    live = release(two)
+    assert live is not None
+    path = two / ".interlock" / "lake" / "bundles" / live.champion / "code" / "train.py"
+    path.chmod(0o644)
+    path.write_text("# SECRET of somebody else\n")
+    code, told = verb(two, "report")
+    assert code == 0
+    page = Path(told["html"]).read_text()
+    assert "SECRET of somebody else" not in page
+    assert "code/train.py" in page
+    assert "The bundle&#39;s file code/train.py is not the one that was recorded: its digest differs." in page

@@ -24,7 +24,7 @@ FORMAT = 1
 MANIFEST_BYTES = 8 * 1024 * 1024
 _CHUNK_BYTES = 1 << 20
 _BYTE_CODE = "__pycache__"
-_STEP = "Run 'interlock rollback' to release another bundle, or train again: 'interlock run'."
+_STEP = "Restore the bundle from a backup, or release another one: 'interlock rollback'."
 
 
 class PackedFile(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
