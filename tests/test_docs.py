@@ -29,6 +29,7 @@ VERBS = {
     "verify",
     "replay",
     "report",
+    "serve",
     "sync",
     "export",
     "doctor",

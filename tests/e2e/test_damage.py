@@ -152,8 +152,9 @@ def test_a_champion_that_cannot_be_unpickled_here_is_stood_in_for(
     assert f"The champion {champion[:12]} of release 2 cannot be loaded: " in result.sentence
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize(("owner", "name"), [(tiers, "_note"), (batch, "_record"), (os, "fsync")])
+@pytest.mark.parametrize(
+    ("owner", "name", "after"), [(tiers, "_note", True), (batch, "_record", False), (os, "fsync", False)]
+)
 def test_a_kill_is_cured_by_the_next_turn(
     project: Path, two_releases: tuple[Path, str, str], owner: Any, name: str, after: bool
 ) -> None:
