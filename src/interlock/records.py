@@ -27,7 +27,7 @@ Verdict = Literal["promote", "keep", "hold"]
 
 Who = Literal["candidate", "champion", "baseline"]
 
-Tier = Literal["champion", "last-good", "baseline"]
+Tier = Literal["champion", "last-good", "baseline", "abstain"]
 """Who answers: the champion, or who stands in for it while it cannot."""
 
 

@@ -31,8 +31,8 @@ def test_the_doors_keep_what_their_document_says(shades: Path) -> None:
             [
                 *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{served.url}/openapi.json"),
                 *("-H", f"X-API-Key: {key}", "--max-examples", "60", "--workers", "1", "--no-color"),
-                # every date-time of RFC 3339 is valid by the document, and the first and last hours of the calendar have
-                # no time in UTC: that they are refused (422) is tested with the reader
+                # every date-time is valid by the document, and the first and last hours of the calendar have no time
+                # in UTC: that they are refused (422) is tested with the reader
                 *("--generation-deterministic", "--exclude-checks", "positive_data_acceptance"),
             ],
             cwd=shades,

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from interlock.errors import NothingToServe, StoreFault
+from interlock.errors import BundleCorrupt, NothingToServe, StoreFault
+from interlock.records import Release
 from interlock.serve import reload
 from interlock.serve.reload import Follower
 from serve.conftest import FORM, loader_of, opened_bundle
@@ -52,6 +53,18 @@ def test_a_champion_that_cannot_be_loaded_leaves_its_last_good(project, tmp_path
     follower, _, said = follower_of(project)
     assert [seat.tier for seat in follower.first().live.seats] == ["last-good", "baseline"]
     assert "cannot be loaded" in said[0]
+
+
+def test_at_the_start_the_baseline_answers_when_nothing_else_can(project, tmp_path):
+    broken = project.release_of(tmp_path, 2)
+    (broken.path / "fast" / "form.json").write_text("{")
+    follower, _, _ = follower_of(project)
+    assert [seat.tier for seat in follower.first().live.seats] == ["baseline"]
+    (project.bundles[project.parts.ledger.scan("release", Release)[1][1].baseline].path / "fast/form.json").write_text(
+        "{"
+    )
+    with pytest.raises(BundleCorrupt):
+        follower_of(project)[0].first()
 
 
 def test_models_are_loaded_once_and_kept_while_needed(project, tmp_path):

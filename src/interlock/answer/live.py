@@ -9,7 +9,7 @@ import msgspec
 
 from interlock.answer.guard import Constancy, Limits, check_of, constancy_limit
 from interlock.answer.pool import Pool
-from interlock.answer.predict import Elsewhere, Live, Seat, Tier, picker
+from interlock.answer.predict import Elsewhere, Live, Seat, picker
 from interlock.data.profile import Profile
 from interlock.errors import Fault, InterlockError, UserCodeFailed
 from interlock.model.bundle import Opened, open_bundle
@@ -19,7 +19,7 @@ from interlock.model.predictor import open_predictor
 from interlock.model.rows import Row, Rows, frame_of, rows_of, schema_of
 from interlock.model.runner import Runner
 from interlock.ports import Parts
-from interlock.records import Column, Release, Signature, short
+from interlock.records import Column, Release, Signature, Tier, short
 
 _WARM_CALLS: Final = 3
 
@@ -57,10 +57,11 @@ class Loader:
         self._workers = workers
         self._models: dict[str, Model] = {}
 
-    def load(self, release: Release, say: Callable[[str], None]) -> Live:
-        """Load what ``release`` needs. A tier below the champion that cannot be loaded is told and left out.
+    def load(self, release: Release, say: Callable[[str], None], *, at_any_rate: bool = False) -> Live:
+        """Load what ``release`` needs. A tier that cannot be loaded is told and left out.
 
-        Raises what loading the champion raises when no tier below it can be loaded either: then there is nobody.
+        Raises what loading the champion raises when no other model that learnt can be loaded; ``at_any_rate``, only
+        when the baseline cannot either.
         """
         seats: list[Seat] = []
         columns: list[Column] = []
@@ -88,7 +89,7 @@ class Loader:
                 )
             else:
                 seats.append(seat)
-        if problem is not None and not any(seat.tier != "baseline" for seat in seats):
+        if problem is not None and not any(at_any_rate or seat.tier != "baseline" for seat in seats):
             raise problem
         return Live(release.generation, tuple(seats), tuple(columns))
 

@@ -9,13 +9,12 @@ that it is given: models in other processes are asked by :mod:`interlock.answer.
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from interlock.answer.guard import Cause, Check, Constancy
 from interlock.model.rows import Answer, Given, Row, Rows
-from interlock.records import Column, Signature
+from interlock.records import Column, Signature, Tier
 
-Tier: TypeAlias = Literal["champion", "last-good", "baseline", "abstain"]
 _Judged: TypeAlias = tuple[Sequence[Given], Sequence[Cause | None]]
 """What a seat gave, and what is wrong with each."""
 TIERS: Final[tuple[Tier, ...]] = ("champion", "last-good", "baseline", "abstain")

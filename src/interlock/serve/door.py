@@ -11,10 +11,10 @@ import msgspec
 
 from interlock.answer.guard import FAULTS
 from interlock.answer.pool import Overloaded
-from interlock.answer.predict import Answered, Live, Tier
+from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader
 from interlock.errors import DataRefused, InterlockError
-from interlock.records import short
+from interlock.records import Tier, short
 from interlock.serve.forms import Asked, JsonForms, json_forms, written
 
 JSON = b"application/json"

@@ -40,11 +40,11 @@ class Follower:
         """Why the state could not be read the last time, or a release not loaded; empty when all is well."""
 
     def first(self) -> Room:
-        """Load the release in force; raises :class:`NothingToServe`, or why it cannot be loaded."""
+        """Load the release in force, be it only its baseline; raises :class:`NothingToServe`, or why nothing loads."""
         release = current(self._parts.ledger)
         if release is None:
             raise NothingToServe("Nothing is live, so there is nothing to serve.", next_step="Run 'interlock run'.")
-        room = self._room(release)
+        room = self._room(release, at_any_rate=True)
         self._shown = release
         return room
 
@@ -58,8 +58,8 @@ class Follower:
         if self._thread.is_alive():
             self._thread.join(timeout=10.0)
 
-    def _room(self, release: Release) -> Room:
-        live = self._loader.load(release, self._say)
+    def _room(self, release: Release, *, at_any_rate: bool = False) -> Room:
+        live = self._loader.load(release, self._say, at_any_rate=at_any_rate)
         return room_of(live, most_rows=self._parts.settings.serve.max_rows)
 
     def _follow(self) -> None:
