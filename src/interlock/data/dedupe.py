@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import polars as pl
 
-from interlock.data.row_index import RowIndex, as_array, entries
+from interlock.data.row_index import ENTRY, RowIndex, entries, sorting
 from interlock.data.spool import Spool
 
 if TYPE_CHECKING:
@@ -83,12 +83,25 @@ def _against(
     return Deduped(rows, inner + int(marks["same"].sum()), int((marks["found"] & ~marks["same"]).sum()))
 
 
+_PART_ROWS = 2**21
+"""About so many rows of a file are looked up at once; more of them are taken by the last bits of their hashes."""
+_ENTRIES_BYTES = 64 * 2**20
+
+
 class DedupedLarge(NamedTuple):
     """What was dropped of a spool, how many of the rows left replace an older one, and the index entries of those."""
 
     duplicates: int
     updated: int
-    entries: "np.ndarray[Any, Any]"
+    entries: Spool
+
+
+class _Part(NamedTuple):
+    """Some rows of a file: their places (ascending), the two hashes of each, and what sorts the first of these."""
+
+    places: "np.ndarray[Any, Any]"
+    entered: "np.ndarray[Any, Any]"
+    order: "np.ndarray[Any, Any]"
 
 
 def dedupe_large(
@@ -106,51 +119,77 @@ def dedupe_large(
     """
     import numpy as np
 
-    newest = on_duplicate == "keep-last" and bool(key)
-    hashed = entries(key, values)
-    entered = as_array(frame.select(hashed) for frame in rows.frames())
-    order = np.argsort(entered[0])
-    keep = _first_of_each(rows, entered[0], order, list(key or values), last=newest)
-    updated = 0
-    if stored is not None and keep.any():
-        places = np.flatnonzero(keep)
-        if places.size < keep.size:
-            entered, order = entered[:, places], (np.cumsum(keep) - 1)[order[keep[order]]]
-        found = index.find(stored, entered, order)
-        if newest or not key:
-            keep[places[found.same]] = False
-            updated = int((found.there & ~found.same).sum()) if newest else 0
-        elif found.there.any():
-            likely = places[found.there]
-            keep[likely[_stored_keys(rows.gather(likely, key), stored, key)]] = False
-        entered = entered[:, keep[places]]
-    elif not keep.all():
-        entered = entered[:, keep]
+    hashed, entered = entries(key, values), rows.beside("entries", _ENTRIES_BYTES)
+    for frame in rows.frames():
+        entered.add(frame.select(hashed))
+    keep, updated = np.ones(rows.height, dtype=bool), 0
+    many = 1 << max(0, (rows.height - 1) // _PART_ROWS).bit_length()
+    for number in range(many):
+        part = _part(entered, number, many)
+        within = _first_of_each(rows, part, list(key or values), last=on_duplicate == "keep-last" and bool(key))
+        if stored is not None and within.any():
+            updated += _against_stored(rows, part, within, (stored, index), (key, on_duplicate))
+        keep[part.places] = within
     duplicates = int(keep.size - keep.sum())
     if duplicates:
         rows.keep(keep)
+        entered.keep(keep)
     return DedupedLarge(duplicates, updated, entered)
 
 
-def _first_of_each(
-    rows: Spool,
-    hashes: "np.ndarray[Any, Any]",
-    order: "np.ndarray[Any, Any]",
-    subset: Sequence[str],
-    *,
-    last: bool,
-) -> "np.ndarray[Any, Any]":
-    """Mask of the first (or last) row of each key of the file; only rows of equal hashes are compared."""
+def _part(entered: Spool, number: int, many: int) -> _Part:
+    """The rows whose first hash ends in ``number``, of ``many`` (a power of two) parts."""
     import numpy as np
 
+    places, keys, rest, before = [], [], [], 0
+    for frame in entered.frames():
+        first, second = (frame[name].to_numpy() for name in ENTRY)
+        chosen = np.flatnonzero((first & np.uint64(many - 1)) == number) if many > 1 else np.arange(len(first))
+        places.append(chosen + before)
+        keys.append(first[chosen] if many > 1 else first)
+        rest.append(second[chosen] if many > 1 else second)
+        before += len(first)
+    both = np.stack([np.concatenate(keys), np.concatenate(rest)])
+    return _Part(np.concatenate(places), both, sorting(both[0]))
+
+
+def _against_stored(
+    rows: Spool,
+    part: _Part,
+    within: "np.ndarray[Any, Any]",
+    known: tuple[pl.LazyFrame, RowIndex],
+    rule: tuple[Sequence[str], OnDuplicate],
+) -> int:
+    """Take out of ``within``, the mask of the rows of a part that are kept, what is stored; how many are updates."""
+    import numpy as np
+
+    (stored, index), (key, on_duplicate) = known, rule
+    left, entered, order = np.flatnonzero(within), part.entered, part.order
+    if left.size < within.size:
+        entered, order = entered[:, left], (np.cumsum(within) - 1)[order[within[order]]]
+    found = index.find(stored, entered, order)
+    if key and on_duplicate != "keep-last":
+        if found.there.any():
+            likely = left[found.there]
+            within[likely[_stored_keys(rows.gather(part.places[likely], key), stored, key)]] = False
+        return 0
+    within[left[found.same]] = False
+    return int((found.there & ~found.same).sum()) if key else 0
+
+
+def _first_of_each(rows: Spool, part: _Part, subset: Sequence[str], *, last: bool) -> "np.ndarray[Any, Any]":
+    """Mask of the first (or last) row of each key of a part; only rows of equal hashes are compared."""
+    import numpy as np
+
+    hashes = part.entered[0]
     keep = np.ones(len(hashes), dtype=bool)
-    ordered = hashes[order]
+    ordered = hashes[part.order]
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not twice.size:
         return keep
     nearest = np.minimum(np.searchsorted(twice, hashes), twice.size - 1)
     candidates = np.flatnonzero(twice[nearest] == hashes)
-    same = rows.gather(candidates, subset).with_columns(pl.Series(_PLACE, candidates))
+    same = rows.gather(part.places[candidates], subset).with_columns(pl.Series(_PLACE, candidates))
     kept = same.unique(subset=list(subset), keep="last" if last else "first")[_PLACE].to_numpy()
     keep[candidates] = False
     keep[kept] = True

@@ -106,13 +106,24 @@ def _surely_even(source: Path | bytes, shape: Shape, frame: pl.DataFrame, *, bla
     """Say whether no record is shorter than the header, where that can be told at a glance.
 
     The parser refuses longer records and fills shorter ones up, so one without an empty last field is whole. Otherwise
-    the delimiters are counted, where each of them is one (no quotes) and there are no empty lines.
+    the delimiters are counted, where each of them is one (no quotes) and there are no empty lines. After the last line
+    end the parser lets one more empty field pass.
     """
+    if _last_byte(source) == shape.delimiter.encode():
+        return False
     if frame[:, -1].null_count() == 0:
         return True
     if blank or not isinstance(source, bytes) or b'"' in source:
         return False
     return source.count(shape.delimiter.encode()) == (len(shape.names) - 1) * (frame.height + 1)
+
+
+def _last_byte(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[-1:]
+    with source.open("rb") as file:
+        file.seek(-1, io.SEEK_END)  # a file with a header is not empty
+        return file.read()
 
 
 def _parser_type(type_: ColumnType | None) -> pl.DataType:

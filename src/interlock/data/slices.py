@@ -192,6 +192,8 @@ def _first_end(data: bytes) -> int:
 
 def _last_end(data: bytes) -> int:
     """Length of the whole records of ``data``, which begins with one; 0 when there is none."""
+    if data.find(b'"') < 0:
+        return data.rfind(b"\n") + 1
     inside, end = data.count(b'"'), len(data)
     while (found := data.rfind(b"\n", 0, end)) >= 0:
         inside -= data.count(b'"', found + 1, end)
