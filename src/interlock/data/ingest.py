@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from interlock.data.acceptance import Incoming, Outcome, Pending, Seen, Work, committed, take
+from interlock.data.acceptance import Incoming, Pending, Seen, Work, committed, take
 from interlock.data.agreement import held_against
 from interlock.data.images import Gathering, Group, Known, by_groups, is_image
 from interlock.data.inbox import Arrival, Inbox, Staged, is_table, open_inbox

@@ -31,6 +31,8 @@ _FORMAT = 1
 _MERGE_FILES = 24
 _BLOCK_ROWS = 2**20
 _BUILD_ROWS = 2**20
+_CACHED_ROWS = 2**16
+"""So many hashes, and what is made of them on the way, stay in the cache of the processor."""
 _SEED = 0x1E7
 ENTRY = ("_key", "_rest")
 
@@ -87,8 +89,12 @@ class _Sieve:
         """Places of those in ``stored`` (ascending), and of the first key that is equal to each."""
         import numpy as np
 
-        likely = np.flatnonzero(self._first[(stored >> self._shift).view(np.int64)])
-        likely = likely[self._last[(stored[likely] & self._mask).view(np.int64)]]
+        found = []
+        for start in range(0, len(stored), _CACHED_ROWS):
+            few = stored[start : start + _CACHED_ROWS]
+            likely = np.flatnonzero(self._first[(few >> self._shift).view(np.int64)])
+            found.append(likely[self._last[(few[likely] & self._mask).view(np.int64)]] + start)
+        likely = np.concatenate(found)
         candidates = stored[likely]
         if not candidates.size:
             return likely, likely
@@ -145,8 +151,9 @@ class RowIndex:
 
     def _all(self, stored: pl.LazyFrame) -> Iterator["_Block"]:
         """Blocks of entries, in the order of the rows. Raises ValueError for a damaged file."""
-        for path, rows in self._complete(stored):
-            yield from _blocks_of(path, rows)
+        covered, room = self._complete(stored), bytearray(32 + 8 * _BLOCK_ROWS)
+        for path, rows in covered:
+            yield from _blocks_of(path, rows, room)
 
     def _complete(self, stored: pl.LazyFrame) -> list[tuple[Path, int]]:
         """Files that cover all accepted rows, in order, made where they are missing; and how many rows each has."""
@@ -247,24 +254,29 @@ class _Block(NamedTuple):
     rest: "Callable[[], np.ndarray[Any, Any]]"
 
 
-def _blocks_of(path: Path, rows: int) -> Iterator[_Block]:
-    """The blocks of a file with entries of so many rows. Raises ValueError when it has others, or is damaged."""
+def _blocks_of(path: Path, rows: int, room: bytearray | None = None) -> Iterator[_Block]:
+    """The blocks of a file with entries of so many rows. Raises ValueError when it has others, or is damaged.
+
+    With ``room`` (for a whole block) every block's ``keys`` are read into that, and are there until the next one is.
+    """
     size = 16 * rows + 64 * -(-rows // _BLOCK_ROWS)
     if path.stat().st_size != size:
         raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes and not {size:,}")
     for start in range(0, rows, _BLOCK_ROWS):
         offset, count = 16 * start + 64 * (start // _BLOCK_ROWS), min(_BLOCK_ROWS, rows - start)
         read = functools.partial(_checked, path, count=count)
-        yield _Block(read(offset), functools.partial(read, offset + 32 + 8 * count))
+        yield _Block(read(offset, room=room), functools.partial(read, offset + 32 + 8 * count))
 
 
-def _checked(path: Path, offset: int, count: int) -> "np.ndarray[Any, Any]":
+def _checked(path: Path, offset: int, count: int, room: bytearray | None = None) -> "np.ndarray[Any, Any]":
     import numpy as np
 
-    with path.open("rb") as file:
+    content = memoryview(bytearray(32 + 8 * count) if room is None else room)[: 32 + 8 * count]
+    with path.open("rb", buffering=0) as file:
         file.seek(offset)
-        content = file.read(32 + 8 * count)
-    if blake3(memoryview(content)[32:]).digest() != content[:32]:
+        if file.readinto(content) != len(content):
+            raise ValueError(f"{path.name} is cut short near byte {offset:,}")
+    if blake3(content[32:]).digest() != bytes(content[:32]):
         raise ValueError(f"{path.name} is damaged near byte {offset:,}")
     return np.frombuffer(content, dtype=np.uint64, offset=32)
 

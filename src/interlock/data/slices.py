@@ -29,7 +29,7 @@ from interlock.data.readers import (
 )
 from interlock.records import Column, ColumnType
 
-SLICE_BYTES = 16 * 2**20
+SLICE_BYTES = 8 * 2**20
 """How much of a text file is parsed at once, and an eighth of the cells of a Parquet file."""
 MAX_RECORD_BYTES = 64 * 2**20
 """A longer record is a quote without end; a file that is read whole knows no such limit."""
