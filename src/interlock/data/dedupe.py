@@ -5,7 +5,7 @@ What is stored is only appended to: a newer row of a key is one more row, and th
 and is for little; :func:`dedupe_large` finds by hashes what is worth comparing, and never has all rows in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import polars as pl
@@ -83,9 +83,9 @@ def _against(
     return Deduped(rows, inner + int(marks["same"].sum()), int((marks["found"] & ~marks["same"]).sum()))
 
 
-_PART_ROWS = 2**21
+_PART_ROWS = 2**20
 """About so many rows of a file are looked up at once; more of them are taken by the last bits of their hashes."""
-_ENTRIES_BYTES = 64 * 2**20
+_ENTRIES_BYTES = 32 * 2**20
 
 
 class DedupedLarge(NamedTuple):
@@ -141,16 +141,23 @@ def _part(entered: Spool, number: int, many: int) -> _Part:
     """The rows whose first hash ends in ``number``, of ``many`` (a power of two) parts."""
     import numpy as np
 
-    places, keys, rest, before = [], [], [], 0
+    own = pl.col(ENTRY[0]) & pl.lit(many - 1, pl.UInt64) == number
+    chosen = [frame.with_row_index(_PLACE, before).filter(own) for before, frame in _with_start(entered)]
+    count, before = sum(frame.height for frame in chosen), 0
+    places, both = np.empty(count, dtype=np.int64), np.empty((2, count), dtype=np.uint64)
+    for frame in chosen:
+        here = slice(before, before + frame.height)
+        places[here], both[0, here], both[1, here] = (frame[name].to_numpy() for name in (_PLACE, *ENTRY))
+        before += frame.height
+    return _Part(places, both, sorting(both[0]))
+
+
+def _with_start(entered: Spool) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The frames of a spool, each with the place of its first row."""
+    before = 0
     for frame in entered.frames():
-        first, second = (frame[name].to_numpy() for name in ENTRY)
-        chosen = np.flatnonzero((first & np.uint64(many - 1)) == number) if many > 1 else np.arange(len(first))
-        places.append(chosen + before)
-        keys.append(first[chosen] if many > 1 else first)
-        rest.append(second[chosen] if many > 1 else second)
-        before += len(first)
-    both = np.stack([np.concatenate(keys), np.concatenate(rest)])
-    return _Part(np.concatenate(places), both, sorting(both[0]))
+        yield before, frame
+        before += frame.height
 
 
 def _against_stored(

@@ -4,6 +4,7 @@ The bounds of the ranges come from a sample (sample sort: Frazer and McKellar, "
 much is in memory at once, and never what comes out.
 """
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,37 +12,43 @@ from typing import Any
 import polars as pl
 from polars.io.plugins import register_io_source
 
-RANGE_BYTES = 96 * 2**20
+RANGE_BYTES = 64 * 2**20
 """About so many bytes of rows are sorted at once."""
+BATCH_ROWS = 2**16
 _SAMPLE = 2**16
 _RANGE = "_range"
 
 
-def write_sorted(rows: pl.LazyFrame, order: Sequence[str], path: Path, *, without: str, scratch: Path) -> int:
-    """Write ``rows`` in order of the columns ``order`` to a Parquet file, and say how many there are.
+def write_sorted(
+    rows: pl.LazyFrame, order: Sequence[str], path: Path, *, scratch: Path, drop: Sequence[str] = ()
+) -> int:
+    """Write ``rows`` in the order of the columns ``order`` to a Parquet file, and say how many there are.
 
-    Column ``without`` sorts and is not written. ``scratch`` is an empty folder, and holds the rows once meanwhile.
+    Columns in ``drop`` may sort and are not written. ``scratch`` is a folder that may hold the rows once meanwhile.
     """
     height = int(rows.select(pl.len()).collect(engine="streaming").item())
-    bounds = _bounds(rows, order, without, height)
-    if bounds:
-        _cut(rows, bounds, scratch)
-        parts = _sorted_parts(scratch, len(bounds) + 1, order, without)
-        schema = rows.drop(without).collect_schema()
-        rows = register_io_source(lambda *_: parts, schema=schema, is_pure=False)
-    else:
-        rows = rows.sort(order).drop(without)
-    rows.sink_parquet(path, compression="zstd", compression_level=1)
+    bounds = _bounds(rows, order[:2], height)
+    if not bounds:
+        rows.sort(order).drop(drop).sink_parquet(path, compression="zstd", compression_level=1)
+        return height
+    with tempfile.TemporaryDirectory(prefix="ranges-", dir=scratch) as folder:
+        _cut(rows, bounds, Path(folder))
+        parts = _sorted_parts(Path(folder), len(bounds) + 1, order, drop)
+        streamed(parts, rows.drop(drop).collect_schema()).sink_parquet(path, compression="zstd", compression_level=1)
     return height
 
 
-def _bounds(rows: pl.LazyFrame, order: Sequence[str], last: str, height: int) -> list[dict[str, Any]]:
-    """First values of all ranges but the first, over the columns up to ``last``; none when memory holds all rows."""
+def streamed(frames: Iterator[pl.DataFrame], schema: pl.Schema) -> pl.LazyFrame:
+    """Frames of one schema as a lazy frame that draws them one by one, and can be evaluated once."""
+    return register_io_source(lambda *_: frames, schema=schema)
+
+
+def _bounds(rows: pl.LazyFrame, leading: Sequence[str], height: int) -> list[dict[str, Any]]:
+    """First values of all ranges but the first, in the columns that sort first; none when memory holds all rows."""
     head = rows.head(1_000).collect(engine="streaming")
     ranges = -(-height * max(1, int(head.estimated_size())) // (RANGE_BYTES * max(1, head.height)))
     if ranges <= 1:
         return []
-    leading = list(order[: order.index(last) + 1])
     sample = rows.select(leading).gather_every(max(1, height // _SAMPLE)).collect(engine="streaming")
     sample = sample.drop_nulls().sort(leading)
     places = sorted({sample.height * number // ranges for number in range(1, ranges)})
@@ -52,7 +59,7 @@ def _cut(rows: pl.LazyFrame, bounds: Sequence[dict[str, Any]], scratch: Path) ->
     """Write the rows of each range to files of its own."""
     schema = rows.collect_schema()
     number = pl.sum_horizontal(_reached(bound, schema).cast(pl.UInt32) for bound in bounds).alias(_RANGE)
-    for place, batch in enumerate(rows.with_columns(number).collect_batches(chunk_size=2**18, maintain_order=True)):
+    for place, batch in enumerate(rows.with_columns(number).collect_batches(chunk_size=BATCH_ROWS)):
         for (each,), part in batch.partition_by(_RANGE, include_key=False, as_dict=True).items():
             part.write_parquet(scratch / f"{each:06d}-{place:06d}.parquet", compression="lz4", statistics=False)
 
@@ -66,11 +73,11 @@ def _reached(bound: dict[str, Any], schema: pl.Schema) -> pl.Expr:
     return reached.fill_null(value=False)
 
 
-def _sorted_parts(scratch: Path, ranges: int, order: Sequence[str], without: str) -> Iterator[pl.DataFrame]:
+def _sorted_parts(scratch: Path, ranges: int, order: Sequence[str], drop: Sequence[str]) -> Iterator[pl.DataFrame]:
     for number in range(ranges):
         paths = sorted(scratch.glob(f"{number:06d}-*.parquet"))
         if paths:
             part = pl.concat([pl.read_parquet(path, glob=False) for path in paths])
             for path in paths:
                 path.unlink()
-            yield part.sort(order).drop(without)
+            yield part.sort(order).drop(drop)

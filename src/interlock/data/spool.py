@@ -12,7 +12,7 @@ import polars as pl
 if TYPE_CHECKING:
     import numpy as np
 
-BUDGET_BYTES = 256 * 2**20
+BUDGET_BYTES = 128 * 2**20
 """Estimated size up to which the frames of one spool stay in memory."""
 
 
