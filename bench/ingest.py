@@ -139,7 +139,8 @@ def run_polars(file: Path, how: str) -> dict[str, Any]:
 
 
 def run_interlock(project: Path) -> dict[str, Any]:
-    import numpy as np  # noqa: F401  not the stage's cost, as for the peers
+    import deltalake  # noqa: F401
+    import numpy as np  # noqa: F401
 
     from interlock.app import open_parts
     from interlock.configuration import load_settings

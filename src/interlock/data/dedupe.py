@@ -216,6 +216,27 @@ def _stored_keys(wanted: pl.DataFrame, stored: pl.LazyFrame, key: Sequence[str])
     return marks[_FOUND].is_not_null().to_numpy()
 
 
+def outdated(rows: pl.LazyFrame, key: Sequence[str], *, first: bool = False) -> pl.DataFrame:
+    """Rows that :func:`newest_rows` leaves out, for :func:`without_outdated`; looks at some keys at a time."""
+    count = int(rows.select(pl.len()).collect(engine="streaming").item())
+    parts = -(-count // _PART_ROWS) or 1
+    narrow = rows.select(*key, (pl.col("_seq") * _ROWS + pl.col("_row")).alias(_PLACE))
+    wanted = pl.col(_PLACE).min() if first else pl.col(_PLACE).max()
+    found = [pl.DataFrame(schema={_PLACE: pl.Int64()})]
+    for number in range(parts):
+        some = narrow.filter(entries(key, key)[0] % parts == number).collect(engine="streaming")
+        kept = some.lazy().group_by(list(key)).agg(wanted).select(_PLACE).collect(engine="streaming")
+        if kept.height < some.height:
+            found.append(some.select(_PLACE).join(kept, on=_PLACE, how="anti"))
+    return pl.concat(found)
+
+
+def without_outdated(rows: pl.LazyFrame, old: pl.DataFrame) -> pl.LazyFrame:
+    """The rows that are left, in no particular order."""
+    place = (pl.col("_seq") * _ROWS + pl.col("_row")).alias(_PLACE)
+    return rows.with_columns(place).join(old.lazy(), on=_PLACE, how="anti").drop(_PLACE)
+
+
 def newest_rows(rows: pl.LazyFrame, key: Sequence[str], *, first: bool = False) -> pl.LazyFrame:
     """One row for each key: the one appended last (or first), by ``_seq`` and then ``_row``."""
     place = (pl.col("_seq") * _ROWS + pl.col("_row")).alias(_PLACE)

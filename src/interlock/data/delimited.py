@@ -131,13 +131,15 @@ def _parser_type(type_: ColumnType | None) -> pl.DataType:
 
 
 def _parse(source: Path | bytes, shape: Shape, schema: Mapping[str, pl.DataType]) -> pl.DataFrame | None:
+    # without quotes every empty field is null by itself, and to look for them costs a fifth of the parsing
+    quoted = isinstance(source, Path) or b'"' in source
     try:
         frame = pl.read_csv(
             source,
             # Polars keeps the doubled quotes of a name as they are written
             schema={column.replace('"', '""'): dtype for column, dtype in schema.items()},
             separator=shape.delimiter,
-            null_values=[""],
+            null_values=[""] if quoted else None,
             glob=False,
         )
     except FAILED:

@@ -11,7 +11,7 @@ rows arrived, and as good as shuffled for a learner that looks at them in turn.
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import polars as pl
 
 from interlock.data.casting import DTYPES, logical
 from interlock.data.content import rows_digest
-from interlock.data.dedupe import newest_rows
+from interlock.data.dedupe import outdated, without_outdated
 from interlock.data.layout import Layout
 from interlock.data.ordering import BATCH_ROWS, streamed, write_sorted
 from interlock.data.pinned import require_intact, snapshot_frame, snapshot_path
@@ -146,6 +146,7 @@ class _Making:
     inputs: Mapping[str, _Inputs]
     name: str
     scratch: Path
+    outdated: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -157,7 +158,11 @@ class _Making:
         stored = self.parts.tables.scan(f"sources/{source}")
         stored = stored.select(*(column.name for column in layout.columns), "_seq", "_row")
         key = _resolving_key(layout, rules.key)
-        return newest_rows(stored, key, first=rules.on_duplicate == "keep-first") if key else stored
+        if not key:
+            return stored
+        if source not in self.outdated:
+            self.outdated[source] = outdated(stored, key, first=rules.on_duplicate == "keep-first")
+        return without_outdated(stored, self.outdated[source])
 
 
 @dataclass(frozen=True, kw_only=True)
