@@ -10,8 +10,8 @@ tenth of them with a key that is stored already, scattered over the whole table:
 changed. Each program gets it in a process of its own, round by round:
 
 * polars: ``read_csv``, ``scan_csv().collect()`` on the streaming engine, or ``read_parquet``, and nothing more.
-* polars, written: the same, then ``write_parquet`` of the rows, compressed as the table is, and an fsync: a program that
-  keeps the rows can hardly do less.
+* polars, written: the same, then ``write_parquet`` of the rows, compressed as the table is, and an fsync: a program
+  that keeps the rows can hardly do less.
 * interlock: ``ingest``, the stage of a turn: private copy, content digest, UTF-8 and line checks, types, nulls,
   ranges and categories, quarantine, dedupe against the table, durable commit, ledger.
 * pandas: read, check the columns the usual way, drop what is stored by merging with the stored rows of the same keys,
