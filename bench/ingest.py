@@ -188,7 +188,7 @@ def run_merge(project: Path) -> dict[str, Any]:
     started, cpu = time.perf_counter(), time.process_time()
     frame = pl.read_csv(project / "inbox" / "new.csv", try_parse_dates=True)
     merge = table.merge(frame, "t.id = s.id", source_alias="s", target_alias="t")
-    differs = " or ".join(f"s.{name} is distinct from t.{name}" for name in frame.columns if name != "id")
+    differs = " or ".join(f"(s.{name} is distinct from t.{name})" for name in frame.columns if name != "id")
     columns = {name: f"s.{name}" for name in frame.columns}
     merge.when_matched_update(columns, predicate=differs).when_not_matched_insert(columns).execute()
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
