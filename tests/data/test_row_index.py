@@ -18,10 +18,11 @@ from interlock.records import FileResult
 SCHEMA = {"k": pl.Int64(), "w": pl.Float64(), "v": pl.String()}
 LINEAGE = {"_seq": pl.Int64(), "_row": pl.Int64()}
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+# no NaN: a number that is not finite is a bad cell, and such a row never comes here (joins and hashes differ on it)
 rows = st.lists(
     st.tuples(
         st.integers(0, 4),
-        st.one_of(st.none(), st.sampled_from([0.0, -0.0, 1.5, float("nan")])),
+        st.one_of(st.none(), st.sampled_from([0.0, -0.0, 1.5])),
         st.one_of(st.none(), st.sampled_from(["", "a", "b"])),
     ),
     max_size=6,
