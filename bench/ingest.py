@@ -2,6 +2,7 @@
 
     python bench/ingest.py [--rows 1000000] [--stored 10000000] [--repeats 5] [--peers pandas,merge]
     python bench/ingest.py --quick
+    python bench/ingest.py --first 1000000,2000000,4000000
 
 A table of ``--stored`` rows x 14 columns (whole numbers, fractions, text of 2 to 2,000 values, one text that is
 never the same twice, two dates, some nulls) is taken in from ten Parquet files. Then a file of ``--rows`` rows comes, a
@@ -9,10 +10,14 @@ tenth of them with a key that is stored already, scattered over the whole table:
 changed. Each program gets it in a process of its own, round by round:
 
 * polars: ``read_csv``, ``scan_csv().collect()`` on the streaming engine, or ``read_parquet``, and nothing more.
+* polars, written: the same, then ``write_parquet`` of the rows, compressed as the table is, and an fsync: a program
+  that keeps the rows can hardly do less.
 * interlock: ``ingest``, the stage of a turn: private copy, content digest, UTF-8 and line checks, types, nulls,
   ranges and categories, quarantine, dedupe against the table, durable commit, ledger.
 * pandas: read, check the columns the usual way, drop what is stored by merging with the stored rows of the same keys,
   append as Parquet. merge: ``deltalake``'s MERGE of the Polars frame into the same table.
+
+``--first 600000,1200000`` takes in a first file of so many rows instead, as CSV and as Parquet: its memory.
 
 Seconds leave out the imports; CPU seconds tell more on a machine with neighbours. Peak MB is VmHWM of the process.
 All is made in a temporary folder, which is removed.
@@ -121,14 +126,21 @@ def run_polars(file: Path, how: str) -> dict[str, Any]:
             engine="streaming"
         ),
     }
+    target = file.with_name("written.parquet")
     started, cpu = time.perf_counter(), time.process_time()
-    frame = readers[how]()
+    frame = readers["read" if how == "write" else how]()
+    if how == "write":
+        frame.write_parquet(target, compression="snappy", statistics=False)
+        with target.open("rb") as written:
+            os.fsync(written.fileno())
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    target.unlink(missing_ok=True)
     return {"seconds": seconds, "cpu": cpu, "rows": frame.height}
 
 
 def run_interlock(project: Path) -> dict[str, Any]:
-    import numpy as np  # noqa: F401  not the stage's cost, as for the peers
+    import deltalake  # noqa: F401
+    import numpy as np  # noqa: F401
 
     from interlock.app import open_parts
     from interlock.configuration import load_settings
@@ -176,7 +188,7 @@ def run_merge(project: Path) -> dict[str, Any]:
     started, cpu = time.perf_counter(), time.process_time()
     frame = pl.read_csv(project / "inbox" / "new.csv", try_parse_dates=True)
     merge = table.merge(frame, "t.id = s.id", source_alias="s", target_alias="t")
-    differs = " or ".join(f"s.{name} is distinct from t.{name}" for name in frame.columns if name != "id")
+    differs = " or ".join(f"(s.{name} is distinct from t.{name})" for name in frame.columns if name != "id")
     columns = {name: f"s.{name}" for name in frame.columns}
     merge.when_matched_update(columns, predicate=differs).when_not_matched_insert(columns).execute()
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -188,6 +200,7 @@ def child(what: str, place: Path) -> None:
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         "polars-read": lambda: run_polars(place, "read"),
         "polars-scan": lambda: run_polars(place, "scan"),
+        "polars-write": lambda: run_polars(place, "write"),
         "interlock": lambda: run_interlock(place),
         "pandas": lambda: run_pandas(place),
         "merge": lambda: run_merge(place),
@@ -241,6 +254,7 @@ def rounds(folder: Path, repeats: int, peers: list[str]) -> dict[str, list[dict[
         for kind in ("CSV", "Parquet"):
             found.setdefault(f"Polars, {kind}", []).append(measured("polars-read", files[kind]))
             found.setdefault(f"Polars streaming, {kind}", []).append(measured("polars-scan", files[kind]))
+            found.setdefault(f"Polars, {kind}, written", []).append(measured("polars-write", files[kind]))
         for kind, file in files.items():
             place = copied(folder / "keyed", work, file)
             found.setdefault(f"Interlock, {kind}", []).append(measured("interlock", place))
@@ -252,26 +266,55 @@ def rounds(folder: Path, repeats: int, peers: list[str]) -> dict[str, list[dict[
     return found
 
 
+def beside(runs: list[dict[str, Any]], others: list[dict[str, Any]], what: str) -> float:
+    """Median over the rounds of how much more of ``what`` one took than the other."""
+    return statistics.median(run[what] / other[what] for run, other in zip(runs, others, strict=False))
+
+
 def report(found: dict[str, list[dict[str, Any]]], file_mb: float) -> None:
-    print("| what | seconds | least | most | CPU s | peak MB | beside Polars | in CPU |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| what | seconds | least | most | CPU s | peak MB | beside reading | in CPU | beside writing too | in CPU |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, runs in found.items():
         seconds = [run["seconds"] for run in runs]
         kind = "Parquet" if "Parquet" in name else "CSV"
-        beside = found[f"Polars, {kind}"]
-        times, work = (
-            [run[what] / other[what] for run, other in zip(runs, beside, strict=False)] for what in ("seconds", "cpu")
-        )
-        cpu = statistics.median(run["cpu"] for run in runs)
+        ratios = [
+            beside(runs, found[reference], what)
+            for reference in (f"Polars, {kind}", f"Polars, {kind}, written")
+            for what in ("seconds", "cpu")
+        ]
         print(
             f"| {name} | {statistics.median(seconds):.2f} | {min(seconds):.2f} | {max(seconds):.2f} "
-            f"| {cpu:.2f} | {max(run['peak_mb'] for run in runs):,.0f} "
-            f"| {statistics.median(times):.1f} x | {statistics.median(work):.1f} x |"
+            f"| {statistics.median(run['cpu'] for run in runs):.2f} | {max(run['peak_mb'] for run in runs):,.0f} | "
+            + " | ".join(f"{ratio:.1f} x" for ratio in ratios)
+            + " |"
         )
     for name, runs in found.items():
         if "told" in runs[0]:
             print(f"\n{name}: {runs[0]['told']}", end="")
     print(f"\n\nCSV of {file_mb:,.0f} MB")
+
+
+def first_files(sizes: list[int]) -> None:
+    """What a first file costs, by its rows: its types are inferred, and there is nothing to compare it with."""
+    import numpy as np
+
+    print("| first file, rows | format | file MB | seconds | CPU s | peak MB |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: |")
+    for rows in sizes:
+        for kind in ("csv", "parquet"):
+            with tempfile.TemporaryDirectory() as scratch:
+                project = Path(scratch)
+                (project / "inbox").mkdir()
+                (project / "interlock.toml").write_text(SETTINGS + KEYED)
+                file, frame = project / "inbox" / f"first.{kind}", make_rows(np.arange(rows), 7)
+                frame.write_csv(file) if kind == "csv" else frame.write_parquet(file)
+                del frame
+                found = measured("interlock", project)
+                print(
+                    f"| {rows:,} | {kind} | {file.stat().st_size / 1e6:,.0f} | {found['seconds']:.1f} "
+                    f"| {found['cpu']:.1f} | {found['peak_mb']:,.0f} |",
+                    flush=True,
+                )
 
 
 def main() -> None:
@@ -280,6 +323,7 @@ def main() -> None:
     options.add_argument("--stored", type=int, default=10_000_000)
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--peers", default="pandas,merge")
+    options.add_argument("--first", default="", help="rows of first files, instead of all the rest")
     options.add_argument("--quick", action="store_true", help="100,000 rows against 1,000,000, twice, no peers")
     options.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     chosen = options.parse_args()
@@ -290,6 +334,9 @@ def main() -> None:
         chosen.rows, chosen.stored, chosen.repeats, chosen.peers = 100_000, 1_000_000, 2, ""
     names = ("interlock", "polars", "deltalake", "pandas", "blake3")
     print(f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in names)}")
+    if chosen.first:
+        first_files([int(rows) for rows in chosen.first.split(",")])
+        return
     print(f"{chosen.rows:,} rows against {chosen.stored:,}; medians of {chosen.repeats} rounds, ratios by round\n")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.data.dedupe import OnDuplicate, dedupe, newest_rows
+from interlock.data import dedupe as dedupe_module
+from interlock.data.dedupe import OnDuplicate, dedupe, newest_rows, outdated, without_outdated
 
 SCHEMA = {"k": pl.Int64, "v": pl.String}
 files = st.lists(
@@ -46,6 +47,24 @@ def test_keep_first_and_keep_last_keep_what_they_say(batches: list[list[tuple[An
     newest = newest_rows(table.lazy(), ["k"]).collect()
     assert newest.height == len(last)
     assert dict(newest.select("k", "v").rows()) == last
+
+
+@given(files, st.sampled_from([["k"], ["v"], ["k", "v"]]), st.booleans(), st.integers(1, 4))
+def test_what_is_outdated_is_what_is_not_newest(
+    batches: list[list[tuple[Any, ...]]], key: list[str], first: bool, at_once: int
+) -> None:
+    table = pl.DataFrame(
+        [(*row, seq, place) for seq, rows in enumerate(batches) for place, row in enumerate(rows, start=1)],
+        schema={**{name: SCHEMA[name] for name in ("k", "v")}, "_seq": pl.Int64, "_row": pl.Int64},
+        orient="row",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedupe_module, "_PART_ROWS", at_once)
+        old = outdated(table.lazy(), key, first=first)
+    left = without_outdated(table.lazy(), old).collect()
+    newest = newest_rows(table.lazy(), key, first=first).collect()
+    assert left.sort("_seq", "_row").rows() == newest.sort("_seq", "_row").rows()
+    assert old.height == table.height - newest.height
 
 
 @given(files)

@@ -92,6 +92,8 @@ def test_slices_hold_what_the_whole_file_holds(
 @same_folder
 @given(st.text(st.sampled_from('ab1,"\n\r.'), max_size=60), st.integers(1, 30), kinds)
 @example('1,"\n\n', 3, None)
+@example("1\n1,,", 5, None)
+@example("1,2\n1,2,", 5, None)
 @example('1,5" b\n2,4" a\n3,b\n', 5, "int")
 def test_junk_is_refused_or_read_alike(tmp_path: Path, junk: str, size: int, kind: Any) -> None:
     path = tmp_path / "file"

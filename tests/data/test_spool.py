@@ -31,6 +31,12 @@ def test_a_spool_gives_back_what_it_was_given(tmp_path: Path, parts: list[int], 
     spool.keep(mask)
     assert spool.height == mask.sum()
     assert_frame_equal(spool.lazy().collect(), rows.filter(pl.Series(mask)))
+    again = mask[mask].copy()
+    again[::2] = False
+    spool.keep(again)
+    left = rows.filter(pl.Series(mask)).filter(pl.Series(again))
+    assert_frame_equal(spool.lazy().collect(), left)
+    assert_frame_equal(pl.concat(spool.frames(["a"])), left.select("a"))
     spool.clear()
     assert not list(folder.iterdir())
 
@@ -41,3 +47,10 @@ def test_beyond_the_budget_rows_are_on_disk(tmp_path: Path) -> None:
         spool.add(pl.DataFrame({"a": range(100)}))
     assert spool.spilled
     assert list(tmp_path.iterdir())
+
+
+def test_what_is_on_disk_comes_back_in_the_pieces_it_came_in(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "x", budget_bytes=1_000)
+    for _ in range(5):
+        spool.add(pl.DataFrame({"a": range(100)}))
+    assert [frame.height for frame in spool.frames()] == [100] * 5

@@ -106,8 +106,11 @@ def _surely_even(source: Path | bytes, shape: Shape, frame: pl.DataFrame, *, bla
     """Say whether no record is shorter than the header, where that can be told at a glance.
 
     The parser refuses longer records and fills shorter ones up, so one without an empty last field is whole. Otherwise
-    the delimiters are counted, where each of them is one (no quotes) and there are no empty lines.
+    the delimiters are counted, where each of them is one (no quotes) and there are no empty lines. After the last line
+    end the parser lets one more empty field pass.
     """
+    if _last_byte(source) == shape.delimiter.encode():
+        return False
     if frame[:, -1].null_count() == 0:
         return True
     if blank or not isinstance(source, bytes) or b'"' in source:
@@ -115,18 +118,28 @@ def _surely_even(source: Path | bytes, shape: Shape, frame: pl.DataFrame, *, bla
     return source.count(shape.delimiter.encode()) == (len(shape.names) - 1) * (frame.height + 1)
 
 
+def _last_byte(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[-1:]
+    with source.open("rb") as file:
+        file.seek(-1, io.SEEK_END)  # a file with a header is not empty
+        return file.read()
+
+
 def _parser_type(type_: ColumnType | None) -> pl.DataType:
     return DTYPES[type_] if type_ in ("int", "float") else pl.String()
 
 
 def _parse(source: Path | bytes, shape: Shape, schema: Mapping[str, pl.DataType]) -> pl.DataFrame | None:
+    # without quotes every empty field is null by itself, and to look for them costs a fifth of the parsing
+    quoted = isinstance(source, Path) or b'"' in source
     try:
         frame = pl.read_csv(
             source,
             # Polars keeps the doubled quotes of a name as they are written
             schema={column.replace('"', '""'): dtype for column, dtype in schema.items()},
             separator=shape.delimiter,
-            null_values=[""],
+            null_values=[""] if quoted else None,
             glob=False,
         )
     except FAILED:

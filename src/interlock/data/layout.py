@@ -215,7 +215,7 @@ def evolve(stored: pl.LazyFrame, columns: Sequence[Column]) -> pl.LazyFrame:
 def grown(
     layout: Layout, expected: Sequence[Column], good: Iterable[pl.DataFrame], source: Source, *, updated: int
 ) -> Layout:
-    """The layout after a file's good rows, which come as one or more frames."""
+    """The layout after a file's good rows, in one or more frames; columns left out of them stay as they are."""
     types = {column.name: column.type for column in expected}
     seen: tuple[Column, ...] = ()
     for frame in good:

@@ -11,7 +11,7 @@ from interlock.data.layout import Layout, Settled, settle
 from interlock.data.opening import safe_name, shown
 from interlock.data.readers import BAD_SCHEMA, ROW, Reading, rows_as_json
 from interlock.data.rules import Contract, check_rules
-from interlock.data.signature import Drift, check, drift_notes, merge_bad, widen, without
+from interlock.data.signature import Drift, check, drift_notes, judged, merge_bad, widen, without
 from interlock.data.slices import Widened
 from interlock.data.spool import Spool
 from interlock.errors import DataRefused
@@ -21,6 +21,7 @@ from interlock.settings import Source
 
 KEPT_BYTES = 256 * 2**20
 """Largest file that is kept in quarantine when it cannot be read."""
+_LATER = ("date", "datetime")
 _EMPTY_KEY = "is empty, but it is part of the key"
 
 
@@ -68,6 +69,19 @@ class Sifted:
         self._notes: dict[str, None] = {}
         self._faults: dict[tuple[str, str], tuple[int, int]] = {}
         self._drifts: dict[str, Drift] = {}
+        self._empty: set[str] = set()
+
+    def steady(self, layout: Layout, source: Source) -> frozenset[str]:
+        """Columns in which no value is outside of what ``layout`` says already: they need not be looked at again."""
+        watched = {column.name: column for column in _watched(layout, source)}
+        return frozenset(
+            column.name
+            for column in self.expected
+            if column == watched.get(column.name)
+            and (column.nullable or column.name not in self._empty)
+            and column.name not in self._drifts
+            and (judged(column) or (column.type == "str" and column.categories is None))
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -93,6 +107,7 @@ class Sifted:
         self._notes.update(dict.fromkeys(settled.notes))
         good = without(settled.frame, bad)
         self._watch(good, layout, source)
+        self._empty.update(series.name for series in good.iter_columns() if series.null_count())
         self.good.add(good)
 
     def reject(self, bad: pl.DataFrame) -> None:
@@ -114,8 +129,7 @@ class Sifted:
 
     def _watch(self, good: pl.DataFrame, layout: Layout, source: Source) -> None:
         """Count what is new but possible: categories never seen, numbers outside of the range seen."""
-        watched = [column for column in layout.columns if column.name not in source.key]
-        for drift in drift_notes(good, [column for column in watched if column.type not in ("date", "datetime")]):
+        for drift in drift_notes(good, _watched(layout, source)):
             so_far = self._drifts.get(drift.column, Drift(column=drift.column, rows=0))
             self._drifts[drift.column] = Drift(
                 column=drift.column,
@@ -123,6 +137,11 @@ class Sifted:
                 unseen=so_far.unseen + drift.unseen,
                 outside=so_far.outside + drift.outside,
             )
+
+
+def _watched(layout: Layout, source: Source) -> list[Column]:
+    """Columns of which something new is worth telling: a new key or a later date is what is expected."""
+    return [column for column in layout.columns if column.name not in source.key and column.type not in _LATER]
 
 
 def sift(slices: Readable, layout: Layout, source: Source, scratch: Path, contract: Contract | None = None) -> Sifted:

@@ -201,13 +201,15 @@ def require(have: Collection[str], columns: Sequence[Column], where: str) -> Non
 def drift_notes(frame: pl.DataFrame, columns: Sequence[Column]) -> list[Drift]:
     """Count, column by column, rows with a category never seen or outside of the range seen; no entry for none."""
     wanted: list[pl.Expr] = []
-    judged = [column for column in columns if _comparable(frame.schema.get(column.name), column.type)]
-    for place, column in enumerate(judged):
+    compared = [
+        column for column in columns if judged(column) and _comparable(frame.schema.get(column.name), column.type)
+    ]
+    for place, column in enumerate(compared):
         cell = pl.col(column.name)
         if column.categories is not None:
             unseen = ~cell.cast(pl.String).is_in(list(column.categories))
             wanted.append(unseen.sum().alias(f"{place}:unseen"))
-        elif column.low is not None and column.high is not None and column.type not in ("str", "bool"):
+        elif column.low is not None and column.high is not None:
             low, high = (_as_literal(bound, column.type) for bound in (column.low, column.high))
             wanted.append(((cell < low) | (cell > high)).sum().alias(f"{place}:outside"))
     counts = frame.select(wanted).row(0, named=True) if wanted and frame.height else {}
@@ -218,9 +220,15 @@ def drift_notes(frame: pl.DataFrame, columns: Sequence[Column]) -> list[Drift]:
             unseen=counts.get(f"{place}:unseen") or 0,
             outside=counts.get(f"{place}:outside") or 0,
         )
-        for place, column in enumerate(judged)
+        for place, column in enumerate(compared)
     ]
     return [drift for drift in drifts if drift.unseen or drift.outside]
+
+
+def judged(column: Column) -> bool:
+    """Say whether the signature knows which values of the column were seen: categories, or a range."""
+    ranged = column.low is not None and column.high is not None and column.type not in ("str", "bool")
+    return column.categories is not None or ranged
 
 
 def _comparable(dtype: pl.DataType | None, type_: ColumnType) -> bool:
@@ -269,6 +277,8 @@ def read_and_check(
 
 def merge_bad(read: pl.DataFrame, checked: pl.DataFrame, rows: pl.Series) -> pl.DataFrame:
     """Bad cells of the reader and of :func:`check` as one frame (row from 1, column, reason), one finding a cell."""
+    if not read.height and not checked.height:
+        return read.select(*BAD_SCHEMA)
     numbered = checked.with_columns(rows.gather(checked["row"]).alias("row")).select(*BAD_SCHEMA)
     known = pl.concat([read, numbered])
     return known.unique(subset=["row", "column"], keep="first", maintain_order=True).sort("row", maintain_order=True)

@@ -29,7 +29,7 @@ from interlock.data.readers import (
 )
 from interlock.records import Column, ColumnType
 
-SLICE_BYTES = 16 * 2**20
+SLICE_BYTES = 8 * 2**20
 """How much of a text file is parsed at once, and an eighth of the cells of a Parquet file."""
 MAX_RECORD_BYTES = 64 * 2**20
 """A longer record is a quote without end; a file that is read whole knows no such limit."""
@@ -192,6 +192,8 @@ def _first_end(data: bytes) -> int:
 
 def _last_end(data: bytes) -> int:
     """Length of the whole records of ``data``, which begins with one; 0 when there is none."""
+    if data.find(b'"') < 0:
+        return data.rfind(b"\n") + 1
     inside, end = data.count(b'"'), len(data)
     while (found := data.rfind(b"\n", 0, end)) >= 0:
         inside -= data.count(b'"', found + 1, end)

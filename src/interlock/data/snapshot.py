@@ -11,7 +11,7 @@ rows arrived, and as good as shuffled for a learner that looks at them in turn.
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ import polars as pl
 from interlock.data.agreement import Held
 from interlock.data.casting import DTYPES, logical
 from interlock.data.content import rows_digest
-from interlock.data.dedupe import newest_rows
+from interlock.data.dedupe import outdated, without_outdated
 from interlock.data.layout import Layout
+from interlock.data.ordering import BATCH_ROWS, streamed, write_sorted
 from interlock.data.pinned import require_intact, snapshot_frame, snapshot_path
 from interlock.data.query import View, run_query
 from interlock.data.sources import HOLDOUT, source_of
@@ -146,6 +147,7 @@ class _Making:
     inputs: Mapping[str, _Inputs]
     name: str
     scratch: Path
+    outdated: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -157,7 +159,11 @@ class _Making:
         stored = self.parts.tables.scan(f"sources/{source}")
         stored = stored.select(*(column.name for column in layout.columns), "_seq", "_row")
         key = _resolving_key(layout, rules.key)
-        return newest_rows(stored, key, first=rules.on_duplicate == "keep-first") if key else stored
+        if not key:
+            return stored
+        if source not in self.outdated:
+            self.outdated[source] = outdated(stored, key, first=rules.on_duplicate == "keep-first")
+        return without_outdated(stored, self.outdated[source])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,10 +235,10 @@ def _references(making: _Making) -> Iterator[ReferenceRows]:
             rows = making.rows(name).drop("_seq", "_row")
             path = making.scratch / f"reference-{name}.parquet"
             order = list(source.key) or rows.collect_schema().names()
-            rows.sort(order).sink_parquet(path, compression="zstd", compression_level=1)
+            count = write_sorted(rows, order, path, scratch=making.scratch)
             key, written = f"snapshots/{making.name}/{path.name}", pl.scan_parquet(path, glob=False)
             making.parts.blobs.put(key, path)
-            yield ReferenceRows(source=name, key=key, digest=rows_digest(written), rows=_count(written))
+            yield ReferenceRows(source=name, key=key, digest=rows_digest(written), rows=count)
 
 
 def _version(making: _Making, name: str) -> SourceVersion:
@@ -259,7 +265,9 @@ def _prepared(making: _Making, name: str, notes: list[str], *, first: str | None
     key = key_names(making.settings, list(schema))
     typed = joined.select(pl.col(column).cast(dtype) for column, dtype in schema.items())
     path = making.scratch / f"{name}.parquet"
-    typed.with_columns(mark(key_types(schema, key))).sink_parquet(path, compression="lz4")
+    marks = mark(key_types(schema, key))
+    marked = (batch.with_columns(marks) for batch in typed.collect_batches(chunk_size=BATCH_ROWS))
+    streamed(marked, pl.Schema({**schema, MARK: pl.Int64()})).sink_parquet(path, compression="lz4")
     return _Prepared(rows=pl.scan_parquet(path, glob=False), schema=schema, key=key)
 
 
@@ -433,9 +441,8 @@ def _order(settings: Settings, rows: _Prepared) -> list[str]:
 
 def _written(making: _Making, name: str, rows: pl.LazyFrame, order: Sequence[str]) -> _Part:
     path = making.scratch / f"{name}.parquet"
-    rows.sort(order).drop(MARK).sink_parquet(path, compression="zstd", compression_level=1)
-    written = pl.scan_parquet(path, glob=False)
-    return _Part(path=path, rows=_count(written), digest=rows_digest(written))
+    count = write_sorted(rows, order, path, scratch=making.scratch, drop=[MARK])
+    return _Part(path=path, rows=count, digest=rows_digest(pl.scan_parquet(path, glob=False)))
 
 
 def _refuse_hopeless(settings: Settings, training: _Part, holdout: _Part) -> None:

@@ -12,8 +12,12 @@ import polars as pl
 if TYPE_CHECKING:
     import numpy as np
 
-BUDGET_BYTES = 256 * 2**20
+BUDGET_BYTES = 128 * 2**20
 """Estimated size up to which the frames of one spool stay in memory."""
+
+
+_KEPT = "_kept"
+"""Column of a frame in memory of which rows were dropped: those that are left."""
 
 
 class Spool:
@@ -27,6 +31,10 @@ class Spool:
         self._parts: list[Path] = []
         self.height = 0
 
+    def beside(self, name: str, budget_bytes: int) -> "Spool":
+        """Another spool in the same place."""
+        return Spool(self._scratch, f"{self._name}-{name}", budget_bytes)
+
     def add(self, frame: pl.DataFrame) -> None:
         """Take a frame; an empty one only tells the schema."""
         self.height += frame.height
@@ -34,13 +42,15 @@ class Spool:
             return
         self._held.append(frame)
         self._held_bytes += int(frame.estimated_size())
-        if self._held_bytes > self._budget_bytes:
+        if self._parts or self._held_bytes > self._budget_bytes:
             self._spill()
 
     def _spill(self) -> None:
-        path = self._scratch / f"{self._name}-{len(self._parts):06d}.parquet"
-        pl.concat(self._held).write_parquet(path, compression="lz4", statistics=False)
-        self._parts.append(path)
+        """Write each frame to a file of its own: they come back as they went, one at a time."""
+        for frame in self._held:
+            path = self._scratch / f"{self._name}-{len(self._parts):06d}.parquet"
+            _write(frame, path)
+            self._parts.append(path)
         self._held, self._held_bytes = [], 0
 
     def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
@@ -48,12 +58,14 @@ class Spool:
         for path in self._parts:
             yield pl.read_parquet(path, columns=None if columns is None else list(columns), glob=False)
         for frame in self._held:
-            yield frame if columns is None else frame.select(columns)
+            mask = frame[_KEPT] if _KEPT in frame.columns else None
+            wanted = frame.select(columns or pl.exclude(_KEPT))
+            yield wanted if mask is None else wanted.filter(mask)
 
     def lazy(self) -> pl.LazyFrame:
         """All rows in order, as one lazy frame."""
         spilled = [pl.scan_parquet(self._parts, glob=False)] if self._parts else []
-        return pl.concat([*spilled, *(frame.lazy() for frame in self._held)])
+        return pl.concat([*spilled, *(_kept(frame) for frame in self._held)])
 
     def gather(self, rows: "np.ndarray[Any, Any]", columns: Sequence[str]) -> pl.DataFrame:
         """The rows at these places (ascending, from 0), with some of the columns, as one frame."""
@@ -67,16 +79,21 @@ class Spool:
         return pl.concat(found)
 
     def keep(self, mask: "np.ndarray[Any, Any]") -> None:
-        """Drop the rows for which ``mask`` (bool, one for each row) is false."""
+        """Drop the rows for which ``mask`` (bool, one for each row) is false; those in memory when they are read."""
+        import numpy as np
+
         before = 0
         for path in self._parts:
             frame = pl.read_parquet(path, glob=False)
             kept = frame.filter(pl.Series(mask[before : before + frame.height]))
-            kept.write_parquet(path, compression="lz4", statistics=False)
+            _write(kept, path)
             before += frame.height
         for place, frame in enumerate(self._held):
-            self._held[place] = frame.filter(pl.Series(mask[before : before + frame.height]))
-            before += frame.height
+            before_it = frame[_KEPT].to_numpy().copy() if _KEPT in frame.columns else np.ones(frame.height, dtype=bool)
+            height = int(before_it.sum())
+            before_it[before_it] = mask[before : before + height]
+            self._held[place] = frame.with_columns(pl.Series(_KEPT, before_it))
+            before += height
         self.height = int(mask.sum())
 
     @property
@@ -89,3 +106,11 @@ class Spool:
         for path in self._parts:
             path.unlink(missing_ok=True)
         self._parts, self._held, self._held_bytes, self.height = [], [], 0, 0
+
+
+def _kept(frame: pl.DataFrame) -> pl.LazyFrame:
+    return frame.lazy().filter(pl.col(_KEPT)).drop(_KEPT) if _KEPT in frame.columns else frame.lazy()
+
+
+def _write(frame: pl.DataFrame, path: Path) -> None:
+    frame.write_parquet(path, compression="lz4", statistics=False)
