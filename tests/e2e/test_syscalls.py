@@ -60,7 +60,8 @@ def drive(program: str, folder: Path, *options: str, every: int) -> tuple[dict[s
     assert cases
     assert len(cases) == first.get("cases", len(cases))
     seconds = time.monotonic() - began
-    sys.stdout.write(f"{program} {' '.join(options)}: {len(cases)} cases in {seconds:.0f} s, {JOBS} at a time\n")
+    calls = f" of {len(first['calls'])} calls" if "calls" in first else ""
+    sys.stdout.write(f"{program} {' '.join(options)}: {len(cases)} cases{calls} in {seconds:.0f} s, {JOBS} at a time\n")
     return first, cases
 
 
