@@ -122,7 +122,7 @@ def test_a_disk_that_fails_is_told_and_the_next_turn_converges(
         last = case["at"] > len(first["calls"]) - LEASE_CALLS[fault]
         if not (
             (any(word in text for word in words) and any(step in text for step in steps))
-            or (last and told.get("outcome"))
+            or ((last or unseen_by_sqlite(first["calls"], case["at"])) and told.get("outcome"))
         ):
             untold.append((case["at"], case["name"], case["path"], told))
         if case["found"]:
@@ -132,6 +132,14 @@ def test_a_disk_that_fails_is_told_and_the_next_turn_converges(
 
 
 LEASE_CALLS = {"eio": 4, "full": 12, "enospc": 12}
+
+
+def unseen_by_sqlite(calls: list[list[str]], at: int) -> bool:
+    """The fsync of the folder after a journal was made: SQLite does not look at its result (unixSync in os_unix.c).
+
+    What it stands for matters only if the power fails too, within the same transaction.
+    """
+    return calls[at - 2 : at] == [["fdatasync", ".interlock/state.db-journal"], ["fdatasync", ".interlock"]]
 
 
 @needs_fuse

@@ -45,7 +45,7 @@ class WarmHosts:
         self._program = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", f"from infra.warm_hosts import serve; serve({theirs.fileno()})"],
             pass_fds=[theirs.fileno()],
-            env=os.environ | {"PYTHONHASHSEED": "0", "MPLBACKEND": "Agg"},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "0", "MPLBACKEND": "Agg"},
         )
         theirs.close()
         self._socket = ours
