@@ -82,7 +82,7 @@ needs_fuse = pytest.mark.skipif(not forgetful.available(), reason="needs /dev/fu
 
 @needs_seccomp
 def test_after_kill_9_at_a_system_call(folder: Path) -> None:
-    first, cases = drive("syscall_driver.py", folder, "kill", every=120)
+    first, cases = drive("syscall_driver.py", folder, "kill", every=6)
     assert {call[0] for call in first["calls"]} >= {
         "write",
         "pwrite64",
@@ -106,8 +106,8 @@ def same_but_for_the_release(end: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fault", "every", "words", "steps"),
     [
-        ("eio", 30, ("reported an error", "Input/output error"), ("Check the disk",)),
-        ("full", 150, ("disk is full", "No space left", "reported an error"), ("Free some space", "Check the disk")),
+        ("eio", 6, ("reported an error", "Input/output error"), ("Check the disk",)),
+        ("full", 12, ("disk is full", "No space left", "reported an error"), ("Free some space", "Check the disk")),
     ],
 )
 def test_a_disk_that_fails_is_told_and_the_next_turn_converges(
@@ -144,7 +144,7 @@ def unseen_by_sqlite(calls: list[list[str]], at: int) -> bool:
 
 @needs_fuse
 def test_after_a_power_cut(folder: Path) -> None:
-    first, cases = drive("power_driver.py", folder, every=40)
+    first, cases = drive("power_driver.py", folder, every=8)
     assert wrong(cases, first["expected"]) == []
     kept = {name: value for name, value in first["kept"].items() if name not in ("published", "answers")}
     expected = {name: value for name, value in first["expected"].items() if name not in ("published", "answers")}
