@@ -112,11 +112,13 @@ def case(begun: Path, place: Path, fault: Fault) -> dict[str, Any]:
     else:
         raise AssertionError(f"no turn of {ATTEMPTS} came to call {fault.at}")
     name, path = fault.calls[fault.at - 1]
+    before = fault.calls[fault.at - 2].path if fault.at > 1 else ""
     claims = hit.result is not None and not hit.result.get("problems") and "error" not in hit.result
     kept = under(None, lambda: describe(place)).result if claims else None
     after = next_turn(place)
     shutil.rmtree(place)
-    told = {"at": fault.at, "name": name, "path": path, "killed": hit.killed, "hung": hit.hung, "kept": kept}
+    told = {"at": fault.at, "name": name, "path": path, "before": before, "kept": kept}
+    told |= {"killed": hit.killed, "hung": hit.hung}
     return told | {"told": hit.result, "status": hit.status, "seconds": time.monotonic() - began} | after
 
 
