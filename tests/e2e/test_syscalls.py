@@ -23,7 +23,7 @@ ROOT = HERE.parents[1]
 SEED = int(os.environ.get("CRASH_SEED", "0"))
 ALL = os.environ.get("CRASH_ALL") == "1"
 JOBS = len(os.sched_getaffinity(0)) if ALL else 1
-LIMIT_S = 3600 if ALL else 280
+LIMIT_S = 3600 if ALL else 580
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S + 20)]
 
 
@@ -82,7 +82,7 @@ needs_fuse = pytest.mark.skipif(not forgetful.available(), reason="needs /dev/fu
 
 @needs_seccomp
 def test_after_kill_9_at_a_system_call(folder: Path) -> None:
-    first, cases = drive("syscall_driver.py", folder, "kill", every=6)
+    first, cases = drive("syscall_driver.py", folder, "kill", every=10)
     assert {call[0] for call in first["calls"]} >= {
         "write",
         "pwrite64",
