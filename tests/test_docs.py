@@ -16,6 +16,7 @@ PAGES = sorted(path for glob in GLOBS for path in ROOT.glob(glob))
 VERBS = {
     "init",
     "run",
+    "keys",
     "predict",
     "status",
     "history",
@@ -24,6 +25,7 @@ VERBS = {
     "verify",
     "replay",
     "report",
+    "serve",
     "sync",
     "export",
     "doctor",
