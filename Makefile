@@ -43,8 +43,9 @@ run: $(VENV)/run.stamp ## the loop on real input: examples/quality, slot after s
 test: $(VENV)/dev.stamp $(VENV)/mlflow-oldest.stamp ## all tests, with coverage
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
 
-crash: $(VENV)/dev.stamp ## kill -9, failing disk and power cut at every system call of a turn (an hour)
-	CRASH_ALL=1 $(BIN)/python -m pytest -q -s tests/e2e/test_syscalls.py
+crash: $(VENV)/dev.stamp ## kill -9, failing disk and power cut at every system call of a turn, and a failing network at every request
+	CRASH_ALL=1 $(BIN)/python -m pytest -q -rP tests/e2e/test_syscalls.py
+	TESTS_FAULTS=all $(BIN)/python -m pytest -q -rP -n 2 tests/e2e/test_faults.py tests/store/test_table_files.py
 
 lint: $(VENV)/dev.stamp ## style, types, layers, generated files
 	$(BIN)/ruff check .

@@ -1,21 +1,16 @@
 """The documents are run: every console block is executed, every link leads somewhere, every key is explained.
 
-A block fenced as ``console`` holds lines that start with ``$ `` (commands, run one after the other in an empty folder
-of its page) and the output they must print. ``…`` in the expected output stands for anything, also for several lines.
-A page may begin with ``<!-- run in: FOLDER -->`` to run in a copy of a folder of the repository, and a block after
-``<!-- not run: REASON -->`` is left out, with its reason; ``make`` verbs are run by the build itself.
+How a page is run is told in ``infra/console.py``.
 """
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from e2e.test_examples import EXAMPLES
+from infra.console import ROOT, follow, matches, sessions
+
 GLOBS = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "examples/**/README.md")
 PAGES = sorted(path for glob in GLOBS for path in ROOT.glob(glob))
 VERBS = {
@@ -35,42 +30,8 @@ VERBS = {
     "export",
     "doctor",
 }
-BLOCK = re.compile(r"(?P<note><!-- not run: [^>]+-->\n\n?)?```console\n(?P<body>.*?)```", re.DOTALL)
-HOME = re.compile(r"^<!-- run in: (?P<folder>[\w/.-]+) -->", re.MULTILINE)
-
-
-def _sessions(text: str) -> list[tuple[str, str]]:
-    """(command, expected output) of every block that is run."""
-    found = []
-    for block in BLOCK.finditer(text):
-        if block["note"]:
-            continue
-        for part in re.split(r"^\$ ", block["body"], flags=re.MULTILINE)[1:]:
-            command, _, expected = part.partition("\n")
-            command = command.split("    # ")[0].strip()
-            if not command.startswith("make "):
-                found.append((command, expected.strip()))
-    return found
-
-
-def _matches(expected: str, output: str) -> bool:
-    pattern = ".*".join(re.escape(part.strip()) for part in expected.split("…"))
-    return re.fullmatch(pattern, output.strip(), re.DOTALL) is not None
-
-
-def _run(command: str, folder: Path) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=folder,
-        env=os.environ | {"PATH": path, "COLUMNS": "100", "PYTHONPATH": str(ROOT / "src")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    return done.stdout
+FOLLOWED = {ROOT / "examples" / name / "README.md" for name in EXAMPLES}
+"""Run by ``tests/e2e/test_examples.py``, which looks at what they leave."""
 
 
 def _name(page: Path) -> str:
@@ -78,30 +39,17 @@ def _name(page: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if _sessions(page.read_text())], ids=_name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if sessions(page.read_text()) and page not in FOLLOWED], ids=_name
+)
 def test_every_command_prints_what_the_page_shows(page: Path, tmp_path: Path) -> None:
-    text = page.read_text()
-    home = HOME.search(text)
-    folder = tmp_path / "page"
-    if home:
-        ignored = shutil.ignore_patterns(".interlock", "data", "reports", "__pycache__")
-        shutil.copytree(ROOT / home["folder"], folder, ignore=ignored)
-    else:
-        folder.mkdir()
-    here = folder
-    for command, expected in _sessions(text):
-        if command.startswith("cd "):
-            here = (here / command.removeprefix("cd ").strip()).resolve()
-            assert here.is_relative_to(folder)
-            continue
-        output = _run(command, here)
-        assert _matches(expected, output), f"$ {command}\n{output}\n--- the page shows\n{expected}"
+    follow(page, tmp_path / "page")
 
 
 def test_the_matcher_can_fail() -> None:
-    assert _matches("a … c", "a b\nb c")
-    assert not _matches("a … c", "a b")
-    assert not _matches("a", "b")
+    assert matches("a … c", "a b\nb c")
+    assert not matches("a … c", "a b")
+    assert not matches("a", "b")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

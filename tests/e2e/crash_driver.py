@@ -5,7 +5,7 @@ begin and the commit of a ledger transaction; and each call into a worker proces
 
     python crash_driver.py FOLDER SHARD SHARDS      prints one JSON object a line
 
-Forked children share the imports, so that a case costs a turn and not a start-up.
+Forked children share the imports, as the hosts of the user's code do, so that a case costs turns and no start-up.
 """
 
 import contextlib
@@ -21,12 +21,17 @@ from typing import Any
 import polars as pl
 
 from e2e.small_project import make_project, write_rows
+from infra.warm_hosts import WarmHosts
+from interlock.answer.batch import score_inbox  # noqa: F401  imported once, for all children
 from interlock.app import open_parts
 from interlock.cli.operate import verify_project
 from interlock.cli.progress import Silent
 from interlock.configuration import load_settings
 from interlock.loop import run_turn
+from interlock.model.bundle import pack  # noqa: F401
 from interlock.model.runner import Runner
+from interlock.release.judge import judge  # noqa: F401
+from interlock.release.registry import record_decision  # noqa: F401
 from interlock.store.ledger import SqlLedger
 from interlock.store.tables import DeltaTables
 
@@ -148,12 +153,12 @@ def main(folder: Path, shard: int, shards: int) -> None:
         case = folder / f"case-{at}"
         shutil.copytree(begun, case)
         killed, _ = in_child(lambda case=case, at=at: turn(case, at))
-        recovered, _ = in_child(lambda case=case: turn(case, None))
-        _, found = in_child(lambda case=case: describe(case))
+        recovered, found = in_child(lambda case=case: turn(case, None) and describe(case))
         told = {"at": at, "name": names[at - 1], "killed": killed == signal.SIGKILL, "recovered": recovered == 0}
         print(json.dumps(told | {"found": found}), flush=True)
         shutil.rmtree(case)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    with WarmHosts():
+        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -8,20 +8,23 @@ harmed, a look at what readers see then, and another turn without harm.
 
 CHOICE is ``all`` for every request x kind, ``each`` for every request once with the kinds in turn, or ``some`` for one
 request of each sort, likewise.
-Turns run in forked children, which share the imports; the server and the proxy are threads of this process, which
-itself uses nothing that starts threads of its own (Polars, obstore).
+Turns run in forks of a process of their own, which has everything imported and no thread; the server and the proxy are
+threads of this one.
 """
 
+import ctypes
 import io
 import json
 import os
 import re
 import shutil
+import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import boto3
 import deltalake  # noqa: F401  imported once, before the forks
@@ -30,10 +33,11 @@ import obstore  # noqa: F401
 import polars as pl
 from moto.s3.models import s3_backends
 
-from e2e.crash_driver import in_child
 from e2e.small_project import TOML, make_project, write_rows
 from infra.faulty_proxy import KINDS, FaultyProxy, Seen
 from infra.s3_server import VARIABLES, running
+from infra.syscalls import under
+from infra.warm_hosts import WarmHosts
 from interlock.answer.batch import score_inbox  # noqa: F401
 from interlock.app import open_parts
 from interlock.cli.operate import verify_project
@@ -102,11 +106,55 @@ def chosen(seen: list[Seen], choice: str) -> list[tuple[int, str]]:
     return [(number, KINDS[place % len(KINDS)]) for place, number in enumerate(numbers)]
 
 
+def recover(project: Path) -> dict[str, Any]:
+    """What readers find after a turn, and another turn, and what they find then."""
+    return {"readers": describe(project), "later": turn(project), "found": describe(project)}
+
+
+WORK: dict[str, Callable[[Path], Any]] = {"turn": turn, "describe": describe, "recover": recover}
+
+
+class Turns:
+    """A process without threads that does such work in forks of itself, while this one serves."""
+
+    def __enter__(self) -> Self:
+        near, far = socket.socketpair()
+        self._process = os.fork()
+        if self._process == 0:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # with this process
+            near.close()
+            self._serve(far)
+        far.close()
+        self._door = near.makefile("rw")
+        near.close()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._door.close()
+        os.waitpid(self._process, 0)
+
+    def ask(self, what: str, project: Path, url: str) -> Any:
+        """Do it where the server is known by this URL; None when it died or hung."""
+        print(json.dumps([what, str(project), url]), file=self._door, flush=True)
+        return json.loads(self._door.readline())
+
+    def _serve(self, door: socket.socket) -> None:
+        try:
+            with door.makefile("rw") as asked:
+                for line in asked:
+                    what, project, url = json.loads(line)
+                    os.environ["AWS_ENDPOINT_URL"] = url
+                    ended = under(None, lambda what=what, project=project: WORK[what](Path(project)))
+                    print(json.dumps(ended.result), file=asked, flush=True)
+        finally:
+            os._exit(0)
+
+
 class Stage:
     """A server, a proxy in front of it, and a project with its bucket after its first turn."""
 
-    def __init__(self, folder: Path, direct: str, proxy: FaultyProxy) -> None:
-        self.folder, self.direct, self.proxy = folder, direct, proxy
+    def __init__(self, folder: Path, direct: str, proxy: FaultyProxy, turns: Turns) -> None:
+        self.folder, self.direct, self.proxy, self.turns = folder, direct, proxy, turns
         self.client = boto3.client("s3", endpoint_url=direct, region_name="us-east-1")
         self.begun = make_project(folder / "begun")
         good = (self.begun / "train.py").read_text()
@@ -115,7 +163,7 @@ class Stage:
         )
         self.client.create_bucket(Bucket="begun")
         settle_in(self.begun, "begun")
-        assert self.through(direct, lambda: turn(self.begun)) == (0, []), "the first turn failed"
+        assert turns.ask("turn", self.begun, direct) == [], "the first turn failed"
         (self.begun / "train.py").write_text(good)
         write_rows(self.begun / "inbox" / "b.csv", 400, 1_200)
         write_rows(self.begun / "to_score" / "tomorrow.csv", 20_000, 30, labelled=False)
@@ -130,17 +178,13 @@ class Stage:
         settle_in(self.folder / name, name)
         return self.folder / name
 
-    def through(self, url: str, work: Callable[[], Any]) -> tuple[int, Any]:
-        """Do it in a child that knows the server by this URL."""
-        os.environ["AWS_ENDPOINT_URL"] = url
-        return in_child(work)
-
     def drop(self, name: str) -> None:
         """Forget a case."""
         shutil.rmtree(self.folder / name)
         server = s3_backends["123456789012"]["aws"]
         for key in list(server.get_bucket(name).keys):
             server.delete_object(name, key)
+        server.delete_bucket(name)
 
     def case(self, number: int, kind: str) -> dict[str, Any]:
         """Harm one request of a turn; then look, run another turn, and look again."""
@@ -148,33 +192,26 @@ class Stage:
         project = self.copy(name)
         began = time.monotonic()
         self.proxy.reset(lambda asked: kind if asked == number else None)
-        ended, problems = self.through(self.proxy.url, lambda: turn(project))
+        problems = self.turns.ask("turn", project, self.proxy.url)
         harmed = [[*seen, harm] for seen, harm in self.proxy.harmed]
-        _, readers = self.through(self.direct, lambda: describe(project))
-        recovered, later = self.through(self.direct, lambda: turn(project))
-        _, found = self.through(self.direct, lambda: describe(project))
+        asked = time.monotonic()
+        after = self.turns.ask("recover", project, self.direct) or {"readers": None, "later": None, "found": None}
         self.drop(name)
-        told = {"at": number, "kind": kind, "harmed": harmed, "ended": ended == 0, "problems": problems}
-        seconds = round(time.monotonic() - began, 2)
-        return told | {
-            "readers": readers,
-            "recovered": recovered == 0 and not later,
-            "later": later,
-            "found": found,
-            "seconds": seconds,
-        }
+        told = {"at": number, "kind": kind, "harmed": harmed, "ended": problems is not None, "problems": problems}
+        times = [round(asked - began, 2), round(time.monotonic() - asked, 2)]
+        return told | after | {"recovered": after["later"] == [], "seconds": times}
 
 
 def main(folder: Path, shard: int, shards: int, choice: str) -> None:
     """Run the cases of this shard."""
     os.environ |= VARIABLES
-    with running() as direct, FaultyProxy(direct).running() as proxy:
-        stage = Stage(folder, direct, proxy)
+    with WarmHosts(), Turns() as turns, running() as direct, FaultyProxy(direct).running() as proxy:
+        stage = Stage(folder, direct, proxy, turns)
         undisturbed = stage.copy("undisturbed")
-        _, before = stage.through(direct, lambda: describe(undisturbed))
-        assert stage.through(proxy.url, lambda: turn(undisturbed)) == (0, []), "the undisturbed turn failed"
+        before = turns.ask("describe", undisturbed, direct)
+        assert turns.ask("turn", undisturbed, proxy.url) == [], "the undisturbed turn failed"
         seen = list(proxy.seen)
-        _, expected = stage.through(direct, lambda: describe(undisturbed))
+        expected = turns.ask("describe", undisturbed, direct)
         cases = chosen(seen, choice)
         sorts = sorted({sort_of(each) for each in seen})
         told = {"requests": len(seen), "sorts": sorts, "cases": len(cases), "before": before, "expected": expected}

@@ -62,6 +62,8 @@ def test_a_turn_survives_a_network_that_fails(shard: int, tmp_path: Path) -> Non
     assert first["requests"] > 50
     assert all(any(part in sort for sort in first["sorts"]) for part in PARTS)
     assert len(cases) == len(range(shard, first["cases"], SHARDS))
+    seconds = sum(map(sum, (case["seconds"] for case in cases)))
+    sys.stdout.write(f"{len(cases)} of {first['cases']} cases ({first['requests']} requests) in {seconds:.0f} s\n")
     wrong = [
         (case["at"], case["kind"], case["harmed"], told)
         for case in cases

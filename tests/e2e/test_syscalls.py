@@ -5,8 +5,12 @@ Here a part of the cases runs, another one with each value of ``CRASH_SEED``; ``
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +22,46 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SEED = int(os.environ.get("CRASH_SEED", "0"))
 ALL = os.environ.get("CRASH_ALL") == "1"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if ALL else 300)]
+JOBS = len(os.sched_getaffinity(0)) if ALL else 1
+LIMIT_S = 3600 if ALL else 580
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S + 20)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where cases are laid out: in memory where there is room, because a real disk's fsync is most of such a turn."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or shutil.disk_usage(memory).free < 1 << 30:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="interlock-crash-", dir=memory) as place:
+        yield Path(place)
 
 
 def drive(program: str, folder: Path, *options: str, every: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The undisturbed turn and the cases."""
     every = 1 if ALL else every
-    chosen = ["--every", str(every), "--offset", str(SEED % every)]
+    chosen = ["--every", str(every), "--offset", str(SEED % every), "--jobs", str(JOBS)]
+    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(HERE / program), str(folder), *options, *chosen],
         env=os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{ROOT / 'src'}"},
         capture_output=True,
         text=True,
-        timeout=7000 if ALL else 280,
+        timeout=LIMIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    sys.stderr.write(done.stderr[-30_000:])
     first, *cases = [json.loads(line) for line in done.stdout.splitlines()]
     assert first["told"]["outcome"] == "released", first["told"]
     assert not first["expected"]["problems"]
     assert first["expected"]["scratch"] == []
     assert cases
-    sys.stdout.write(f"{program} {' '.join(options)}: {len(cases)} cases\n")
+    assert len(cases) == first.get("cases", len(cases))
+    seconds = time.monotonic() - began
+    calls = f" of {len(first['calls'])} calls" if "calls" in first else ""
+    sys.stdout.write(f"{program} {' '.join(options)}: {len(cases)} cases{calls} in {seconds:.0f} s, {JOBS} at a time\n")
     return first, cases
 
 
@@ -59,8 +81,8 @@ needs_fuse = pytest.mark.skipif(not forgetful.available(), reason="needs /dev/fu
 
 
 @needs_seccomp
-def test_after_kill_9_at_a_system_call(tmp_path: Path) -> None:
-    first, cases = drive("syscall_driver.py", tmp_path, "kill", every=120)
+def test_after_kill_9_at_a_system_call(folder: Path) -> None:
+    first, cases = drive("syscall_driver.py", folder, "kill", every=10)
     assert {call[0] for call in first["calls"]} >= {
         "write",
         "pwrite64",
@@ -84,23 +106,22 @@ def same_but_for_the_release(end: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fault", "every", "words", "steps"),
     [
-        ("eio", 30, ("reported an error", "Input/output error"), ("Check the disk",)),
-        ("full", 150, ("disk is full", "No space left", "reported an error"), ("Free some space", "Check the disk")),
+        ("eio", 6, ("reported an error", "Input/output error"), ("Check the disk",)),
+        ("full", 12, ("disk is full", "No space left", "reported an error"), ("Free some space", "Check the disk")),
     ],
 )
 def test_a_disk_that_fails_is_told_and_the_next_turn_converges(
-    tmp_path: Path, fault: str, every: int, words: tuple[str, ...], steps: tuple[str, ...]
+    folder: Path, fault: str, every: int, words: tuple[str, ...], steps: tuple[str, ...]
 ) -> None:
-    first, cases = drive("syscall_driver.py", tmp_path, fault, every=every)
+    first, cases = drive("syscall_driver.py", folder, fault, every=every)
     untold = []
     for case in cases:
         told = case["told"] or {}
         text = " ".join([told.get("message", ""), told.get("next_step", ""), *told.get("problems", ())])
-        # the last calls of a turn give its lease back: it runs out by itself, and the turn was recorded before
-        last = case["at"] > len(first["calls"]) - LEASE_CALLS[fault]
-        if not (
-            (any(word in text for word in words) and any(step in text for step in steps))
-            or (last and told.get("outcome"))
+        in_words = any(word in text for word in words) and any(step in text for step in steps)
+        # who tells nothing has done all that the turn says
+        if not in_words and not (
+            case["kept"] == first["expected"] and may_be_silent(first["calls"], case, LEASE_CALLS[fault])
         ):
             untold.append((case["at"], case["name"], case["path"], told))
         if case["found"]:
@@ -109,12 +130,22 @@ def test_a_disk_that_fails_is_told_and_the_next_turn_converges(
     assert wrong(cases, same_but_for_the_release(first["expected"])) == []
 
 
-LEASE_CALLS = {"eio": 4, "full": 12, "enospc": 12}
+LEASE_CALLS = {"eio": 7, "full": 24}
+
+
+def may_be_silent(calls: list[list[str]], case: dict[str, Any], lease_calls: int) -> bool:
+    """Giving the lease back, the last calls of a turn: it runs out by itself. And what SQLite does not look at.
+
+    That is the fsync of the folder after a journal was made (unixSync in os_unix.c); what it stands for matters only if
+    the power fails too, within the same transaction.
+    """
+    last = case["at"] > len(calls) - lease_calls and (case["path"] == ".interlock" or "state.db" in case["path"])
+    return last or (case["path"] == ".interlock" and case["before"] == ".interlock/state.db-journal")
 
 
 @needs_fuse
-def test_after_a_power_cut(tmp_path: Path) -> None:
-    first, cases = drive("power_driver.py", tmp_path, every=40)
+def test_after_a_power_cut(folder: Path) -> None:
+    first, cases = drive("power_driver.py", folder, every=8)
     assert wrong(cases, first["expected"]) == []
     kept = {name: value for name, value in first["kept"].items() if name not in ("published", "answers")}
     expected = {name: value for name, value in first["expected"].items() if name not in ("published", "answers")}

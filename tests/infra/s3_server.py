@@ -3,6 +3,7 @@
 Use in a ``conftest.py``: ``from infra.s3_server import bucket, s3, s3_endpoint  # noqa: F401``.
 """
 
+import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ VARIABLES = {
 @contextmanager
 def running() -> Iterator[str]:
     """Start a server, give its URL, and stop it at the end."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request costs a tenth of it
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -16,6 +16,9 @@ import select
 import signal
 import socket
 import struct
+import sys
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,15 +92,16 @@ class Fault:
 
 
 class Ended(NamedTuple):
-    """How a child ended: wait status, and what its work returned (None when it did not come to that)."""
+    """How a child ended: wait status, what its work returned (None when it did not come to that), whether it hung."""
 
     status: int
     result: Any
+    hung: bool = False
 
     @property
     def killed(self) -> bool:
-        """By SIGKILL."""
-        return os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
+        """By SIGKILL, and not because it hung."""
+        return not self.hung and os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
 
 
 def available() -> bool:
@@ -105,8 +109,8 @@ def available() -> bool:
     return platform.machine() == "x86_64" and Path("/proc/sys/kernel/seccomp/actions_avail").exists()
 
 
-def under(fault: Fault | None, work: Callable[[], Any]) -> Ended:
-    """Run ``work`` in a forked child, under a fault; its result must be JSON."""
+def under(fault: Fault | None, work: Callable[[], Any], *, limit_s: float = 120.0) -> Ended:
+    """Run ``work`` in a forked child, under a fault; its result must be JSON. After the limit the child is killed."""
     reader, writer = os.pipe()
     ours, theirs = socket.socketpair()
     child = os.fork()
@@ -115,16 +119,17 @@ def under(fault: Fault | None, work: Callable[[], Any]) -> Ended:
         _in_child(fault, work, reader, writer, theirs)
     theirs.close()
     os.close(writer)
+    told, hung = bytearray(), False
     try:
+        listener = None
         if fault is not None:
             _, (listener,), _, _ = socket.recv_fds(ours, 1, 1)
-            _serve(listener, child, fault)
-        with os.fdopen(reader) as pipe:
-            text = pipe.read()
+        hung = not _attend(child, reader, told, listener, fault, limit_s)
     finally:
         ours.close()
+        os.close(reader)
         _, status = os.waitpid(child, 0)
-    return Ended(status, json.loads(text) if status == 0 else None)
+    return Ended(status, json.loads(told) if status == 0 else None, hung)
 
 
 def _in_child(fault: Fault | None, work: Callable[[], Any], reader: int, writer: int, door: socket.socket) -> None:
@@ -139,6 +144,9 @@ def _in_child(fault: Fault | None, work: Callable[[], Any], reader: int, writer:
         with os.fdopen(writer, "w") as pipe:
             json.dump(work(), pipe)
         status = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(status)
 
@@ -168,23 +176,35 @@ def _install() -> int:
     return int(listener)
 
 
-def _serve(listener: int, child: int, fault: Fault) -> None:
-    """Answer notices until the child is dead; the workers then meet ENOSYS, and end."""
+def _attend(
+    child: int, reader: int, told: bytearray, listener: int | None, fault: Fault | None, limit_s: float
+) -> bool:
+    """Answer notices and take in the result until the child is dead; False when it had to be killed for it."""
     process = os.pidfd_open(child)
     poll = select.poll()
-    poll.register(listener, select.POLLIN)
-    poll.register(process, select.POLLIN)
-    folder = os.path.realpath(fault.folder) + "/"
+    for each in (process, reader, *(() if listener is None else (listener,))):
+        poll.register(each, select.POLLIN)
+    folder = "" if fault is None else os.path.realpath(fault.folder) + "/"
     threads: dict[int, int] = {}
+    end = time.monotonic() + limit_s
     try:
         while True:
-            ready = dict(poll.poll())
-            if process in ready:
-                return
-            if listener in ready:
+            ready = dict(poll.poll(max(0.0, end - time.monotonic()) * 1000))
+            if not ready:
+                os.kill(child, signal.SIGKILL)
+                return False
+            if reader in ready:
+                content = os.read(reader, 1 << 16)
+                told += content
+                if not content:
+                    poll.unregister(reader)
+            elif process in ready:
+                return True
+            if listener is not None and fault is not None and listener in ready:
                 _answer(listener, child, fault, folder, threads)
     finally:
-        os.close(listener)
+        if listener is not None:
+            os.close(listener)  # a worker that the child forked meets ENOSYS then, and ends
         os.close(process)
 
 

@@ -229,6 +229,47 @@ def test_a_commit_whose_reply_is_lost_is_unknown_and_read_again(pg, delivers):
     proxy.close()
 
 
+@pytest.fixture
+def between(pg, monkeypatch):
+    """A proxy in front of the server, and a ledger through it that does not wait long for news."""
+    proxy = Proxy(pg.cluster.port)
+    url = pg.cluster.url(pg.name, port=proxy.port)
+    ledger = SqlLedger(open_database(server_address(url, "interlock")), ManualClock())
+    monkeypatch.setattr(postgres, "SILENCE_S", 1.0)
+    monkeypatch.setattr(postgres, "CONNECT_TIMEOUT_S", 1.0)
+    note(ledger, "before")
+    yield proxy, ledger
+    ledger.close()
+    proxy.close()
+
+
+def test_a_server_that_falls_silent_in_a_statement_is_given_up(between, ledger):
+    proxy, far = between
+    proxy.fall_silent_at(b"never", delivers=False)
+    fault = failed(far, lambda t: t.append("never", "x", {}))
+    assert "cannot be reached: it has said nothing for 1 s" in fault.message
+    assert fault.facts["outcome"] == "not committed"
+    assert kinds(ledger) == ["before"]
+
+
+@pytest.mark.parametrize("delivers", [True, False])
+def test_a_server_that_falls_silent_in_a_commit_leaves_it_unknown(between, ledger, delivers):
+    proxy, far = between
+    proxy.fall_silent_at(b"COMMIT\0", delivers=delivers)
+    fault = failed(far, lambda t: t.append("step", "1", {}))
+    assert proxy.cuts == 1
+    assert fault.facts["outcome"] == "unknown"
+    note(ledger, "after")
+    assert kinds(ledger) == ["before", *(["step"] if delivers else []), "after"]
+
+
+def test_a_connection_that_fell_silent_between_transactions_is_replaced(between):
+    proxy, far = between
+    proxy.fall_silent()
+    note(far, "after")
+    assert kinds(far) == ["before", "after"]
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_server_that_restarts(postgres: Cluster, pg: TestDatabase, ledger: SqlLedger, at_once: bool) -> None:
     note(ledger, "before")

@@ -318,16 +318,7 @@ class Host:
         search = _search_path(root)
         near, far = socket.socketpair()
         with far:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-P", "-c", BOOT, json.dumps(search), "host", str(far.fileno())],
-                cwd=root,
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[far.fileno()],
-                start_new_session=True,
-            )
+            self._process = start_process(root, search, _environment(), far.fileno())
         self._channel = Channel(near)
         self._channel.send({"fork": fork, "preload": [_OURS_FIRST, *preload], "search": search})
         self._wake_near, self._wake_far = socket.socketpair()
@@ -457,6 +448,22 @@ class Host:
         for child in list(self._children.values()):
             self._finish(child)
         self.ready.set()
+
+
+def start_process(
+    root: Path, search: Sequence[str], environment: Mapping[str, str], descriptor: int
+) -> "subprocess.Popen[bytes]":
+    """Start the host as a program of its own, in a session of its own, on the socket with that number."""
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-P", "-c", BOOT, json.dumps(search), "host", str(descriptor)],
+        cwd=root,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[descriptor],
+        start_new_session=True,
+    )
 
 
 def _kill_group(pid: int) -> None:

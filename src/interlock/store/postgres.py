@@ -22,6 +22,10 @@ from interlock.store.dialect import WRITES, Cause
 OLDEST_SERVER = (13, 0)
 CONNECT_TIMEOUT_S = 10
 STATEMENT_TIMEOUT_S = 60
+SILENCE_S = 75
+"""The server itself ends a statement before this; who says nothing for so long does not answer any more."""
+MIGRATION_S = 3600
+"""Creating or migrating tables may take so long."""
 IDLE_TIMEOUT_S = 60
 """A pause inside a transaction may last so long: a writer that was stopped must not lock out the rest."""
 _LOCK = 0x494C_434B
@@ -86,12 +90,24 @@ class Postgres:
             use_native_hstore=False,
         )
 
+        @sa.event.listens_for(engine, "do_connect")
+        def connect(_dialect: object, _record: object, given: Any, named: Any) -> Any:
+            from interlock.store.connection import BoundedConnection
+
+            return BoundedConnection.connect(*given, **named)
+
         @sa.event.listens_for(engine, "connect")
         def connected(connection: Any, _record: object) -> None:
             connection.autocommit = True  # the driver begins nothing by itself
 
+        @sa.event.listens_for(engine, "checkin")
+        def returned(connection: Any, _record: object) -> None:
+            if connection is not None:
+                connection.limit_s = CONNECT_TIMEOUT_S  # whoever takes it asks first whether anybody is there
+
         @sa.event.listens_for(engine, "begin")
         def begun(connection: sa.Connection) -> None:
+            _driver(connection).limit_s = SILENCE_S
             writes = connection.get_execution_options().get(WRITES, False)
             connection.exec_driver_sql(_begin(address.schema, writes=bool(writes)))
 
@@ -116,7 +132,8 @@ class Postgres:
 
     def prepare(self, connection: sa.Connection, address: Address) -> None:
         """Create the schema where it is missing; a migration may take its time."""
-        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_milliseconds(MIGRATION_S)}")
+        _driver(connection).limit_s = MIGRATION_S + SILENCE_S
         found = sa.text("SELECT count(*) FROM pg_namespace WHERE nspname = :schema")
         if not connection.execute(found, {"schema": address.schema}).scalar():
             connection.execute(sa.schema.CreateSchema(address.schema))
