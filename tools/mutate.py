@@ -1,18 +1,30 @@
-"""Change the pure modules a little, one place at a time, and see whether a test notices. Prints a table and survivors.
+"""Change the modules that decide a little, one place at a time, and see whether a test notices.
 
-Each module is mutated in a copy of the tree, with only its own tests, by mutmut. Usage: ``mutate.py [gate split …]``.
+Each module is mutated in a copy of the tree, with only its own tests, by mutmut. A mutant that no test notices
+*survives*; one that is told of in ``survivors.toml``, with the reason why it may, is *explained*. Any other is printed
+with what it changes, and the exit status is 1. Mutants of *wording* are not counted: those that change nothing but text
+with a space in it. Usage: ``mutate.py [gate split …]``.
 """
 
 import argparse
+import ast
+import difflib
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 
 ROOT = Path(__file__).resolve().parents[1]
+SURVIVORS = Path(__file__).with_name("survivors.toml")
 MODULES = {
     "gate": ("release/gate.py", "tests/release/test_gate.py"),
     "bounds": ("release/bounds.py", "tests/release/test_bounds.py"),
@@ -24,7 +36,7 @@ MODULES = {
     "registry": ("release/registry.py", "tests/release/test_registry.py"),
     "split": ("data/split.py", "tests/data/test_split.py"),
 }
-LIMIT_S = 1800
+LIMIT_S = 2400
 """Time for one module."""
 # Polars and fork: a server that has only imported things makes the children.
 CONFIG = """
@@ -32,15 +44,33 @@ CONFIG = """
 source_paths = ["src"]
 only_mutate = ["src/interlock/{file}"]
 pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-q", "-k", "not sqlite", "-p", "no:cacheprovider", "-p", "no:xdist"]
+pytest_add_cli_args = ["-q", "-k", "not sqlite", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
 also_copy = ["src", "tests", "bench", "pyproject.toml"]
 process_isolation = "forkserver"
 use_git_change_detection = false
 """
+NOTICED = ("killed", "timeout", "segfault")
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def mutate(name: str, folder: Path) -> tuple[dict[str, int], list[str], float]:
-    """Counts by outcome, the survivors' names, and seconds."""
+@dataclass(frozen=True)
+class Mutant:
+    """One change: in which function, what its lines are then, what came of it, and whether it is wording only."""
+
+    function: str
+    change: str
+    outcome: str
+    wording: bool
+
+    def __str__(self) -> str:
+        return f"{self.outcome} in {self.function}: {self.change}"
+
+
+# ---- running -----------------------------------------------------------------------------------------------------
+
+
+def mutate(name: str, folder: Path) -> list[Mutant]:
+    """Let mutmut change one module, in a copy of the tree below ``folder``."""
     file, tests = MODULES[name]
     for part in ("src", "tests", "bench"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -48,7 +78,6 @@ def mutate(name: str, folder: Path) -> tuple[dict[str, int], list[str], float]:
     listed = "[" + ", ".join(f'"{test}"' for test in tests.split()) + "]"
     project = (ROOT / "pyproject.toml").read_text()
     (folder / "pyproject.toml").write_text(project + CONFIG.format(file=file, tests=listed))
-    started = time.monotonic()
     mutmut = [sys.executable, "-m", "mutmut"]
     ran = subprocess.run(
         [*mutmut, "run", "--max-children", "2"],
@@ -58,36 +87,108 @@ def mutate(name: str, folder: Path) -> tuple[dict[str, int], list[str], float]:
         timeout=LIMIT_S,
         check=False,
     )
-    took = time.monotonic() - started
-    found = subprocess.run(
+    told = subprocess.run(
         [*mutmut, "results", "--all", "true"], cwd=folder, capture_output=True, text=True, check=True
     ).stdout
-    lines = re.findall(r"^\s*(\S+__mutmut_\d+): (.+)$", found, flags=re.MULTILINE)
-    if not lines:
-        raise SystemExit(f"{name}: mutmut did not run.\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}")
-    counts: dict[str, int] = {}
-    for _, outcome in lines:
-        counts[outcome] = counts.get(outcome, 0) + 1
-    survivors = [mutant for mutant, outcome in lines if outcome != "killed"]
-    shown = [
-        subprocess.run([*mutmut, "show", mutant], cwd=folder, capture_output=True, text=True, check=False).stdout
-        for mutant in survivors
-    ]
-    return counts, [f"{one}\n{text}" for one, text in zip(survivors, shown, strict=True)], took
+    outcomes = dict(re.findall(r"^\s*\S+\.(\S+__mutmut_\d+): (.+)$", told, flags=re.MULTILINE))
+    if not outcomes or set(outcomes.values()) == {"not checked"}:
+        raise SystemExit(f"{name}: mutmut did not run.\n{ran.stdout[-6000:]}{ran.stderr[-2000:]}")
+    return list(found((folder / "mutants" / "src" / "interlock" / file).read_text(), outcomes))
+
+
+# ---- what was changed ----------------------------------------------------------------------------------------------
+
+
+def found(source: str, outcomes: dict[str, str]) -> Iterator[Mutant]:
+    """Every mutant of a file that mutmut wrote, where the function ``f`` stands beside ``f__mutmut_1`` and so on."""
+    lines = source.splitlines()
+    functions = {
+        node.name: node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, Function) and "__mutmut_" in node.name
+    }
+    for name, node in functions.items():
+        start = name.rpartition("__mutmut_")[0]
+        if name in outcomes:
+            original = functions[f"{start}__mutmut_orig"]
+            before, after = (
+                [re.sub(r"__mutmut_\w+", "", line.strip()) for line in lines[one.lineno - 1 : one.end_lineno]]
+                for one in (original, node)
+            )
+            yield Mutant(
+                function=re.sub(r"^(x_|xǁ)", "", start).replace("ǁ", "."),
+                change=changed(before, after),
+                outcome=outcomes[name],
+                wording=shape(original) == shape(node),
+            )
+
+
+def changed(before: list[str], after: list[str]) -> str:
+    """Lines that are new, or what is gone where none is."""
+    compared = [line for line in difflib.ndiff(before, after) if line[:2] in ("+ ", "- ")]
+    new = " ".join(line[2:] for line in compared if line.startswith("+ "))
+    return new or "without " + " ".join(line[2:] for line in compared)
+
+
+def shape(function: Function) -> str:
+    """The function without its name, and with every text that has a space in it blotted out."""
+    tree = ast.parse(ast.unparse(function).replace(function.name, "function", 1))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            node.value = "…"
+    return ast.dump(tree)
+
+
+# ---- telling -------------------------------------------------------------------------------------------------------
+
+
+def explained(name: str) -> set[tuple[str, str]]:
+    """Function and change of the survivors of a module that have a reason."""
+    known = tomllib.loads(SURVIVORS.read_text()).get(name, [])
+    return {(entry["function"], change) for entry in known for change in entry["changes"]}
+
+
+def tell(name: str, mutants: list[Mutant], took: float) -> tuple[str, bool]:
+    """Print what survived for no known reason; the module's line of the table, and whether there was none such."""
+    known = explained(name)
+    counted = [mutant for mutant in mutants if not mutant.wording]
+    kinds: Counter[str] = Counter()
+    for mutant in counted:
+        kind = mutant.outcome
+        if kind not in NOTICED:
+            kind = "explained" if (mutant.function, mutant.change) in known else "survived"
+        kinds[kind] += 1
+        if kind == "survived":
+            print(f"{name}: {mutant}", flush=True)
+    alive = {(mutant.function, mutant.change) for mutant in counted if mutant.outcome not in NOTICED}
+    for function, change in sorted(known - alive):
+        print(f"{name}: told of, and yet noticed or gone: {function}: {change}", flush=True)
+    noticed = kinds["killed"] + kinds["segfault"]
+    row = (
+        f"| {MODULES[name][0]} | {len(counted)} | {noticed} | {kinds['timeout']} | {kinds['explained']} | "
+        f"{kinds['survived']} | {len(mutants) - len(counted)} | {took:.0f} |"
+    )
+    print(row, flush=True)
+    return row, not kinds["survived"]
 
 
 def main() -> None:
     """Mutate the modules asked for, one after the other."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("modules", nargs="*", default=list(MODULES), choices=[*MODULES, []])
-    chosen = options.parse_args()
-    for name in chosen.modules or list(MODULES):
+    rows, clean = [], True
+    for name in options.parse_args().modules or list(MODULES):
+        started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            counts, survivors, took = mutate(name, Path(folder))
-        for survivor in survivors:
-            print(survivor)
-        told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-        print(f"{name}: {sum(counts.values())} mutants in {took:.0f} s: {told}", flush=True)
+            mutants = mutate(name, Path(folder))
+        row, fine = tell(name, mutants, time.monotonic() - started)
+        rows.append(row)
+        clean = clean and fine
+    print(f"\nmutmut {version('mutmut')}, Python {python_version()}\n")
+    print("| module | mutants | killed | timed out | explained | survived | wording, not counted | seconds |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("\n".join(rows))
+    sys.exit(0 if clean else 1)
 
 
 if __name__ == "__main__":
