@@ -1,10 +1,10 @@
 """How often is the gate wrong? Simulated retrains, judged by the gate's own code. Prints tables.
 
-Parts (``--only``): ``false`` an equally good model on fresh holdouts; ``unlike`` one that is as good but errs in another
-way; ``keys`` several rows of one key; ``serial`` errors that follow one another in time; ``power`` a better model, by
-rows and gain; ``campaign`` two hundred equally good challengers on one holdout, and two hundred of pure noise;
-``price`` a better model after many questions; ``slices`` innocent and guilty ones; ``leaks`` a column that tells the
-target. ``--images FOLDER`` draws what ``false`` and ``power`` found. The models and the gate's answers are in
+Parts (``--only``): ``false`` an equally good model on fresh holdouts; ``unlike`` one that is as good but errs in
+another way; ``keys`` several rows of one key; ``serial`` errors that follow one another in time; ``power`` a better
+model, by rows and gain; ``campaign`` two hundred equally good challengers on one holdout, and two hundred of pure
+noise; ``price`` a better model after many questions; ``slices`` innocent and guilty ones; ``leaks`` a column that tells
+the target. ``--images FOLDER`` draws what ``false`` and ``power`` found. The models and the gate's answers are in
 ``retrains.py``.
 
 The ± is the Monte-Carlo standard error.

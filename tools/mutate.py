@@ -3,12 +3,17 @@
 Each module is mutated in a copy of the tree, with only its own tests, by mutmut. A mutant that no test notices
 *survives*; one that is told of in ``survivors.toml``, with the reason why it may, is *explained*. Any other is printed
 with what it changes, and the exit status is 1. Mutants of *wording* are not counted: those that change nothing but text
-with a space in it. Usage: ``mutate.py [gate split …]``.
+with a space in it.
+
+Usage: ``mutate.py [--notes FOLDER] [gate split …]``. With ``--notes``, what came of each mutant is kept; while the
+module stays as it is, those that were noticed are not tried again: a new test costs the survivors only.
 """
 
 import argparse
 import ast
 import difflib
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -18,7 +23,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -36,6 +41,8 @@ MODULES = {
     "registry": ("release/registry.py", "tests/release/test_registry.py"),
     "split": ("data/split.py", "tests/data/test_split.py"),
 }
+LEFT_OUT = {"standing": "not sqlite and not TestRegistry", "registry": "not sqlite and not TestRegistry"}
+"""Tests by name: the other ledger, and the machine of random histories, which takes ten seconds a mutant."""
 LIMIT_S = 2400
 """Time for one module."""
 # Polars and fork: a server that has only imported things makes the children.
@@ -44,10 +51,16 @@ CONFIG = """
 source_paths = ["src"]
 only_mutate = ["src/interlock/{file}"]
 pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-q", "-k", "not sqlite", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
+pytest_add_cli_args = ["-q", "-k", "{left_out}", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
 also_copy = ["src", "tests", "bench", "pyproject.toml"]
 process_isolation = "forkserver"
 use_git_change_detection = false
+"""
+MUTATED = """
+import sys
+from pathlib import Path
+from mutmut.mutation.file_mutation import mutate_file_contents
+sys.stdout.write(mutate_file_contents(sys.argv[1], Path(sys.argv[1]).read_text()).code)
 """
 NOTICED = ("killed", "timeout", "segfault")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -55,12 +68,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: in which function, what its lines are then, what came of it, and whether it is wording only."""
+    """One change: in which function, what its lines are then, whether it is wording only, and what came of it."""
 
+    name: str
     function: str
     change: str
-    outcome: str
     wording: bool
+    outcome: str = "not tried"
 
     def __str__(self) -> str:
         return f"{self.outcome} in {self.function}: {self.change}"
@@ -69,38 +83,59 @@ class Mutant:
 # ---- running -----------------------------------------------------------------------------------------------------
 
 
-def mutate(name: str, folder: Path) -> list[Mutant]:
-    """Let mutmut change one module, in a copy of the tree below ``folder``."""
+def mutate(name: str, folder: Path, notes: Path | None) -> list[Mutant]:
+    """Let mutmut change one module, in a copy of the tree below ``folder``; mutants of wording are not tried."""
     file, tests = MODULES[name]
     for part in ("src", "tests", "bench"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "README.md", folder)
     listed = "[" + ", ".join(f'"{test}"' for test in tests.split()) + "]"
+    left_out = LEFT_OUT.get(name, "not sqlite")
     project = (ROOT / "pyproject.toml").read_text()
-    (folder / "pyproject.toml").write_text(project + CONFIG.format(file=file, tests=listed))
-    mutmut = [sys.executable, "-m", "mutmut"]
-    ran = subprocess.run(
-        [*mutmut, "run", "--max-children", "2"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
+    (folder / "pyproject.toml").write_text(project + CONFIG.format(file=file, tests=listed, left_out=left_out))
+    source = _run(folder, "-c", MUTATED, f"src/interlock/{file}").stdout
+    before = noted(notes, name, source)
+    mutants = [replace(mutant, outcome=before.get(mutant.name, mutant.outcome)) for mutant in found(source)]
+    module = f"interlock.{file.removesuffix('.py').replace('/', '.')}"
+    tried = [f"{module}.{one.name}" for one in mutants if not one.wording and one.outcome not in NOTICED]
+    if tried:
+        ran = _run(folder, "-m", "mutmut", "run", "--max-children", "2", *tried)
+        told = _run(folder, "-m", "mutmut", "results", "--all", "true").stdout
+        outcomes = dict(re.findall(r"^\s*(\S+__mutmut_\d+): (.+)$", told, flags=re.MULTILINE))
+        if {outcomes.get(one) for one in tried} <= {"not checked", None}:
+            raise SystemExit(f"{name}: mutmut did not run.\n{ran.stdout[-6000:]}{ran.stderr[-2000:]}")
+        now = {one: outcomes[one] for one in tried}
+        mutants = [replace(one, outcome=now.get(f"{module}.{one.name}", one.outcome)) for one in mutants]
+    if notes is not None:
+        text = json.dumps({"source": digest(source), "outcomes": {one.name: one.outcome for one in mutants}})
+        (notes / f"{name}.json").write_text(text)
+    return mutants
+
+
+def digest(source: str) -> str:
+    """Name the text of a mutated module."""
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def noted(notes: Path | None, name: str, source: str) -> dict[str, str]:
+    """What came of the mutants in an earlier run on the same source, by name."""
+    if notes is None or not (notes / f"{name}.json").exists():
+        return {}
+    kept = json.loads((notes / f"{name}.json").read_text())
+    return dict(kept["outcomes"]) if kept["source"] == digest(source) else {}
+
+
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
-    told = subprocess.run(
-        [*mutmut, "results", "--all", "true"], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout
-    outcomes = dict(re.findall(r"^\s*\S+\.(\S+__mutmut_\d+): (.+)$", told, flags=re.MULTILINE))
-    if not outcomes or set(outcomes.values()) == {"not checked"}:
-        raise SystemExit(f"{name}: mutmut did not run.\n{ran.stdout[-6000:]}{ran.stderr[-2000:]}")
-    return list(found((folder / "mutants" / "src" / "interlock" / file).read_text(), outcomes))
 
 
 # ---- what was changed ----------------------------------------------------------------------------------------------
 
 
-def found(source: str, outcomes: dict[str, str]) -> Iterator[Mutant]:
-    """Every mutant of a file that mutmut wrote, where the function ``f`` stands beside ``f__mutmut_1`` and so on."""
+def found(source: str) -> Iterator[Mutant]:
+    """Every mutant in a file as mutmut writes it, where the function ``f`` stands beside ``f__mutmut_1`` and so on."""
     lines = source.splitlines()
     functions = {
         node.name: node
@@ -109,16 +144,16 @@ def found(source: str, outcomes: dict[str, str]) -> Iterator[Mutant]:
     }
     for name, node in functions.items():
         start = name.rpartition("__mutmut_")[0]
-        if name in outcomes:
+        if not name.endswith("_orig"):
             original = functions[f"{start}__mutmut_orig"]
             before, after = (
                 [re.sub(r"__mutmut_\w+", "", line.strip()) for line in lines[one.lineno - 1 : one.end_lineno]]
                 for one in (original, node)
             )
             yield Mutant(
+                name=name,
                 function=re.sub(r"^(x_|xǁ)", "", start).replace("ǁ", "."),
                 change=changed(before, after),
-                outcome=outcomes[name],
                 wording=shape(original) == shape(node),
             )
 
@@ -176,11 +211,13 @@ def main() -> None:
     """Mutate the modules asked for, one after the other."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("modules", nargs="*", default=list(MODULES), choices=[*MODULES, []])
+    options.add_argument("--notes", type=Path, default=None, help="folder for what came of each mutant")
+    chosen = options.parse_args()
     rows, clean = [], True
-    for name in options.parse_args().modules or list(MODULES):
+    for name in chosen.modules or list(MODULES):
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            mutants = mutate(name, Path(folder))
+            mutants = mutate(name, Path(folder), chosen.notes)
         row, fine = tell(name, mutants, time.monotonic() - started)
         rows.append(row)
         clean = clean and fine
