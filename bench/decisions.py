@@ -149,7 +149,7 @@ def draw(folder: Path, false: list[tuple[str, int, Share]], curves: dict[float, 
         axes.set_xticks(range(len(RETRAINS)), [name.replace("neg_mean_absolute_error", "MAE") for name in RETRAINS])
         axes.set_ylim(0, 0.06)
         axes.set_ylabel("released, though no better")
-        axes.legend(fontsize=8, ncols=2)
+        axes.legend(fontsize=8, ncols=4, loc="lower center")
         figure.savefig(folder / "false-promotions.svg", metadata={"Date": None})
     if curves:
         figure = Figure(figsize=(7, 3), layout="constrained")

@@ -1,9 +1,9 @@
 """Change the modules that decide a little, one place at a time, and see whether a test notices.
 
-Each module is mutated in a copy of the tree, with only its own tests, by mutmut. A mutant that no test notices
-*survives*; one that is told of in ``survivors.toml``, with the reason why it may, is *explained*. Any other is printed
-with what it changes, and the exit status is 1. Mutants of *wording* are not counted: those that change nothing but text
-with a space in it.
+Each module is mutated in a copy of the tree by mutmut, and every mutant tried with the module's own tests only
+(``each_mutant.py``). One that no test notices *survives*; where ``survivors.toml`` says why it may, it is *explained*.
+Any other is printed with what it changes, and the exit status is 1. Mutants of *wording* are not tried: those that
+change nothing but text with a space in it.
 
 Usage: ``mutate.py [--notes FOLDER] [gate split …]``. With ``--notes``, what came of each mutant is kept; while the
 module stays as it is, those that were noticed are not tried again: a new test costs the survivors only.
@@ -14,6 +14,7 @@ import ast
 import difflib
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -45,16 +46,9 @@ LEFT_OUT = {"standing": "not sqlite and not TestRegistry", "registry": "not sqli
 """Tests by name: the other ledger, and the machine of random histories, which takes ten seconds a mutant."""
 LIMIT_S = 2400
 """Time for one module."""
-# Polars and fork: a server that has only imported things makes the children.
 CONFIG = """
 [tool.mutmut]
 source_paths = ["src"]
-only_mutate = ["src/interlock/{file}"]
-pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-q", "-k", "{left_out}", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
-also_copy = ["src", "tests", "bench", "pyproject.toml"]
-process_isolation = "forkserver"
-use_git_change_detection = false
 """
 MUTATED = """
 import sys
@@ -62,7 +56,8 @@ from pathlib import Path
 from mutmut.mutation.file_mutation import mutate_file_contents
 sys.stdout.write(mutate_file_contents(sys.argv[1], Path(sys.argv[1]).read_text()).code)
 """
-NOTICED = ("killed", "timeout", "segfault")
+QUIET = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib")
+NOTICED = ("killed", "timeout")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -89,23 +84,23 @@ def mutate(name: str, folder: Path, notes: Path | None) -> list[Mutant]:
     for part in ("src", "tests", "bench"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "README.md", folder)
-    listed = "[" + ", ".join(f'"{test}"' for test in tests.split()) + "]"
-    left_out = LEFT_OUT.get(name, "not sqlite")
-    project = (ROOT / "pyproject.toml").read_text()
-    (folder / "pyproject.toml").write_text(project + CONFIG.format(file=file, tests=listed, left_out=left_out))
-    source = _run(folder, "-c", MUTATED, f"src/interlock/{file}").stdout
+    (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + CONFIG)
+    path = f"src/interlock/{file}"
+    source = _run(folder, "-c", MUTATED, path).stdout
     before = noted(notes, name, source)
     mutants = [replace(mutant, outcome=before.get(mutant.name, mutant.outcome)) for mutant in found(source)]
     module = f"interlock.{file.removesuffix('.py').replace('/', '.')}"
-    tried = [f"{module}.{one.name}" for one in mutants if not one.wording and one.outcome not in NOTICED]
-    if tried:
-        ran = _run(folder, "-m", "mutmut", "run", "--max-children", "2", *tried)
-        told = _run(folder, "-m", "mutmut", "results", "--all", "true").stdout
-        outcomes = dict(re.findall(r"^\s*(\S+__mutmut_\d+): (.+)$", told, flags=re.MULTILINE))
-        if {outcomes.get(one) for one in tried} <= {"not checked", None}:
-            raise SystemExit(f"{name}: mutmut did not run.\n{ran.stdout[-6000:]}{ran.stderr[-2000:]}")
-        now = {one: outcomes[one] for one in tried}
-        mutants = [replace(one, outcome=now.get(f"{module}.{one.name}", one.outcome)) for one in mutants]
+    due = [f"{module}.{one.name}" for one in mutants if not one.wording and one.outcome not in NOTICED]
+    if due:
+        (folder / path).write_text(source)
+        (folder / "mutants.txt").write_text("\n".join(due))
+        options = ["-k", LEFT_OUT.get(name, "not sqlite"), "--hypothesis-seed=0", "-p", "each_mutant", *QUIET]
+        ran = _run(folder, "-m", "pytest", *options, *tests.split())
+        try:
+            outcomes = dict(json.loads((folder / "outcomes.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            raise SystemExit(f"{name}: not run.\n{ran.stdout[-4000:]}{ran.stderr[-4000:]}") from None
+        mutants = [replace(one, outcome=outcomes.get(f"{module}.{one.name}", one.outcome)) for one in mutants]
     if notes is not None:
         text = json.dumps({"source": digest(source), "outcomes": {one.name: one.outcome for one in mutants}})
         (notes / f"{name}.json").write_text(text)
@@ -126,8 +121,21 @@ def noted(notes: Path | None, name: str, source: str) -> dict[str, str]:
 
 
 def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent),
+        "MUTANTS": str(folder / "mutants.txt"),
+        "OUTCOMES": str(folder / "outcomes.json"),
+        "MUTANT_UNDER_TEST": "",
+    }
     return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
     )
 
 
@@ -198,9 +206,8 @@ def tell(name: str, mutants: list[Mutant], took: float) -> tuple[str, bool]:
     alive = {(mutant.function, mutant.change) for mutant in counted if mutant.outcome not in NOTICED}
     for function, change in sorted(known - alive):
         print(f"{name}: told of, and yet noticed or gone: {function}: {change}", flush=True)
-    noticed = kinds["killed"] + kinds["segfault"]
     row = (
-        f"| {MODULES[name][0]} | {len(counted)} | {noticed} | {kinds['timeout']} | {kinds['explained']} | "
+        f"| {MODULES[name][0]} | {len(counted)} | {kinds['killed']} | {kinds['timeout']} | {kinds['explained']} | "
         f"{kinds['survived']} | {len(mutants) - len(counted)} | {took:.0f} |"
     )
     print(row, flush=True)
