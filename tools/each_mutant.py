@@ -9,6 +9,7 @@ processor time of all these tests is stopped: that is noticed as well.
 killed, survived, timeout, or no tests.
 """
 
+import gc
 import json
 import math
 import os
@@ -85,23 +86,30 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     if os.wait()[1]:
         raise pytest.UsageError("The tests fail without any change.")
     told = json.loads(report.read_text())
+    gc.collect()
+    gc.freeze()  # what is never looked at again is not copied into each fork
     outcomes: dict[str, str] = {}
     running: dict[int, str] = {}
+
+    def wait(room: int) -> None:
+        """Until no more than so many run; what is known is written at once, for whoever stops us."""
+        while len(running) > room:
+            pid, status = os.wait()
+            outcomes[running.pop(pid)] = outcome(status)
+            report.write_text(json.dumps(outcomes))
+
+    report.write_text("{}")
     for name in Path(os.environ["MUTANTS"]).read_text().split():
         function = name.rpartition("__mutmut_")[0]
         due = sorted((seconds, place) for place, (seconds, called) in enumerate(told) if function in called)
         if not due:
             outcomes[name] = "no tests"
             continue
-        if len(running) == AT_ONCE:
-            pid, status = os.wait()
-            outcomes[running.pop(pid)] = outcome(status)
+        wait(AT_ONCE - 1)
         pid = os.fork()
         if pid == 0:
             tried(name, [session.items[place] for _, place in due], math.ceil(5 + 10 * sum(s for s, _ in due)))
         running[pid] = name
-    while running:
-        pid, status = os.wait()
-        outcomes[running.pop(pid)] = outcome(status)
+    wait(0)
     report.write_text(json.dumps(outcomes))
     return True

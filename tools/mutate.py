@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,8 +45,6 @@ MODULES = {
 }
 LEFT_OUT = {"standing": "not sqlite and not TestRegistry", "registry": "not sqlite and not TestRegistry"}
 """Tests by name: the other ledger, and the machine of random histories, which takes ten seconds a mutant."""
-LIMIT_S = 2400
-"""Time for one module."""
 CONFIG = """
 [tool.mutmut]
 source_paths = ["src"]
@@ -78,8 +77,8 @@ class Mutant:
 # ---- running -----------------------------------------------------------------------------------------------------
 
 
-def mutate(name: str, folder: Path, notes: Path | None) -> list[Mutant]:
-    """Let mutmut change one module, in a copy of the tree below ``folder``; mutants of wording are not tried."""
+def mutate(name: str, folder: Path, notes: Path | None, limit_s: float) -> list[Mutant]:
+    """Let mutmut change one module, in a copy of the tree below ``folder``, and try what is not wording."""
     file, tests = MODULES[name]
     for part in ("src", "tests", "bench"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -95,11 +94,11 @@ def mutate(name: str, folder: Path, notes: Path | None) -> list[Mutant]:
         (folder / path).write_text(source)
         (folder / "mutants.txt").write_text("\n".join(due))
         options = ["-k", LEFT_OUT.get(name, "not sqlite"), "--hypothesis-seed=0", "-p", "each_mutant", *QUIET]
-        ran = _run(folder, "-m", "pytest", *options, *tests.split())
+        ran = _run(folder, "-m", "pytest", *options, *tests.split(), limit_s=limit_s)
         try:
             outcomes = dict(json.loads((folder / "outcomes.json").read_text()))
         except (OSError, ValueError, TypeError):
-            raise SystemExit(f"{name}: not run.\n{ran.stdout[-4000:]}{ran.stderr[-4000:]}") from None
+            raise SystemExit(f"{name}: not run.\n{ran.stdout}{ran.stderr}") from None
         mutants = [replace(one, outcome=outcomes.get(f"{module}.{one.name}", one.outcome)) for one in mutants]
     if notes is not None:
         text = json.dumps({"source": digest(source), "outcomes": {one.name: one.outcome for one in mutants}})
@@ -120,7 +119,15 @@ def noted(notes: Path | None, name: str, source: str) -> dict[str, str]:
     return dict(kept["outcomes"]) if kept["source"] == digest(source) else {}
 
 
-def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Ran:
+    """What a command printed, the end of it."""
+
+    stdout: str
+    stderr: str = ""
+
+
+def _run(folder: Path, *arguments: str, limit_s: float = 300.0) -> Ran:
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parent),
@@ -128,15 +135,21 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "OUTCOMES": str(folder / "outcomes.json"),
         "MUTANT_UNDER_TEST": "",
     }
-    return subprocess.run(
+    with subprocess.Popen(
         [sys.executable, *arguments],
         cwd=folder,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            stdout, stderr = process.communicate()
+    return Ran(stdout, stderr[-4000:])
 
 
 # ---- what was changed ----------------------------------------------------------------------------------------------
@@ -198,7 +211,7 @@ def tell(name: str, mutants: list[Mutant], took: float) -> tuple[str, bool]:
     kinds: Counter[str] = Counter()
     for mutant in counted:
         kind = mutant.outcome
-        if kind not in NOTICED:
+        if kind not in (*NOTICED, "not tried"):
             kind = "explained" if (mutant.function, mutant.change) in known else "survived"
         kinds[kind] += 1
         if kind == "survived":
@@ -208,29 +221,32 @@ def tell(name: str, mutants: list[Mutant], took: float) -> tuple[str, bool]:
         print(f"{name}: told of, and yet noticed or gone: {function}: {change}", flush=True)
     row = (
         f"| {MODULES[name][0]} | {len(counted)} | {kinds['killed']} | {kinds['timeout']} | {kinds['explained']} | "
-        f"{kinds['survived']} | {len(mutants) - len(counted)} | {took:.0f} |"
+        f"{kinds['survived']} | {kinds['not tried']} | {len(mutants) - len(counted)} | {took:.0f} |"
     )
     print(row, flush=True)
-    return row, not kinds["survived"]
+    return row, not kinds["survived"] + kinds["not tried"]
 
 
 def main() -> None:
     """Mutate the modules asked for, one after the other."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("modules", nargs="*", default=list(MODULES), choices=[*MODULES, []])
+    options.add_argument("--limit", type=float, default=2400.0, help="seconds for one module")
     options.add_argument("--notes", type=Path, default=None, help="folder for what came of each mutant")
     chosen = options.parse_args()
     rows, clean = [], True
     for name in chosen.modules or list(MODULES):
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            mutants = mutate(name, Path(folder), chosen.notes)
+            mutants = mutate(name, Path(folder), chosen.notes, chosen.limit)
         row, fine = tell(name, mutants, time.monotonic() - started)
         rows.append(row)
         clean = clean and fine
     print(f"\nmutmut {version('mutmut')}, Python {python_version()}\n")
-    print("| module | mutants | killed | timed out | explained | survived | wording, not counted | seconds |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| module | mutants | killed | timed out | explained | survived | not tried in time | wording, not counted | seconds |"
+    )
+    print(f"| --- |{' ---: |' * len(columns)}")
     print("\n".join(rows))
     sys.exit(0 if clean else 1)
 

@@ -544,7 +544,7 @@ def test_differences_are_shown_up_to_two_hundred_characters():
 
 def test_what_served_and_what_was_decided_is_told_of_each_release(desk):
     desk.promote("one", served=True)
-    refused, _ = desk.record(desk.receipt("two", skill=0.5))
+    desk.record(desk.receipt("two", skill=0.5))
     with desk.turn() as turn:
         registry.promote_person(desk.parts, turn, digest("two"), "why not")
     desk.promote("three", served=True)
