@@ -243,9 +243,8 @@ def main() -> None:
         rows.append(row)
         clean = clean and fine
     print(f"\nmutmut {version('mutmut')}, Python {python_version()}\n")
-    print(
-        "| module | mutants | killed | timed out | explained | survived | not tried in time | wording, not counted | seconds |"
-    )
+    columns = ("mutants", "killed", "timed out", "explained", "survived", "not tried", "wording", "seconds")
+    print(f"| module | {' | '.join(columns)} |")
     print(f"| --- |{' ---: |' * len(columns)}")
     print("\n".join(rows))
     sys.exit(0 if clean else 1)
