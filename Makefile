@@ -94,8 +94,8 @@ docs: $(VENV)/dev.stamp ## generate the reference pages from the code
 	$(BIN)/python tools/make_docs.py
 
 lock: $(BIN)/uv ## lock the newest allowed versions, with hashes
-	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --extra s3 --extra examples pyproject.toml -o requirements.lock
-	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate $(foreach extra,examples lineage mlflow notebook postgres s3 tune dev,--extra $(extra)) pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --extra s3 --extra examples --extra serve pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate $(foreach extra,examples lineage load mlflow notebook oidc onnx postgres s3 serve telemetry tune dev,--extra $(extra)) pyproject.toml -o requirements-dev.lock
 	echo 'mutmut>=3.8' | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --constraint requirements-dev.lock --python-version 3.11 - -o requirements-mutate.lock
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate -c requirements-dev.lock bench/peers.in -o requirements-peers.lock
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --override requirements-mlflow-oldest.override requirements-mlflow-oldest.in -o requirements-mlflow-oldest.lock

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
-from interlock.units import SCHEMA_PATTERN, Character, Count, Duration, Fraction, Name, Positive, Share, Size
+from interlock.serving import Serve
+from interlock.units import SCHEMA_PATTERN, Character, Count, Duration, Fraction, Name, Positive, Section, Share, Size
 
 FILE_NAME = "interlock.toml"
 _STEP_SLACK = 1e-8
@@ -18,11 +19,7 @@ CATEGORY_CAP = 200
 """A string column with more distinct values than this has no list of categories in the signature."""
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class Model(_Section, frozen=True, kw_only=True):
+class Model(Section, frozen=True, kw_only=True):
     """[model]: what is learned, by whose code."""
 
     name: Annotated[Name, Meta(description="Name of the model, used in bundles, reports and MLflow folders.")]
@@ -53,7 +50,7 @@ class Model(_Section, frozen=True, kw_only=True):
     confined: Annotated[bool, Meta(description="Your code reads no inbox, and writes to its own folders only.")] = False
 
 
-class Script(_Section, frozen=True, kw_only=True):
+class Script(Section, frozen=True, kw_only=True):
     """[script]: how a training file that is a program is run, and what SageMaker's inference functions are given."""
 
     when: Annotated[
@@ -97,7 +94,7 @@ class Script(_Section, frozen=True, kw_only=True):
     ] = 0
 
 
-class HoldoutSpec(_Section, frozen=True, kw_only=True):
+class HoldoutSpec(Section, frozen=True, kw_only=True):
     """[data.holdout]: which rows are kept for judging."""
 
     fraction: Annotated[
@@ -122,7 +119,7 @@ IMAGE_COLUMNS = ("file", "image", "digest")
 """Columns of every source of images, beside that of the label: name in the inbox, the bytes, BLAKE3 of the bytes."""
 
 
-class Source(_Section, frozen=True, kw_only=True):
+class Source(Section, frozen=True, kw_only=True):
     """[data] or [data.sources.NAME]: one inbox and its rules."""
 
     inbox: Annotated[
@@ -211,7 +208,7 @@ class Data(Source, frozen=True, kw_only=True):
     max_bad_rows: Annotated[Share, Meta(description="Share of bad rows above which a file is refused whole.")] = 0.01
 
 
-class Dimension(_Section, frozen=True, kw_only=True):
+class Dimension(Section, frozen=True, kw_only=True):
     """[tune.space.NAME]: the values that one parameter may take, from low to high, or one of some choices."""
 
     low: Annotated[
@@ -245,7 +242,7 @@ class Dimension(_Section, frozen=True, kw_only=True):
         return self.low <= value <= self.high and abs(steps - round(steps)) < _STEP_SLACK
 
 
-class Tune(_Section, frozen=True, kw_only=True):
+class Tune(Section, frozen=True, kw_only=True):
     """[tune]: search for better parameters before training; needs the extra `tune`."""
 
     trials: Annotated[int, Meta(ge=0, description="How many settings of the parameters are tried. 0: no search.")] = 0
@@ -290,7 +287,7 @@ class Tune(_Section, frozen=True, kw_only=True):
     ] = "median"
 
 
-class Gate(_Section, frozen=True, kw_only=True):
+class Gate(Section, frozen=True, kw_only=True):
     """[gate]: what a candidate must show before it is released."""
 
     metric: Annotated[
@@ -326,7 +323,7 @@ class Gate(_Section, frozen=True, kw_only=True):
     ] = True
 
 
-class Batch(_Section, frozen=True, kw_only=True):
+class Batch(Section, frozen=True, kw_only=True):
     """[batch]: files that are scored by the release in force."""
 
     inbox: Annotated[str, Meta(description="Folder or s3://bucket/prefix with files to score.")] = ""
@@ -349,7 +346,7 @@ class Batch(_Section, frozen=True, kw_only=True):
     ] = 0.2
 
 
-class Store(_Section, frozen=True, kw_only=True):
+class Store(Section, frozen=True, kw_only=True):
     """[store]: where memory is kept."""
 
     state: Annotated[
@@ -395,7 +392,7 @@ class Store(_Section, frozen=True, kw_only=True):
     ] = "10s"
 
 
-class Lineage(_Section, frozen=True, kw_only=True):
+class Lineage(Section, frozen=True, kw_only=True):
     """[lineage]: OpenLineage events, one run for each stage of a turn."""
 
     to: Annotated[
@@ -407,7 +404,7 @@ class Lineage(_Section, frozen=True, kw_only=True):
     ] = "10s"
 
 
-class Settings(_Section, frozen=True, kw_only=True):
+class Settings(Section, frozen=True, kw_only=True):
     """All settings of one project. ``root``: its folder; ``environment``: the chosen ``[env.NAME]``, or empty."""
 
     model: Model
@@ -417,6 +414,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     tune: Tune = Tune()
     gate: Gate = Gate()
     batch: Batch = Batch()
+    serve: Serve = Serve()
     store: Store = Store()
     lineage: Lineage = Lineage()
     root: Path = msgspec.field(default_factory=Path)

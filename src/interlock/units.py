@@ -3,6 +3,7 @@
 import re
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from interlock.errors import SettingsError
@@ -21,9 +22,14 @@ Size = Annotated[str, Meta(pattern=SIZE_PATTERN, description="a number with MB, 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
+NotNegative = Annotated[float, Meta(ge=0.0)]
 Count = Annotated[int, Meta(ge=1)]
 Character = Annotated[str, Meta(min_length=1, max_length=1)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="letters, digits, '_', '.', '-'; at most 64")]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A section of the settings: frozen, by keyword; an unknown key is an error."""
 
 
 def seconds(duration: str) -> float:

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from interlock.answer.batch import score_inbox
-from interlock.data.profile import profile
+from interlock.data.profile import Profile, profile
 from interlock.model.bundle import Opened
-from interlock.model.forms import CategoryTerm, Linear, NumberTerm
+from interlock.model.forms import CategoryTerm, Constant, Linear, NumberTerm
 from interlock.ports import Parts, Turn
 from interlock.records import BatchResult, Bundle, Column, Output, Release, Signature, canonical, digest
 from interlock.settings import Batch, Data, Model, Settings
@@ -128,6 +128,40 @@ class Project:
         )
         with self.turn.transaction(self.parts.ledger) as t:
             t.insert("release", f"{generation:010d}", made)
+
+    def release_of(
+        self, folder: Path, generation: int, *, last_good: Opened | None = None, form: Linear = FORM
+    ) -> Opened:
+        """Release a champion that answers by ``form``, with a baseline that always says "no"."""
+        champion = opened_bundle(folder / f"champion-{generation}", form)
+        baseline = baseline_bundle(folder / f"baseline-{generation}")
+        for opened in (champion, baseline, *([last_good] if last_good else [])):
+            self.bundles[opened.bundle.digest] = opened
+        made = Release(
+            generation=generation,
+            champion=champion.bundle.digest,
+            last_good=last_good.bundle.digest if last_good else None,
+            baseline=baseline.bundle.digest,
+            cause="gate",
+            because="better",
+        )
+        with self.turn.transaction(self.parts.ledger) as t:
+            t.insert("release", f"{generation:010d}", made)
+        return champion
+
+
+def baseline_bundle(folder: Path) -> Opened:
+    """A bundle that says "no" to everything."""
+    form = Constant(value="no", shares=(0.6, 0.4))
+    (folder / "fast").mkdir(parents=True)
+    for name, content in form.files().items():
+        (folder / "fast" / name).write_bytes(content)
+    (folder / "profile.json").write_bytes(canonical(Profile(rows=0, columns=())))
+    bundle = Bundle(
+        digest=digest([str(folder)]), name="demo", task="classification", kind="baseline", form="constant",
+        size_bytes=1, snapshot="s" * 64, code="", signature=SIGNATURE,
+    )  # fmt: skip
+    return Opened(bundle=bundle, path=folder)
 
 
 def opened_bundle(folder: Path, form: Linear = FORM, signature: Signature = SIGNATURE, kind: str = "linear") -> Opened:

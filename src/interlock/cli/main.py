@@ -148,6 +148,38 @@ def predict(
 
 
 @app.command()
+def serve(
+    host: Annotated[str, typer.Option("--host", help="Address to listen on. Default: serve.host.")] = "",
+    port: Annotated[int | None, typer.Option("--port", min=0, help="Port. Default: serve.port.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="No keys; on loopback only.")] = False,
+) -> None:
+    """Answer online by the release in force, until stopped."""
+    from interlock.serve.server import Orders
+    from interlock.serve.server import serve as serve_project
+
+    overrides = [*([f"serve.host={host}"] if host else []), *([f"serve.port={port}"] if port is not None else [])]
+    current.overrides += overrides
+    with current.parts() as parts:
+        serve_project(parts, Orders(insecure=insecure, say=lambda line: typer.echo(line, err=True)))
+
+
+@app.command()
+def keys(
+    name: Annotated[str, typer.Argument(help="Name of the new key, for people.")],
+    scope: Annotated[
+        list[str] | None, typer.Option("--scope", help="What it opens: predict, feedback, operate, read. Repeatable.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make an API key in serve.keys_file, and print it this once."""
+    from interlock.cli.operate import make_key
+
+    current.json = json
+    text, path = make_key(current.settings(), name, scope or ["predict"])
+    show([text, f"added to {path}; only its digest is kept"], {"key": text, "file": str(path)})
+
+
+@app.command()
 def status(json: Json = False) -> None:
     """Show what is live, the last turn and the last decision."""
     from interlock.cli.operate import status_lines, status_of

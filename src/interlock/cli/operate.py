@@ -64,6 +64,19 @@ def _started(runner: Runner) -> Runner:
     return runner
 
 
+def make_key(settings: Settings, name: str, scopes: Sequence[str]) -> tuple[str, Path]:
+    """Add a key to ``serve.keys_file`` and give its text; raises :class:`Misuse`."""
+    from interlock.serve.keys import SCOPES, add_key
+
+    if not settings.serve.keys_file:
+        raise SettingsError("serve.keys_file is not set.", next_step="Name a file of the project, as keys.toml.")
+    chosen = tuple(scope for scope in SCOPES if scope in scopes)
+    if len(chosen) != len(set(scopes)):
+        raise Misuse(f"A scope is one of {', '.join(SCOPES)}.")
+    path = settings.path(settings.serve.keys_file)
+    return add_key(path, name, chosen), path
+
+
 # ---- followers ---------------------------------------------------------------------------------------------------
 
 

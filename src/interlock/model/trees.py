@@ -88,6 +88,7 @@ class LightGbm:
         self._text = text
         self._library = _lightgbm_library()
         self._handle = ctypes.c_void_p()
+        self._single: ctypes.c_void_p | None = None
         rounds = ctypes.c_int()
         self._check(
             self._library.LGBM_BoosterLoadModelFromString(text, ctypes.byref(rounds), ctypes.byref(self._handle)),
@@ -98,6 +99,8 @@ class LightGbm:
             raise BundleCorrupt(f"{BOOSTER_FILE} takes {width.value} columns, {FORM_FILE} makes {len(trees.features)}.")
 
     def __del__(self) -> None:
+        if getattr(self, "_single", None):
+            self._library.LGBM_FastConfigFree(self._single)
         if getattr(self, "_handle", None):
             self._library.LGBM_BoosterFree(self._handle)
 
@@ -147,6 +150,65 @@ class LightGbm:
         if length.value != result.size:
             raise StoreFault(f"LightGBM gave {length.value} numbers where {result.size} were expected.")
         return result
+
+    def predict_rows(self, matrix: Floats) -> Floats:
+        """Ask for a matrix of shape (rows, features), C order: shape (rows, outputs), the same numbers as by frames.
+
+        A single row goes the booster's own short way, which wakes no threads.
+        """
+        rows, width = matrix.shape
+        result: Floats = np.empty((rows, self.trees.outputs))
+        length = ctypes.c_int64()
+        if rows == 1:
+            self._check(
+                self._library.LGBM_BoosterPredictForMatSingleRowFast(
+                    self._fast(),
+                    ctypes.c_void_p(matrix.ctypes.data),
+                    ctypes.byref(length),
+                    ctypes.c_void_p(result.ctypes.data),
+                )
+            )
+        else:
+            double, by_row, transformed = 1, 1, 0
+            self._check(
+                self._library.LGBM_BoosterPredictForMat(
+                    self._handle,
+                    ctypes.c_void_p(matrix.ctypes.data),
+                    double,
+                    ctypes.c_int32(rows),
+                    ctypes.c_int32(width),
+                    by_row,
+                    transformed,
+                    0,
+                    -1,
+                    b"",
+                    ctypes.byref(length),
+                    ctypes.c_void_p(result.ctypes.data),
+                )
+            )
+        if length.value != result.size:
+            raise StoreFault(f"LightGBM gave {length.value} numbers where {result.size} were expected.")
+        return result
+
+    def _fast(self) -> ctypes.c_void_p:
+        """What LightGBM prepares once for single rows."""
+        if self._single is None:
+            config = ctypes.c_void_p()
+            double, transformed = 1, 0
+            self._check(
+                self._library.LGBM_BoosterPredictForMatSingleRowFastInit(
+                    self._handle,
+                    transformed,
+                    0,
+                    -1,
+                    double,
+                    ctypes.c_int32(len(self.trees.features)),
+                    b"",
+                    ctypes.byref(config),
+                )
+            )
+            self._single = config
+        return self._single
 
     def _check(self, code: int) -> None:
         if code != 0:

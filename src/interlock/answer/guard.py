@@ -1,0 +1,198 @@
+"""Is this answer acceptable? Asked of every answer before anybody sees it.
+
+Pure: an answer and the output of the signature in, the name of what is wrong out. What is wrong is a *fault* of the
+model, by its cause; the words for people are in :data:`FAULTS`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeAlias
+
+from interlock.data.profile import ColumnProfile, Profile
+from interlock.errors import InterlockError
+from interlock.model.rows import Given, Row
+from interlock.records import Output, Record
+
+Cause: TypeAlias = Literal[
+    "raised", "type", "not-finite", "range", "class", "probabilities", "constant", "deadline", "died", "memory", "count"
+]
+FAULTS: Mapping[str, str] = {
+    "raised": "the model refused the record or raised an exception",
+    "type": "the answer is not of the type of the target",
+    "not-finite": "the answer is not a finite number",
+    "range": "the answer is far outside of what training saw",
+    "class": "the label is none of the classes of the target",
+    "probabilities": "the probabilities are no probabilities, or do not sum to 1",
+    "constant": "different records were given one and the same answer, too often to be chance",
+    "deadline": "the model did not answer in time",
+    "died": "the process of the model ended",
+    "memory": "the process of the model took too much memory",
+    "count": "the model gave another number of answers than there were records",
+}
+
+Check: TypeAlias = Callable[[Given], "Cause | None"]
+
+PROBABILITY_SLACK: Final = 1e-6
+"""How far one probability may lie outside of 0 to 1."""
+SUM_SLACK: Final = 1e-4
+"""How far the sum of the probabilities may be from 1: networks in 32 bits are off by 1e-6."""
+_LARGEST: Final = 1.7976931348623157e308
+_TYPES: Mapping[str, type] = {"str": str, "int": int, "bool": bool}
+
+
+class Limits(Record, frozen=True, kw_only=True):
+    """How strict to be. ``reach``: numbers may lie so many times the range of training beyond its ends; None: any."""
+
+    reach: float | None = 1.0
+
+
+def check_of(output: Output | None, limits: Limits) -> Check:
+    """The check for answers of one signature: None for a good answer, else the cause."""
+    if output is None or output.kind == "any":
+        return _any
+    if output.kind == "label":
+        return _label_check(output)
+    if output.kind == "number":
+        return _number_check(output, limits)
+    return _text if output.kind == "text" else _ranking_check(output)
+
+
+def _failure(given: InterlockError) -> Cause:
+    cause = given.facts.get("cause", "raised")
+    if cause in ("deadline", "memory"):
+        return "deadline" if cause == "deadline" else "memory"
+    if cause in ("exited", "killed"):
+        return "died"
+    return "type" if cause == "nonsense" else "raised"
+
+
+def _label_check(output: Output) -> Check:
+    kind = _TYPES.get(output.type, str)
+    classes = None if output.classes is None else frozenset(output.classes)
+    count = len(output.classes or ())
+
+    def check(given: Given) -> Cause | None:
+        if type(given) is not tuple:
+            return _failure(given)  # type: ignore[arg-type]
+        label, shares = given
+        if type(label) is not kind:
+            return "type"
+        if classes is not None and label not in classes:
+            return "class"
+        if shares is not None:
+            if len(shares) != count or not _lowest(shares) >= -PROBABILITY_SLACK:
+                return "probabilities"
+            if not abs(sum(shares) - 1.0) <= SUM_SLACK:  # type: ignore[arg-type]
+                return "probabilities"
+        return None
+
+    return check
+
+
+def _lowest(shares: Any) -> float:
+    return float(min(shares))
+
+
+def _number_check(output: Output, limits: Limits) -> Check:
+    low, high = -_LARGEST, _LARGEST
+    if limits.reach is not None and output.low is not None and output.high is not None:
+        slack = limits.reach * (output.high - output.low)
+        low, high = max(low, output.low - slack), min(high, output.high + slack)
+
+    def check(given: Given) -> Cause | None:
+        if type(given) is not tuple:
+            return _failure(given)  # type: ignore[arg-type]
+        value = given[0]
+        if type(value) is not float:
+            return "type"
+        if low <= value <= high:
+            return None
+        return "range" if math.isfinite(value) else "not-finite"
+
+    return check
+
+
+def _text(given: Given) -> Cause | None:
+    if isinstance(given, InterlockError):
+        return _failure(given)
+    return None if type(given[0]) is str and _is_finite(given[1]) else "type"
+
+
+def _ranking_check(output: Output) -> Check:
+    kind = _TYPES.get(output.type, object)
+
+    def check(given: Given) -> Cause | None:
+        if isinstance(given, InterlockError):
+            return _failure(given)
+        found = given[0]
+        if type(found) is not list or not found or not all(isinstance(each, kind) for each in found):
+            return "type"
+        return None if _is_finite(given[1]) else "not-finite"
+
+    return check
+
+
+def _any(given: Given) -> Cause | None:
+    if isinstance(given, InterlockError):
+        return _failure(given)
+    if given[0] is None:
+        return "type"
+    return None if _is_finite(given[0]) and _is_finite(given[1]) else "not-finite"
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number in it is NaN or infinite."""
+    if type(value) is float:
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(_is_finite(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_finite(item) for item in value)
+    return True
+
+
+# ---- one answer for everything -----------------------------------------------------------------------------------
+
+_CHANCE: Final = 1e-12
+_FEWEST: Final = 50
+
+
+class Constancy:
+    """Notices a model that gives different records one and the same answer.
+
+    ``limit`` equal answers in a row to records that differ are too many: where the most frequent answer on the holdout
+    had the share p, so many in a row have the probability p ** limit, at most 1e-12.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._run = 0
+        self._answer: Given | None = None
+        self._row: Row = ()
+
+    def sees(self, row: Row, given: Given) -> bool:
+        """Say whether with this answer the run is too long."""
+        if given == self._answer:
+            if row != self._row:
+                self._run += 1
+                self._row = row
+            return self._run >= self.limit
+        self._run, self._answer, self._row = 0, given, row
+        return False
+
+
+def constancy_limit(reference: Profile) -> int | None:
+    """The limit for a model with these answers on its holdout; None where they were (nearly) constant, or not kept."""
+    told = reference.column("probability_0") or reference.column("prediction")
+    if told is None or told.count == 0:
+        return None
+    share = _largest_share(told)
+    if share > 0.999:
+        return None
+    return max(_FEWEST, math.ceil(math.log(_CHANCE) / math.log(max(share, 0.01))))
+
+
+def _largest_share(column: ColumnProfile) -> float:
+    """Of all values, the share of the most frequent one, or an upper bound of it."""
+    counts = column.bins if column.categories is None else (*column.categories.values(), column.other)
+    return max(counts, default=0) / column.count

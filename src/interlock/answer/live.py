@@ -1,0 +1,178 @@
+"""A release becomes a :class:`~interlock.answer.predict.Live`: its bundles verified, loaded, warmed and seated."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from interlock.answer.guard import Constancy, Limits, check_of, constancy_limit
+from interlock.answer.pool import Pool
+from interlock.answer.predict import Elsewhere, Live, Seat, Tier, picker
+from interlock.data.profile import Profile
+from interlock.errors import Fault, InterlockError, UserCodeFailed
+from interlock.model.bundle import Opened, open_bundle
+from interlock.model.forms import load_form
+from interlock.model.manifest import PROFILE
+from interlock.model.predictor import open_predictor
+from interlock.model.rows import Row, Rows, frame_of, rows_of, schema_of
+from interlock.model.runner import Runner
+from interlock.ports import Parts
+from interlock.records import Column, Release, Signature, short
+
+_WARM_CALLS: Final = 3
+
+
+@dataclass(slots=True)
+class Model:
+    """A bundle, ready to answer."""
+
+    opened: Opened
+    here: Rows | None
+    elsewhere: Elsewhere | None
+    reference: Profile
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        return self.opened.bundle.signature
+
+    def close(self) -> None:
+        """End its workers."""
+        if self.elsewhere is not None:
+            self.elsewhere.close()
+
+
+class Loader:
+    """Loads the models of releases, each once; ``runner`` is asked for only when a model needs its own code."""
+
+    def __init__(self, parts: Parts, runner: Callable[[], Runner], *, limits: Limits, workers: int) -> None:
+        self._parts = parts
+        self._runner = runner
+        # a model that answers online has less time than one that answers a file
+        model = msgspec.structs.replace(parts.settings.model, predict_deadline=parts.settings.serve.deadline)
+        self._settings = msgspec.structs.replace(parts.settings, model=model)
+        self._limits = limits
+        self._workers = workers
+        self._models: dict[str, Model] = {}
+
+    def load(self, release: Release, say: Callable[[str], None]) -> Live:
+        """Load what ``release`` needs. A tier below the champion that cannot be loaded is told and left out.
+
+        Raises what loading the champion raises when no tier below it can be loaded either: then there is nobody.
+        """
+        seats: list[Seat] = []
+        columns: list[Column] = []
+        problem: InterlockError | None = None
+        tiers: list[tuple[Tier, str | None]] = [
+            ("champion", release.champion),
+            ("last-good", release.last_good),
+            ("baseline", release.baseline),
+        ]
+        for tier, digest in tiers:
+            if digest is None:
+                continue
+            try:
+                model = self._model(digest)
+            except InterlockError as error:
+                problem = problem or error
+                say(f"{tier} {short(digest)} cannot be loaded: {error.message}")
+                continue
+            if not columns:
+                columns = list(model.signature.inputs)
+            seat = self._seat(tier, digest, model, columns)
+            if seat is None:
+                say(
+                    f"{tier} {short(digest)} takes other columns than the models above it, and cannot stand in for them"
+                )
+            else:
+                seats.append(seat)
+        if problem is not None and not any(seat.tier != "baseline" for seat in seats):
+            raise problem
+        return Live(release.generation, tuple(seats), tuple(columns))
+
+    def _seat(self, tier: Tier, digest: str, model: Model, columns: list[Column]) -> Seat | None:
+        have = {column.name: column for column in columns}
+        for column in model.signature.inputs:
+            if column.name not in have or have[column.name].type != column.type:
+                return None
+        limit = constancy_limit(model.reference) if tier != "baseline" else None
+        return Seat(
+            tier=tier,
+            model=digest,
+            signature=model.signature,
+            check=check_of(model.signature.output, self._limits),
+            here=model.here,
+            elsewhere=model.elsewhere,
+            pick=picker(columns, model.signature),
+            constancy=None if limit is None else Constancy(limit),
+        )
+
+    def _model(self, digest: str) -> Model:
+        found = self._models.get(digest)
+        if found is None:
+            opened = open_bundle(self._parts, digest)
+            found = self._models[digest] = self._ready(opened)
+        return found
+
+    def _ready(self, opened: Opened) -> Model:
+        reference = msgspec.json.decode((opened.path / PROFILE).read_bytes(), type=Profile)
+        bundle = opened.bundle
+        if bundle.form != "native":
+            here = rows_of(load_form(opened.path / "fast", bundle.form, bundle.signature), bundle.signature)
+            for _ in range(_WARM_CALLS):
+                here.answers([typical(bundle.signature)])
+            return Model(opened, here, None, reference)
+        predictors = [open_predictor(opened, self._runner(), self._settings) for _ in range(self._workers)]
+        row = frame_of([typical(bundle.signature)], schema_of(bundle.signature))
+        for predictor in predictors:
+            with suppress(UserCodeFailed):  # a made row may be refused; that the model was loaded is what counts
+                predictor.predict(row)
+        return Model(opened, None, Pool(predictors, bundle.signature), reference)
+
+    def keep(self, live: Live) -> None:
+        """Let go of every model that ``live`` does not need."""
+        needed = {seat.model for seat in live.seats}
+        for digest in [digest for digest in self._models if digest not in needed]:
+            self._models.pop(digest).close()
+
+    def close(self) -> None:
+        """Let go of all models."""
+        for model in self._models.values():
+            with suppress(Fault):
+                model.close()
+        self._models.clear()
+
+
+@contextmanager
+def loading(parts: Parts, runner: Callable[[], Runner], *, limits: Limits, workers: int) -> Iterator[Loader]:
+    """A loader that lets go of its models at the end."""
+    loader = Loader(parts, runner, limits=limits, workers=workers)
+    try:
+        yield loader
+    finally:
+        loader.close()
+
+
+def typical(signature: Signature) -> Row:
+    """A made row of ordinary values: the first category, the middle of the range."""
+    return tuple(_ordinary(column) for column in signature.inputs)
+
+
+def _ordinary(column: Column) -> object:
+    from datetime import date, datetime
+
+    if column.type == "bool":
+        return False
+    if column.type in ("int", "float"):
+        low, high = column.low, column.high
+        middle = (low + high) / 2 if isinstance(low, int | float) and isinstance(high, int | float) else 0.0
+        return round(middle) if column.type == "int" else float(middle)
+    if column.type == "str":
+        return column.categories[0] if column.categories else "text"
+    if column.type == "date":
+        return date.fromisoformat(str(column.high)[:10]) if column.high else date(2026, 1, 1)
+    if column.type == "datetime":
+        return datetime.fromisoformat(str(column.high)).replace(tzinfo=None) if column.high else datetime(2026, 1, 1)  # noqa: DTZ001
+    return b"\0"

@@ -1,0 +1,141 @@
+"""Models that only their own code can answer for, each in worker processes: asked from an event loop, never waited for.
+
+What arrives while every worker is busy is asked together in the next call. A call that takes too long, ends its
+process, or takes too much memory costs that process and nothing else: the rows are answered by the next tier, and a new
+process is started. A call that the model refuses is asked again request by request, so that one bad record does not
+spoil the others. What waits is bounded: beyond it a request is turned away at once.
+"""
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from interlock.errors import Fault, InterlockError, UserCodeFailed
+from interlock.model.predictor import Predictor
+from interlock.model.rows import FrameRows, Given, Row
+from interlock.records import Signature
+
+MOST_ROWS: Final = 4_096
+"""Rows of one call to a worker."""
+
+
+class Overloaded(Fault):
+    """More waits than can be answered in time."""
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    rows: Sequence[Row]
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[list[Given]]"
+    after: float
+
+    def settle(self, given: list[Given] | Exception) -> None:
+        """Give the answers to whoever waits, in the thread of its loop."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self.loop.call_soon_threadsafe(self._set, given)
+
+    def _set(self, given: list[Given] | Exception) -> None:
+        if self.future.done():
+            return
+        if isinstance(given, Exception):
+            self.future.set_exception(given)
+        else:
+            self.future.set_result(given)
+
+
+class Pool:
+    """Workers of one model. ``predictors`` are started by :meth:`warm`; each lives in a thread of its own."""
+
+    def __init__(self, predictors: Sequence[Predictor], signature: Signature, *, most_waiting: int = 10_000) -> None:
+        self._signature = signature
+        self._waiting: deque[_Asked] = deque()
+        self._most_waiting = most_waiting
+        self._rows_waiting = 0
+        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._serve, args=(predictor,), name="interlock-pool", daemon=True)
+            for predictor in predictors
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def ask(self, rows: Sequence[Row]) -> list[Given]:
+        """One answer or error per row; raises :class:`Overloaded` when too much waits already."""
+        loop = asyncio.get_running_loop()
+        asked = _Asked(rows, loop, loop.create_future(), loop.time())
+        with self._lock:
+            if self._closed:
+                raise Overloaded("The model is being taken off.", next_step="Ask again.")
+            if self._waiting and self._rows_waiting + len(rows) > self._most_waiting:
+                raise Overloaded(
+                    f"{self._rows_waiting} rows wait for the model already.",
+                    next_step="Ask again later, or run more workers.",
+                )
+            self._waiting.append(asked)
+            self._rows_waiting += len(rows)
+        self._bell.put(True)
+        return await asked.future
+
+    def close(self) -> None:
+        """End the workers; whoever still waits is told."""
+        with self._lock:
+            self._closed = True
+            left, self._waiting = list(self._waiting), deque()
+        for asked in left:
+            asked.settle(Overloaded("The model was taken off.", next_step="Ask again."))
+        for _ in self._threads:
+            self._bell.put(False)
+        for thread in self._threads:
+            thread.join(timeout=10.0)
+
+    def _serve(self, predictor: Predictor) -> None:
+        model = FrameRows(predictor.predict, self._signature)
+        with predictor:
+            while self._bell.get():
+                taken = self._take()
+                if taken:
+                    _answer(model, taken)
+
+    def _take(self) -> list[_Asked]:
+        """What waits, up to one call."""
+        taken: list[_Asked] = []
+        rows = 0
+        with self._lock:
+            while self._waiting and (not taken or rows + len(self._waiting[0].rows) <= MOST_ROWS):
+                asked = self._waiting.popleft()
+                rows += len(asked.rows)
+                if not asked.future.cancelled():
+                    taken.append(asked)
+            self._rows_waiting -= rows
+        return taken
+
+
+def _answer(model: FrameRows, taken: Sequence[_Asked]) -> None:
+    """Ask for all at once; where the model refused, for each request alone."""
+    given = _asked(model, [row for asked in taken for row in asked.rows])
+    if isinstance(given, UserCodeFailed) and given.facts.get("cause") == "raised" and len(taken) > 1:
+        for asked in taken:
+            _answer(model, [asked])
+        return
+    place = 0
+    for asked in taken:
+        count = len(asked.rows)
+        asked.settle([given] * count if isinstance(given, InterlockError) else given[place : place + count])
+        place += count
+
+
+def _asked(model: FrameRows, rows: Sequence[Row]) -> list[Given] | InterlockError:
+    try:
+        return model.together(rows)
+    except InterlockError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - whatever it was, someone waits for the outcome
+        return UserCodeFailed(f"{type(error).__name__} while the model was asked.", cause="died")

@@ -1,0 +1,195 @@
+"""Rows become answers through the tiers: whom the guard refuses, the next tier answers, in the same request.
+
+A *seat* is one model of the release, loaded and ready, with what it needs to be asked: its rows picked from those that
+were read, and its guard. The champion is asked first, then last good, then the baseline; when none has an acceptable
+answer, the row is *abstained* from. Nothing here waits, knows HTTP or keeps time beyond what is measured by the clock
+that it is given: models in other processes are asked by :mod:`interlock.answer.pool`.
+"""
+
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+
+from interlock.answer.guard import Cause, Check, Constancy
+from interlock.model.rows import Answer, Given, Row, Rows
+from interlock.records import Column, Signature
+
+Tier: TypeAlias = Literal["champion", "last-good", "baseline", "abstain"]
+_Judged: TypeAlias = tuple[Sequence[Given], Sequence[Cause | None]]
+"""What a seat gave, and what is wrong with each."""
+TIERS: Final[tuple[Tier, ...]] = ("champion", "last-good", "baseline", "abstain")
+
+
+class Elsewhere(Protocol):
+    """Answers rows in another process."""
+
+    def ask(self, rows: Sequence[Row]) -> Awaitable[list[Given]]:
+        """One answer or error per row, in order."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+@dataclass(slots=True)
+class Seat:
+    """One model of the release. ``here`` answers in this process, ``elsewhere`` in others; one of them is None.
+
+    ``pick`` takes a row as it was read to one of this model; None where it is the same. ``lacks`` are places of columns
+    that the reader did not have to find and this model needs.
+    """
+
+    tier: Tier
+    model: str
+    signature: Signature
+    check: Check
+    here: Rows | None = None
+    elsewhere: Elsewhere | None = None
+    pick: Callable[[Row], Row] | None = None
+    constancy: Constancy | None = None
+
+    def picked(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows as this model takes them."""
+        return rows if self.pick is None else [self.pick(row) for row in rows]
+
+    def judge(self, row: Row, given: Given) -> Cause | None:
+        """What is wrong with an answer, or None."""
+        cause = self.check(given)
+        if cause is None and self.constancy is not None and self.constancy.sees(row, given):
+            return "constant"
+        return cause
+
+
+class Fault(NamedTuple):
+    """A seat had no acceptable answer for the row at ``place``; ``rescued`` says whether a later tier that learns had.
+
+    Only when last good has a good answer to the very row is it the champion's fault: else the record is bad.
+    """
+
+    place: int
+    tier: Tier
+    cause: Cause
+    rescued: bool | None = None
+
+
+@dataclass(slots=True)
+class Answered:
+    """What became of rows: an answer each, or None where the row was abstained from; by whom; and what went wrong."""
+
+    answers: list[Answer | None]
+    tiers: list[Tier]
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def lowest(self) -> Tier:
+        """The lowest tier that was needed."""
+        return max(self.tiers, key=TIERS.index, default="champion")
+
+    def open(self) -> list[int]:
+        """Places of the rows that have no answer yet."""
+        return [place for place, answer in enumerate(self.answers) if answer is None]
+
+    def refused(self) -> frozenset[int]:
+        """Places of the rows that two models that learnt refused: the record is bad, and not they."""
+        raised = [fault.place for fault in self.faults if fault.cause == "raised"]
+        return frozenset(place for place in raised if raised.count(place) > 1)
+
+    def take(self, tier: Tier, place: int, given: Given, cause: Cause | None) -> None:
+        """Keep an answer that the guard of its seat lets pass, else the fault."""
+        if cause is None:
+            self.answers[place] = given  # type: ignore[assignment]
+            self.tiers[place] = tier
+        else:
+            self.faults.append(Fault(place, tier, cause))
+
+    def settled(self) -> "Answered":
+        """Say of each fault of the champion whether last good had an answer to the same row."""
+        self.faults = [
+            fault._replace(rescued=self.tiers[fault.place] == "last-good") if fault.tier == "champion" else fault
+            for fault in self.faults
+        ]
+        return self
+
+
+@dataclass(slots=True)
+class Live:
+    """A release, loaded: what answers now. ``route`` is the place of the seat that is asked first.
+
+    ``columns`` are what a record must have, in the order of the rows.
+    """
+
+    generation: int
+    seats: tuple[Seat, ...]
+    columns: tuple[Column, ...]
+    route: int = 0
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the seat that is asked first answers in this process."""
+        return self.seats[self.route].here is not None
+
+    def answer_here(self, rows: Sequence[Row]) -> Answered | None:
+        """Answers without waiting; None when a seat that is needed is in another process."""
+        seat = self.seats[self.route]
+        if seat.here is None:
+            return None
+        picked = seat.picked(rows)
+        given = seat.here.answers(picked)
+        causes = list(map(seat.judge, picked, given))
+        if not any(causes):
+            return Answered(given, [seat.tier] * len(given))  # type: ignore[arg-type]
+        course = self._course(rows)
+        try:
+            next(course)
+            other, asked = course.send((given, causes))
+            while other.here is not None:
+                given = other.here.answers(asked)
+                other, asked = course.send((given, list(map(other.judge, asked, given))))
+        except StopIteration as end:
+            answered: Answered = end.value
+            return answered
+        return None
+
+    async def answer(self, rows: Sequence[Row]) -> Answered:
+        """Answers, waiting for models in other processes where they are needed."""
+        course = self._course(rows)
+        try:
+            seat, asked = next(course)
+            while True:
+                if seat.here is not None:
+                    given = seat.here.answers(asked)
+                else:
+                    assert seat.elsewhere is not None
+                    given = await seat.elsewhere.ask(asked)
+                seat, asked = course.send((given, list(map(seat.judge, asked, given))))
+        except StopIteration as end:
+            answered: Answered = end.value
+            return answered
+
+    def _course(self, rows: Sequence[Row]) -> Generator[tuple[Seat, Sequence[Row]], _Judged, Answered]:
+        """The way through the tiers: yields whom to ask for which rows, is sent what was given and what is wrong."""
+        answered = Answered([None] * len(rows), ["abstain"] * len(rows))
+        for seat in self.seats[self.route :]:
+            places = [place for place in answered.open() if seat.tier != "baseline" or place not in answered.refused()]
+            if not places:
+                continue
+            given, causes = yield seat, seat.picked([rows[place] for place in places])
+            for place, each, cause in zip(places, given, causes, strict=True):
+                answered.take(seat.tier, place, each, cause)
+        return answered.settled()
+
+
+def picker(have: Sequence[Column], wanted: Signature) -> Callable[[Row], Row] | None:
+    """What takes rows of ``have`` to rows of ``wanted``; None where they are the same. All wanted must be there."""
+    names = [column.name for column in have]
+    places = [names.index(name) for name in wanted.names]
+    if places == list(range(len(names))):
+        return None
+    if len(places) == 1:
+        only = places[0]
+        return lambda row: (row[only],)
+    if not places:
+        return lambda _: ()
+    return itemgetter(*places)

@@ -1,0 +1,324 @@
+"""Answers to a few rows at a time, given as tuples: the same bits as for a frame, without the cost of making one.
+
+A *row* holds the values of a signature's inputs in their order: bool, int, float (finite), str, date, datetime, bytes,
+or None for missing. An *answer* is a pair: the prediction, and what comes with it (the probabilities of the classes in
+their order, or further columns by name), or None. A row that the model refuses is answered by an error, alone.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from interlock.data.casting import DTYPES
+from interlock.errors import InterlockError, UserCodeFailed
+from interlock.model.columns import Key, Value, spelled
+from interlock.model.forms import CategoryTerm, Constant, Form, Linear, NumberTerm, Ranked
+from interlock.model.trees import LightGbm, Mapped
+from interlock.records import ColumnType, Signature
+
+Row: TypeAlias = tuple[Any, ...]
+Extra: TypeAlias = tuple[float, ...] | Mapping[str, Any] | None
+Answer: TypeAlias = tuple[Any, Extra]
+Given: TypeAlias = Answer | InterlockError
+
+_EXP_LIMIT = 709.782712893384
+"""``exp`` of more than this is infinite."""
+_PREFIX = "probability_"
+
+
+class Rows(Protocol):
+    """Answers rows."""
+
+    def answers(self, rows: Sequence[Row]) -> list[Given]:
+        """One answer or error per row, in order."""
+        ...
+
+
+def rows_of(form: Form, signature: Signature) -> Rows:
+    """What answers rows as ``form`` answers frames of ``signature``, to the bit."""
+    if isinstance(form, Constant):
+        return _Same((form.value, form.shares or None))
+    if isinstance(form, Ranked):
+        return _Same((list(form.values), None))
+    if isinstance(form, Linear) and all(_is_plain(term, signature) for term in form.terms):
+        return _LinearRows(form, signature)
+    if isinstance(form, LightGbm):
+        return _TreeRows(form, signature)
+    return FrameRows(form.answer, signature)
+
+
+def refused(rows: int = 1) -> UserCodeFailed:
+    """The model has no answer for a row: a value is missing or of a category that it was told to refuse."""
+    return UserCodeFailed(
+        f"The model has no answer for {rows} of the rows: a value is missing, not finite, or of an unknown category.",
+        next_step="Train with an imputer and handle_unknown='ignore', or send what is missing.",
+        cause="raised",
+        rows=rows,
+    )
+
+
+class _Same:
+    """One answer for all."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def answers(self, rows: Sequence[Row]) -> list[Given]:
+        return [self._answer] * len(rows)
+
+
+class FrameRows:
+    """Makes a frame of the rows. Rows that are refused together are asked again one by one."""
+
+    def __init__(self, answer: Callable[[pl.DataFrame], pl.DataFrame], signature: Signature) -> None:
+        self._answer = answer
+        self._schema = schema_of(signature)
+
+    def together(self, rows: Sequence[Row]) -> list[Given]:
+        """Ask for all at once; raises :class:`UserCodeFailed` when the model refuses any."""
+        return answers_of(self._answer(frame_of(rows, self._schema)), len(rows))
+
+    def answers(self, rows: Sequence[Row]) -> list[Given]:
+        """Ask for all at once, and one by one where that is refused."""
+        try:
+            return self.together(rows)
+        except InterlockError as error:
+            if len(rows) == 1:
+                return [error]
+        return [given for row in rows for given in self.answers([row])]
+
+
+def schema_of(signature: Signature) -> dict[str, pl.DataType]:
+    """The types of a frame with the inputs of ``signature``."""
+    return {column.name: DTYPES[column.type] for column in signature.inputs}
+
+
+def frame_of(rows: Sequence[Row], schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """A frame of rows, of the types of ``schema``."""
+    return pl.DataFrame(
+        [
+            pl.Series(name, [row[place] for row in rows], dtype=dtype)
+            for place, (name, dtype) in enumerate(schema.items())
+        ]
+    )
+
+
+def answers_of(frame: pl.DataFrame, rows: int) -> list[Given]:
+    """The answers of a frame; raises :class:`UserCodeFailed` when they are not ``rows``."""
+    if frame.height != rows:
+        raise UserCodeFailed(
+            f"The model gave {frame.height} answers for {rows} rows.",
+            next_step="Return one answer per row.",
+            cause="nonsense",
+        )
+    frame = spelled(frame)
+    values = frame["prediction"].to_list()
+    if frame.width == 1:
+        return [(value, None) for value in values]
+    others = frame.drop("prediction")
+    if others.columns == [f"{_PREFIX}{place}" for place in range(others.width)]:
+        return list(zip(values, others.rows(), strict=True))
+    return list(zip(values, others.rows(named=True), strict=True))
+
+
+# ---- linear ------------------------------------------------------------------------------------------------------
+
+_NUMERIC: frozenset[ColumnType] = frozenset({"bool", "int", "float"})
+
+
+def _is_plain(term: NumberTerm | CategoryTerm, signature: Signature) -> bool:
+    """Whether a term's values can be looked up as they are, without spelling one type as another."""
+    kind = next(column.type for column in signature.inputs if column.name == term.column)
+    if isinstance(term, NumberTerm):
+        return kind in _NUMERIC
+    return kind == "str" or (kind in _NUMERIC and not _is_text(term.keys))
+
+
+def _is_text(keys: Sequence[Key]) -> bool:
+    return all(isinstance(key, str) for key in keys)
+
+
+class _LinearRows:
+    """:class:`Linear`, term by term in its order: floats are added as the frames' way adds them."""
+
+    def __init__(self, form: Linear, signature: Signature) -> None:
+        self._form = form
+        self._classes = form.classes
+        self._intercepts = form.intercepts
+        places = {column.name: (place, column.type) for place, column in enumerate(signature.inputs)}
+        self._terms = [_Term(term, *places[term.column]) for term in form.terms]
+        self._single = [term.single() for term in self._terms] if len(form.intercepts) == 1 else []
+
+    def answers(self, rows: Sequence[Row]) -> list[Given]:
+        one = self._one if len(self._intercepts) == 1 else self._several
+        return [one(row) for row in rows]
+
+    def _one(self, row: Row) -> Given:
+        score = self._intercepts[0]
+        for place, table, default, numeric, shift, weight, filled in self._single:
+            value = row[place]
+            if table is None:
+                score += (filled if value is None else value - shift) * weight
+            elif numeric and value is not None:
+                score += table.get(float(value), default)
+            else:
+                score += table.get(value, default)
+        if math.isnan(score):
+            return refused()
+        link = self._form.link
+        if link == "number":
+            return score, None
+        label = self._classes[score > 0]
+        if link == "sign":
+            return label, None
+        share = _expit(score)
+        return label, (1.0 - share, share)
+
+    def _several(self, row: Row) -> Given:
+        scores = list(self._intercepts)
+        for term in self._terms:
+            value = row[term.place]
+            if term.table is None:
+                moved = term.filled if value is None else value - term.shift
+                for index, weight in enumerate(term.weights):
+                    scores[index] += moved * weight
+            else:
+                for index, weight in enumerate(term.found(value)):
+                    scores[index] += weight
+        if math.isnan(scores[0]):
+            return refused()
+        label = self._classes[scores.index(max(scores))]
+        if self._form.link == "largest":
+            return label, None
+        return label, (_softmax(scores) if self._form.link == "softmax" else _one_vs_rest(scores))
+
+
+_Single: TypeAlias = tuple[int, dict[Any, float] | None, float, bool, float, float, float]
+"""Place, table, default, whether numbers are looked up, shift, weight, and what a missing number counts as."""
+
+
+class _Term:
+    """One term, ready to look up. ``table`` is None for a number; its key None is what a missing value adds."""
+
+    def __init__(self, term: NumberTerm | CategoryTerm, place: int, kind: ColumnType) -> None:
+        self.place = place
+        self.numeric = kind in _NUMERIC
+        self.table: dict[Any, tuple[float, ...]] | None = None
+        self.weights: tuple[float, ...] = ()
+        self.default: tuple[float, ...] = (math.nan,)
+        self.shift, self.filled = 0.0, math.nan
+        if isinstance(term, NumberTerm):
+            self.shift, self.weights = term.shift, term.weights
+            self.filled = math.nan if term.fill is None else term.fill - term.shift
+            return
+        width = len(term.weights[0]) if term.weights else len(term.unknown or term.missing or ())
+        nothing = (math.nan,) * width
+        text = _is_text(term.keys)
+        keys = term.keys if text else [float(key) for key in term.keys]
+        # of equal numbers the frames' way finds the first
+        self.table = dict(reversed(list(zip(keys, term.weights, strict=True))))
+        self.table[None] = term.missing or nothing
+        self.default = term.unknown or nothing
+
+    def single(self) -> "_Single":
+        """What a loop over the terms of a single score needs."""
+        table = None if self.table is None else {key: weights[0] for key, weights in self.table.items()}
+        weight = self.weights[0] if self.weights else 0.0
+        return self.place, table, self.default[0], self.numeric, self.shift, weight, self.filled
+
+    def found(self, value: Any) -> tuple[float, ...]:
+        """The weights of a category."""
+        assert self.table is not None
+        if self.numeric and value is not None:
+            return self.table.get(float(value), self.default)
+        return self.table.get(value, self.default)
+
+
+def _expit(score: float) -> float:
+    """``1 / (1 + exp(-score))``, as numpy finds it for a column."""
+    return 1.0 / ((math.inf if -score > _EXP_LIMIT else float(np.exp(-score))) + 1.0)
+
+
+def _softmax(scores: list[float]) -> tuple[float, ...]:
+    largest = max(scores)
+    powers = np.exp(np.array([score - largest for score in scores])).tolist()
+    total = powers[0]
+    for power in powers[1:]:
+        total += power
+    return tuple(power / total for power in powers)
+
+
+def _one_vs_rest(scores: list[float]) -> tuple[float, ...]:
+    shares = [_expit(score) for score in scores]
+    total = shares[0]
+    for share in shares[1:]:
+        total += share
+    if total == 0:
+        return tuple(1.0 / float(len(shares)) for _ in shares)
+    return tuple(share / total for share in shares)
+
+
+# ---- trees -------------------------------------------------------------------------------------------------------
+
+
+class _TreeRows:
+    """:class:`LightGbm` on a matrix made row by row; one call of the booster for all."""
+
+    def __init__(self, form: LightGbm, signature: Signature) -> None:
+        self._form = form
+        places = {column.name: (place, column.type) for place, column in enumerate(signature.inputs)}
+        self._frames = FrameRows(form.answer, signature)
+        self._features = [self._feature(feature, *places[feature.column]) for feature in form.trees.features]
+        self._readable = all(feature is not None for feature in self._features)
+
+    def answers(self, rows: Sequence[Row]) -> list[Given]:
+        if not self._readable:
+            return self._frames.answers(rows)
+        matrix = np.array([[feature(row) for feature in self._features if feature] for row in rows])
+        trees, raw = self._form.trees, self._form.predict_rows(matrix)
+        if not trees.classes:
+            return [(row[0], None) for row in raw.tolist()]
+        if trees.outputs == 1:
+            raw = np.stack([1.0 - raw[:, 0], raw[:, 0]], axis=1)
+        best = raw.argmax(axis=1).tolist()
+        return [(trees.classes[at], tuple(row)) for at, row in zip(best, raw.tolist(), strict=True)]
+
+    @staticmethod
+    def _feature(feature: Any, place: int, kind: ColumnType) -> Callable[[Row], float] | None:
+        """What reads one column of the matrix from a row; None when only a frame can."""
+        if isinstance(feature, Mapped):
+            return _mapped(feature, place, kind)
+        fill = math.nan if feature.fill is None else feature.fill
+        plain = (feature.shift, feature.scale, feature.offset) == (0.0, 1.0, 0.0)
+        shift, scale, offset = feature.shift, feature.scale, feature.offset
+
+        def number(row: Row) -> float:
+            value = row[place]
+            value = fill if value is None else value
+            return value if plain else (value - shift) * scale + offset
+
+        return number if kind in _NUMERIC else None
+
+
+def _mapped(feature: Mapped, place: int, kind: ColumnType) -> Callable[[Row], float] | None:
+    text = _is_text(feature.keys)
+    if kind != "str" and (text or kind not in _NUMERIC):
+        return None
+    unknown = math.nan if feature.unknown is None else feature.unknown
+    missing = math.nan if feature.missing is None else feature.missing
+    keys: list[Value] = list(feature.keys) if text else [float(key) for key in feature.keys]
+    table: dict[Any, float] = dict(reversed(list(zip(keys, feature.values, strict=True))))
+    table[None] = missing
+    if kind == "str":
+        return lambda row: table.get(row[place], unknown)
+
+    def found(row: Row) -> float:
+        value = row[place]
+        if value is None:
+            return missing
+        return table.get(float(value), unknown)
+
+    return found

@@ -1,0 +1,1 @@
+"""The HTTP doors: a release answers online."""

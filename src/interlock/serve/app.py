@@ -1,0 +1,153 @@
+"""The ASGI application: every door, and who may pass it. What is not named here is not there."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgspec
+
+from interlock.errors import DataRefused, InterlockError
+from interlock.serve.door import Door, Headers, Reply, failure
+from interlock.serve.keys import Keyring, Scope, presented
+
+Scope_: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Answer: TypeAlias = Callable[[Mapping[bytes, bytes]], Reply]
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class Page:
+    """A route that is read: what gives its reply, and the scope that a key must have; None for everybody."""
+
+    answer: Answer
+    scope: Scope | None
+
+
+class App:
+    """Routes by exact path. Deny by default: a route without a scope is said to be open, one by one."""
+
+    def __init__(self, door: Door, keyring: Keyring, pages: Mapping[str, Page], *, max_body: int) -> None:
+        self._door = door
+        self._keyring = keyring
+        self._pages = dict(pages)
+        self._max_body = max_body
+        self._predictions = frozenset(door.routes)
+
+    @property
+    def open_routes(self) -> frozenset[str]:
+        """Paths that need no key."""
+        return frozenset(path for path, page in self._pages.items() if page.scope is None)
+
+    @property
+    def routes(self) -> frozenset[str]:
+        """All paths."""
+        return self._predictions | frozenset(self._pages)
+
+    async def __call__(self, scope: Scope_, receive: Receive, send: Send) -> None:
+        """Answer one request, or follow the lifespan."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        reply = await self._reply(scope, receive)
+        await _send(send, reply, head=scope["method"] == "HEAD")
+
+    async def _reply(self, scope: Scope_, receive: Receive) -> Reply:
+        path, method = scope["path"], scope["method"]
+        headers = dict(scope["headers"])
+        page = self._pages.get(path)
+        if page is None and path not in self._predictions:
+            return self._no("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
+        wanted: Scope | None = "predict" if page is None else page.scope
+        refusal = self._turned_away(headers, wanted)
+        if refusal is not None:
+            return refusal
+        if page is not None:
+            if method not in ("GET", "HEAD"):
+                return self._no("MethodNotAllowed", f"{path} is read with GET.", "", 405, ((b"allow", b"GET, HEAD"),))
+            return page.answer(headers)
+        if method != "POST":
+            return self._no("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
+        return await self._predicted(path, headers, receive)
+
+    def _turned_away(self, headers: Mapping[bytes, bytes], wanted: Scope | None) -> Reply | None:
+        if wanted is None:
+            return None
+        key = self._keyring.find(presented(headers))
+        if key is None:
+            challenge: Headers = ((b"www-authenticate", b"Bearer"),)
+            return self._no(
+                "NoKey", "No valid key came with the request.", "Send 'Authorization: Bearer KEY'.", 401, challenge
+            )
+        if wanted not in key.scopes:
+            return self._no(
+                "Forbidden", f"This key does not open what needs '{wanted}'.", "Ask for one that does.", 403
+            )
+        return None
+
+    async def _predicted(self, path: str, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+        kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            return self._no("Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415)
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            return self._no("Unsupported", "The body is compressed.", "Send it as it is.", 415)
+        try:
+            body = await self._body(headers, receive)
+        except InterlockError as error:
+            return failure(error, self._door.name())
+        except asyncio.CancelledError:
+            raise
+        return await self._door.reply(path, body)
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        told = headers.get(b"content-length", b"0")
+        if told.isdigit() and int(told) > self._max_body:
+            raise self._too_large()
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise DataRefused("The client went away before the body was there.", malformed=True)
+            part = message.get("body", b"")
+            size += len(part)
+            if size > self._max_body:
+                raise self._too_large()
+            parts.append(part)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _too_large(self) -> DataRefused:
+        return DataRefused(
+            f"The body is larger than {self._max_body:,} bytes.",
+            next_step="Send fewer records at a time, or raise serve.max_body_mb.",
+            too_large=True,
+        )
+
+    def _no(self, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
+        name = self._door.name()
+        error = {"code": code, "message": message, "next_step": next_step, "id": name.decode()}
+        return Reply(status, _encode({"error": error}), (*headers, (b"interlock-prediction-id", name)))
+
+
+async def _send(send: Send, reply: Reply, *, head: bool) -> None:
+    headers = [
+        (b"content-type", reply.content_type),
+        (b"content-length", str(len(reply.body)).encode()),
+        *reply.headers,
+    ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else reply.body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

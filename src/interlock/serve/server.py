@@ -1,0 +1,189 @@
+"""``interlock serve``: one project behind its doors, until it is told to stop."""
+
+import asyncio
+import importlib.util
+import secrets
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from socket import socket
+from threading import Lock
+
+import msgspec
+
+from interlock.answer.guard import Limits
+from interlock.answer.live import loading
+from interlock.errors import Misuse, SettingsError
+from interlock.model.contract import read_contract
+from interlock.model.runner import Runner
+from interlock.ports import Parts
+from interlock.records import short
+from interlock.serve.app import App, Page
+from interlock.serve.door import Door, Reply, Room, Served
+from interlock.serve.keys import SCOPES, Keyring, new_key, read_keys
+from interlock.serve.reload import Follower
+from interlock.settings import Settings
+from interlock.units import seconds
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """What the person who starts the server says beyond the settings."""
+
+    insecure: bool = False
+    say: Callable[[str], None] = print
+
+
+def serve(parts: Parts, orders: Orders) -> None:
+    """Serve until SIGTERM or SIGINT, then let what runs end.
+
+    Raises :class:`NothingToServe` without a release, :class:`Misuse` for an open door to the network, and
+    :class:`SettingsError` for a file of keys that cannot be read.
+    """
+    settings = parts.settings
+    _require_uvicorn()
+    keyring = _keyring(settings, orders)
+    with ExitStack() as stack:
+        runner = _Lazy(settings)
+        stack.callback(runner.close)
+        loader = stack.enter_context(
+            loading(parts, runner.get, limits=Limits(reach=settings.serve.reach), workers=settings.serve.runners)
+        )
+        door: list[Door] = []
+
+        def show(room: Room) -> None:
+            door[0].room = room  # one assignment: a request that began with the old room ends in it
+
+        follower = Follower(parts, loader, show, orders.say)
+        door.append(Door(follower.first(), _unobserved))
+        app = App(door[0], keyring, _pages(door[0], settings), max_body=int(settings.serve.max_body_mb * 1e6))
+        follower.start()
+        stack.callback(follower.close)
+        _run(app, settings, orders, door[0])
+
+
+def _require_uvicorn() -> None:
+    if importlib.util.find_spec("uvicorn") is None:
+        raise SettingsError("Serving needs uvicorn.", next_step="pip install 'interlock[serve]'")
+
+
+def _unobserved(served: Served) -> None:
+    del served
+
+
+class _Lazy:
+    """A runner that is started when a model first needs it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._runner: Runner | None = None
+        self._scratch = settings.home / "work" / f"serve-{secrets.token_hex(4)}"
+        self._lock = Lock()
+
+    def get(self) -> Runner:
+        with self._lock:
+            if self._runner is None:
+                contract = read_contract(self._settings)
+                self._runner = Runner.of(self._settings, contract.preload, self._scratch)
+                self._runner.start()
+            return self._runner
+
+    def close(self) -> None:
+        with self._lock:
+            if self._runner is not None:
+                self._runner.close()
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _keyring(settings: Settings, orders: Orders) -> Keyring:
+    if orders.insecure:
+        if not _is_loopback(settings.serve.host):
+            raise Misuse(
+                f"Without keys the server may listen on loopback only, and serve.host is {settings.serve.host}.",
+                next_step="Make keys with 'interlock keys NAME', or listen on 127.0.0.1.",
+            )
+        return Keyring(None)
+    if settings.serve.keys_file:
+        return Keyring(read_keys(Path(settings.path(settings.serve.keys_file))))
+    text, key = new_key("printed-at-start", SCOPES)
+    orders.say(f"No serve.keys_file: this key opens every door until the server stops: {text}")
+    return Keyring((key,))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _pages(door: Door, settings: Settings) -> dict[str, Page]:
+    def text(body: bytes, kind: bytes = b"text/plain; charset=utf-8") -> Reply:
+        return Reply(200, body, (), kind)
+
+    def root(headers: object) -> Reply:
+        del headers
+        live = door.room.live
+        facts = {
+            "message": f"Hello from {settings.model.name}",
+            "release": live.generation,
+            "model": short(live.seats[0].model),
+            "tiers": [seat.tier for seat in live.seats],
+        }
+        return Reply(200, _encode(facts))
+
+    return {
+        "/": Page(root, None),
+        "/ping": Page(lambda _: text(b"pong"), None),
+        "/healthz": Page(lambda _: text(b"ok"), None),
+        "/readyz": Page(lambda _: text(b"ready"), None),
+    }
+
+
+def _run(app: App, settings: Settings, orders: Orders, door: Door) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        host=settings.serve.host,
+        port=settings.serve.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=max(1, round(seconds(settings.serve.drain))),
+        timeout_keep_alive=75,
+    )
+    live = door.room.live
+
+    class _Server(uvicorn.Server):
+        """Tells where it listens, and ends as an ordinary program when it is told to."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Stop at SIGTERM and SIGINT; uvicorn itself would raise them again, before we let go of workers."""
+            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+            try:
+                yield
+            finally:
+                for number, action in before.items():
+                    signal.signal(number, action)
+
+        async def startup(self, sockets: list[socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                port = self.servers[0].sockets[0].getsockname()[1]
+                orders.say(
+                    f"{settings.model.name}, release {live.generation}, answers at http://{settings.serve.host}:{port}"
+                )
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as loops:
+        loops.run(_Server(config).serve())

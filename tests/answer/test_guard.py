@@ -1,0 +1,152 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interlock.answer.guard import FAULTS, Constancy, Limits, check_of, constancy_limit
+from interlock.data.profile import ColumnProfile, Profile
+from interlock.errors import StoreFault, UserCodeFailed
+from interlock.records import Output
+
+LIMITS = Limits()
+LABELS = check_of(Output(kind="label", type="str", classes=("no", "yes")), LIMITS)
+NUMBERS = check_of(Output(kind="number", type="float", low=10.0, high=30.0), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        (("yes", (0.25, 0.75)), None),
+        (("yes", None), None),
+        (("yes", (1.0 + 1e-7, -1e-7)), None),
+        (("yes", (0.25, 0.74)), "probabilities"),
+        (("yes", (1.5, -0.5)), "probabilities"),
+        (("yes", (math.nan, 1.0)), "probabilities"),
+        (("yes", (1.0, math.nan)), "probabilities"),
+        (("yes", (math.inf, -math.inf)), "probabilities"),
+        (("yes", (1.0,)), "probabilities"),
+        (("maybe", (0.25, 0.75)), "class"),
+        ((1, (0.25, 0.75)), "type"),
+        ((None, None), "type"),
+        ((["yes"], None), "type"),
+    ],
+)
+def test_labels(given, cause):
+    assert LABELS(given) == cause
+
+
+def test_a_boolean_is_no_class_of_whole_numbers():
+    check = check_of(Output(kind="label", type="int", classes=(0, 1)), LIMITS)
+    assert check((1, None)) is None
+    assert check((True, None)) == "type"
+    assert check((1.0, None)) == "type"
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        (20.0, None),
+        (-10.0, None),
+        (50.0, None),
+        (-10.001, "range"),
+        (50.001, "range"),
+        (math.nan, "not-finite"),
+        (math.inf, "not-finite"),
+        (-math.inf, "not-finite"),
+        (20, "type"),
+        ("20", "type"),
+        (None, "type"),
+    ],
+)
+def test_numbers_may_reach_as_far_beyond_the_range_of_training_as_it_is_wide(value, cause):
+    assert NUMBERS((value, None)) == cause
+
+
+def test_without_a_reach_or_a_range_any_finite_number_will_do():
+    for output, limits in (
+        (Output(kind="number", type="float", low=0.0, high=1.0), Limits(reach=None)),
+        (Output(kind="number", type="float"), LIMITS),
+    ):
+        check = check_of(output, limits)
+        assert check((1.7e308, None)) is None
+        assert check((math.inf, None)) == "not-finite"
+    exact = check_of(Output(kind="number", type="float", low=0.0, high=1.0), Limits(reach=0.0))
+    assert exact((1.0, None)) is None
+    assert exact((1.0000001, None)) == "range"
+
+
+@pytest.mark.parametrize("kind", ["text", "ranking", "any"])
+def test_texts_rankings_and_the_rest(kind):
+    check = check_of(Output(kind=kind, type="str"), LIMITS)
+    good = {"text": "t", "ranking": ["a", "b"], "any": {"x": [1.0, "y"]}}[kind]
+    assert check((good, {"score": 0.5, "list": [1.0]})) is None
+    assert check((good, {"score": math.nan})) in ("not-finite", "type")
+    assert check((None, None)) == "type"
+    assert check(StoreFault("no")) == "raised"
+
+
+def test_rankings_hold_something_of_the_type_of_the_target():
+    check = check_of(Output(kind="ranking", type="int"), LIMITS)
+    assert check(([1, 2], None)) is None
+    assert check(([], None)) == "type"
+    assert check((["1"], None)) == "type"
+
+
+def test_anything_holds_no_number_that_json_lacks():
+    check = check_of(None, LIMITS)
+    assert check(([{"x": (1.0, math.nan)}], None)) == "not-finite"
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        ("raised", "raised"),
+        ("exited", "died"),
+        ("killed", "died"),
+        ("deadline", "deadline"),
+        ("memory", "memory"),
+        ("nonsense", "type"),
+    ],
+)
+@pytest.mark.parametrize("check", [LABELS, NUMBERS])
+def test_an_error_is_told_by_its_cause(check, cause, told):
+    assert check(UserCodeFailed("no", cause=cause)) == told
+    assert told in FAULTS
+
+
+# ---- constancy ---------------------------------------------------------------------------------------------------
+
+
+def test_one_answer_to_different_records_is_noticed_after_the_limit():
+    seen = Constancy(3)
+    told = [seen.sees((place,), ("yes", (0.25, 0.75))) for place in range(6)]
+    assert told == [False, False, False, True, True, True]
+    assert not seen.sees((7,), ("no", (0.75, 0.25)))
+    assert not seen.sees((8,), ("no", (0.75, 0.25)))
+
+
+def test_the_same_record_again_is_no_evidence():
+    seen = Constancy(3)
+    assert not any(seen.sees((1,), ("yes", None)) for _ in range(100))
+
+
+def reference(**fields):
+    return Profile(rows=100, columns=(ColumnProfile(name="prediction", type="str", count=100, **fields),))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 99))
+def test_the_limit_is_beyond_chance(most):
+    limit = constancy_limit(reference(categories={"a": most, "b": 100 - most}))
+    share = max(most, 100 - most) / 100
+    assert limit >= 50
+    assert share**limit <= 1e-12
+    assert limit == 50 or share ** (limit - 1) > 1e-12
+
+
+def test_a_model_that_was_constant_on_its_holdout_may_be_so():
+    assert constancy_limit(reference(categories={"a": 100})) is None
+    assert constancy_limit(Profile(rows=0, columns=())) is None
+    binned = Profile(rows=9, columns=(ColumnProfile(name="probability_0", type="float", count=100, bins=(0, 50, 50)),))
+    assert constancy_limit(binned) == 50

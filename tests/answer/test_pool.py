@@ -1,0 +1,153 @@
+"""Models in other processes, asked from an event loop."""
+
+import asyncio
+import threading
+
+import polars as pl
+import pytest
+
+from interlock.answer import pool as pools
+from interlock.answer.pool import Overloaded, Pool
+from interlock.errors import UserCodeFailed
+from interlock.model.predictor import Predictor
+from interlock.records import Column, Signature
+
+SIGNATURE = Signature(inputs=(Column(name="x", type="float", nullable=True),))
+
+
+class Doubling(Predictor):
+    """Doubles; refuses a missing value. ``gate`` holds the first call until it is set."""
+
+    form, signature = "native", SIGNATURE
+
+    def __init__(self, gate=None):
+        self.calls, self.closed, self.gate = [], False, gate
+        self.begun = threading.Event()
+
+    def _answer(self, frame):
+        self.calls.append(frame["x"].to_list())
+        self.begun.set()
+        if self.gate is not None:
+            assert self.gate.wait(10)
+        if frame["x"].null_count():
+            raise UserCodeFailed("missing", cause="raised")
+        if frame["x"].max() == 13.0:
+            raise UserCodeFailed("too long", cause="deadline")
+        if frame["x"].max() == 99.0:
+            raise RuntimeError("a fault of ours")
+        return frame.select(prediction=pl.col("x") * 2)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def doubling():
+    return Doubling()
+
+
+def run(predictors, work, **options):
+    async def main():
+        made = Pool(predictors, SIGNATURE, **options)
+        try:
+            return await work(made)
+        finally:
+            await asyncio.to_thread(made.close)
+
+    return asyncio.run(main())
+
+
+def test_rows_are_answered_in_order(doubling):
+    assert run([doubling], lambda pool: pool.ask([(1.0,), (2.0,)])) == [(2.0, None), (4.0, None)]
+    assert doubling.closed
+
+
+async def filled(pool, predictor, *requests):
+    """Ask with one call held, so that the others wait together; then let go."""
+    first = asyncio.create_task(pool.ask([(0.0,)]))
+    await asyncio.to_thread(predictor.begun.wait, 10)
+    tasks = [asyncio.create_task(pool.ask(rows)) for rows in requests]
+    await asyncio.sleep(0)
+    predictor.gate.set()
+    await first
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_what_waits_is_asked_together():
+    predictor = Doubling(threading.Event())
+    requests = [[(1.0,)], [(2.0,), (3.0,)], [(4.0,)]]
+    found = run([predictor], lambda pool: filled(pool, predictor, *requests))
+    assert found == [[(2.0, None)], [(4.0, None), (6.0, None)], [(8.0, None)]]
+    assert predictor.calls == [[0.0], [1.0, 2.0, 3.0, 4.0]]
+
+
+def test_a_bad_record_spoils_no_other_request():
+    predictor = Doubling(threading.Event())
+    good, bad = run([predictor], lambda pool: filled(pool, predictor, [(1.0,)], [(None,), (2.0,)]))
+    assert good == [(2.0, None)]
+    assert [given.facts["cause"] for given in bad] == ["raised", "raised"]
+
+
+def test_a_call_that_ran_out_of_time_is_not_made_again():
+    predictor = Doubling(threading.Event())
+    found = run([predictor], lambda pool: filled(pool, predictor, [(13.0,)], [(1.0,)]))
+    assert [given.facts["cause"] for each in found for given in each] == ["deadline", "deadline"]
+    assert len(predictor.calls) == 2
+
+
+def test_whatever_happens_whoever_waits_is_told(doubling):
+    (given,) = run([doubling], lambda pool: pool.ask([(99.0,)]))
+    assert given.facts["cause"] == "died"
+
+
+def test_beyond_what_may_wait_a_request_is_turned_away_at_once():
+    predictor = Doubling(threading.Event())
+    one, two, three = run(
+        [predictor], lambda pool: filled(pool, predictor, [(1.0,)] * 3, [(2.0,)], [(3.0,)]), most_waiting=4
+    )
+    assert one == [(2.0, None)] * 3
+    assert two == [(4.0, None)]
+    assert isinstance(three, Overloaded)
+    assert three.next_step
+
+
+def test_a_call_has_a_largest_size(monkeypatch):
+    monkeypatch.setattr(pools, "MOST_ROWS", 3)
+    predictor = Doubling(threading.Event())
+    run([predictor], lambda pool: filled(pool, predictor, [(1.0,)] * 2, [(2.0,)] * 2, [(3.0,)]))
+    assert [len(call) for call in predictor.calls] == [1, 2, 3]
+
+
+def test_who_waits_when_the_pool_is_closed_is_told():
+    predictor = Doubling(threading.Event())
+
+    async def work(pool):
+        first = asyncio.create_task(pool.ask([(0.0,)]))
+        await asyncio.to_thread(predictor.begun.wait, 10)
+        second = asyncio.create_task(pool.ask([(1.0,)]))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(asyncio.to_thread(pool.close))
+        with pytest.raises(Overloaded):
+            await second
+        predictor.gate.set()
+        assert await first == [(0.0, None)]
+        await closing
+        with pytest.raises(Overloaded):
+            await pool.ask([(1.0,)])
+
+    run([predictor], work)
+
+
+def test_several_workers_answer_at_once():
+    one, two = Doubling(threading.Event()), Doubling(threading.Event())
+
+    async def work(pool):
+        tasks = [asyncio.create_task(pool.ask([(1.0,)]))]
+        await asyncio.to_thread(lambda: one.begun.wait(0.2) or two.begun.wait(10))
+        tasks.append(asyncio.create_task(pool.ask([(2.0,)])))
+        await asyncio.to_thread(lambda: one.begun.wait(10) and two.begun.wait(10))
+        one.gate.set()
+        two.gate.set()
+        return await asyncio.gather(*tasks)
+
+    assert sorted(run([one, two], work)) == [[(2.0, None)], [(4.0, None)]]
