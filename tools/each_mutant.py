@@ -24,9 +24,14 @@ import pytest
 from _pytest.runner import runtestprotocol
 from mutmut.mutation import trampoline
 
-# A busy machine is no fault of the code: no deadlines. Nothing is remembered from mutant to mutant.
+# A busy machine is no fault of the code: no deadlines. One failure is enough: no time is spent on making it small.
 hypothesis.settings.register_profile(
-    "mutants", deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    "mutants",
+    deadline=None,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    report_multiple_bugs=False,
 )
 hypothesis.settings.load_profile("mutants")
 AT_ONCE = 2

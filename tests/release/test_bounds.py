@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from interlock.release import bounds
 from interlock.release.bounds import interval, paired_gain, percentiles, skewness, student, unskewed
 from interlock.release.resample import (
     Joint,
@@ -219,15 +220,15 @@ def test_unskewed_by_numbers():
 
 
 def test_draws_that_are_undefined_count_for_nothing_in_the_bound():
-    draws = np.array([[1.0, np.nan, 3.0, 5.0], [0.0, 0.0, 0.0, np.nan]])
+    draws = np.array([[1.0, np.nan, 3.0, 5.0], [0.5, 0.0, -0.5, np.nan]])
     joint = Joint(np.array([2.0, 0.0]), np.eye(2) * 9.0, draws, 100, "")
     found = paired_gain(joint, 0, 1, alpha=0.4, differing=100)
-    assert found.standard_error == pytest.approx(math.sqrt(2.0))
-    reach = stats.t.isf(0.4, 99) * math.sqrt(2.0)
-    assert (found.low, found.high) == (pytest.approx(min(1.0, 2.0 - reach)), pytest.approx(max(3.0, 2.0 + reach)))
+    assert found.standard_error == pytest.approx(math.sqrt(4.5))
+    reach = stats.t.isf(0.4, 99) * math.sqrt(4.5)
+    assert (found.low, found.high) == (pytest.approx(min(0.5, 2.0 - reach)), pytest.approx(max(3.5, 2.0 + reach)))
     one = Joint(np.array([2.0, 0.0]), np.eye(2), draws[:, :2], 100, "")
     alone = paired_gain(one, 0, 1, alpha=0.4, differing=100)
-    assert (alone.standard_error, alone.low, alone.high) == (0.0, 1.0, 2.0)
+    assert (alone.standard_error, alone.low, alone.high) == (0.0, 0.5, 2.0)
 
 
 def test_rounding_below_zero_is_no_variance():
@@ -279,3 +280,9 @@ def test_students_quantile_is_symmetric_and_bounded():
     assert student(0.5, 300) == pytest.approx(0.0, abs=1e-12)
     assert student(1e-9, 1) == pytest.approx(stats.t.isf(1e-9, 1), rel=1e-5)
     assert 1e12 <= student(1e-16, 1) <= 3e12  # beyond what 64 bits tell from nothing
+
+
+def test_the_expansion_of_students_quantile_by_numbers():
+    """Abramowitz & Stegun 26.7.5 at x = 2: 2, 10 / 4, 294 / 96 and 1098 / 384, over powers of the freedom."""
+    assert bounds._cornish_fisher(2.0, 1) == 2.0 + 2.5 + 3.0625 + 2.859375
+    assert bounds._cornish_fisher(2.0, 2) == 2.0 + 2.5 / 2 + 3.0625 / 4 + 2.859375 / 8
