@@ -359,6 +359,15 @@ def test_an_ask_names_the_models_the_evidence_and_the_receipt(desk):
         receipt=event.sequence,
     )
     assert (event.kind, event.subject) == ("gate.decided", digest("two"))
+    key = evaluation_key(digest("two"), digest("one"), digest("h"))
+    assert desk.parts.ledger.read("evaluation", key, Judged) == Judged(receipt=event.sequence)
+
+
+def test_a_release_without_a_receipt_has_a_chapter_without_one(desk):
+    bare = Release(generation=1, champion=digest("one"), last_good=None, baseline=BASELINE, cause="person", because="x")
+    with desk.turn() as turn, turn.transaction(desk.parts.ledger) as transaction:
+        registry._make(transaction, bare)
+    assert registry.history(desk.parts.ledger) == [registry.Chapter(release=bare, receipt=None, served=False)]
 
 
 def test_a_release_tells_everything_and_so_does_its_event(desk):
