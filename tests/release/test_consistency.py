@@ -3,7 +3,9 @@ import polars as pl
 import pytest
 
 from interlock.errors import UserCodeFailed
+from interlock.release import consistency
 from interlock.release.consistency import TOLERANCE, measure
+from interlock.release.resample import generator
 from interlock.testing.clock import ManualClock
 
 
@@ -213,8 +215,29 @@ def test_the_seed_chooses_the_order():
         assert sorted(orders[0]) == sorted(rows(20)["x"].to_list())
         assert sum(orders[1:], ()) == orders[0]
         assert [len(one) for one in orders[1:]] == [1, 1, 7, 1, 10]
+        own = generator(seed, consistency._STREAM).permutation(20)
+        assert orders[0] == tuple(rows(20)["x"].gather(own).to_list())
     assert seen[0][0] == seen[0][1]
     assert seen[0][0] != seen[1][0]
+
+
+def test_pieces_end_with_the_rows_and_with_the_time():
+    """Ten rows are four pieces, and no empty one after; half a second is still in time."""
+    sizes = []
+    clock = ManualClock()
+    clock.advance(100.0)
+
+    def ask(frame):
+        sizes.append(frame.height)
+        clock.advance(0.125)
+        return pl.DataFrame({"prediction": frame["x"]})
+
+    found = measure(ask, rows(10), rows(10).rename({"x": "prediction"}), 0, clock)
+    assert sizes == [10, 1, 1, 7, 1]
+    assert found.tolerance == TOLERANCE
+    sizes.clear()
+    measure(ask, rows(300), rows(300).rename({"x": "prediction"}), 0, clock)
+    assert sizes == [300, 1, 1, 7, 1, 64]
 
 
 def unsure(first, again, labels=("a", "b")):

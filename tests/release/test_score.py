@@ -402,3 +402,7 @@ def test_a_metric_knows_what_truth_it_needs():
     kinds = {"labels": "labels", "probabilities": "labels", "numbers": "numbers"}
     assert {metric.truth for metric in METRICS.values() if metric.reads == "probabilities"} == {"labels"}
     assert all(metric.truth == kinds[metric.reads] for metric in METRICS.values())
+
+
+def test_the_greater_label_of_one_is_that_one():
+    assert METRICS["f1"].values(labelled([0, 0], [0, 0], classes=1)) == (1.0,)
