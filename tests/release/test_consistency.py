@@ -163,6 +163,7 @@ def test_a_missing_answer_is_another_answer_and_not_the_largest_difference():
         ([3.0, -3.0] * 5, 3.0 * 0.9e-5, 0, 0.9e-5),
         ([3.0, -3.0] * 5, 3.0 * 1.1e-5, 10, 1.1e-5),
         ([0.0] * 10, 0.9e-5, 0, 0.9e-5),
+        ([0.0] * 10, TOLERANCE, 0, TOLERANCE),
         ([0.0] * 10, 1.1e-5, 10, 1.1e-5),
         ([float("inf")] + [4.0] * 9, 1.1e-5, 10, 1.1e-5),
         ([1e-3] * 10, 1.1e-8, 10, 1.1e-5),
@@ -190,6 +191,8 @@ def test_rankings_are_compared_place_by_place():
     first = [["a", "b"]] * 10
     found = second_time(first, [*first[:8], ["b", "a"], ["a"]])
     assert (found.different, found.largest) == ({"order": 2, "alone": 2}, None)
+    assert second_time(first, ["a"] * 10).different == {"order": 10, "alone": 10}
+    assert second_time(["a"] * 10, first).different == {"order": 10, "alone": 10}
 
 
 def test_answers_too_few_or_too_many_count_for_all_the_rows_of_their_piece():

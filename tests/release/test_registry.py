@@ -400,6 +400,13 @@ def test_recording_a_promotion_again_tells_the_release_only_while_it_is_in_force
     assert desk.record(refused) == (event, None)
 
 
+def test_of_two_refusals_in_a_row_each_is_found_again(desk):
+    receipts = [desk.receipt(name, skill=0.5) for name in ("one", "two")]
+    events = [desk.record(receipt)[0] for receipt in receipts]
+    assert [desk.record(receipt)[0] for receipt in receipts] == events
+    assert len(desk.parts.ledger.events()) == 2
+
+
 def test_a_receipt_that_never_released_finds_none_in_an_empty_registry(desk):
     receipt = desk.receipt("one", skill=0.5)
     event, _ = desk.record(receipt)
