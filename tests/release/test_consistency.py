@@ -283,3 +283,12 @@ def test_one_column_of_probabilities_knows_no_tie():
     assert found.different == {"order": 10, "alone": 10}
     fewer = measure(lambda frame: ask(frame).drop("probability_0"), held, before, 0, ManualClock())
     assert (fewer.different, fewer.largest) == ({"order": 10, "alone": 10}, None)
+
+
+@pytest.mark.parametrize(("chances", "different"), [((0.1, 0.2, 0.7), 10), ((0.2, 0.4, 0.4), 0)])
+def test_of_three_classes_the_two_likeliest_may_tie(chances, different):
+    held = pl.DataFrame({"x": range(10)})
+    columns = {f"probability_{place}": pl.lit(chance) for place, chance in enumerate(chances)}
+    before, now = (pl.DataFrame({"prediction": [label] * 10}).with_columns(**columns) for label in "ab")
+    found = measure(lambda frame: now.head(frame.height), held, before, 0, ManualClock())
+    assert found.different == {"order": different, "alone": different}
