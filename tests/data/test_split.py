@@ -166,6 +166,7 @@ def test_the_kinds_of_a_key_are_those_of_its_columns() -> None:
     assert key_types(schema, ["d", "a"]) == {"d": "bytes", "a": "int"}
     assert list(key_types(schema, [])) == list("abcdef")
     assert key_types(schema, ["e"]) == {"e": "str"}
+    assert key_types({"g": pl.Duration()}, ["g"]) == {"g": "str"}
     frame = pl.DataFrame({"b": [True, None], "c": [datetime(2026, 1, 2).date(), None], "a": [-3, 0]})
     texts = frame.select(key_text({"b": "bool", "c": "date", "a": "int"})).to_series().to_list()
     assert texts == ["true\t2026-01-02\t-3", "\\N\t\\N\t0"]

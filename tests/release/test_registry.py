@@ -400,6 +400,23 @@ def test_recording_a_promotion_again_tells_the_release_only_while_it_is_in_force
     assert desk.record(refused) == (event, None)
 
 
+def test_a_champion_that_returns_is_not_its_own_last_good_model(desk):
+    desk.promote("one", served=True)
+    desk.promote("two")
+    with desk.turn() as turn:
+        assert registry.promote_person(desk.parts, turn, digest("one"), "back").last_good is None
+
+
+def test_a_conflict_names_both_champions(desk):
+    desk.promote("one")
+    late = desk.receipt("two", skill=0.95)
+    desk.promote("three")
+    with pytest.raises(Conflict, match=f"against champion {short(digest('one'))}, and champion") as told:
+        desk.record(late)
+    assert told.value.facts["judged_against"] == digest("one")
+    assert told.value.facts["in_force"] == digest("three")
+
+
 def test_of_two_refusals_in_a_row_each_is_found_again(desk):
     receipts = [desk.receipt(name, skill=0.5) for name in ("one", "two")]
     events = [desk.record(receipt)[0] for receipt in receipts]
