@@ -21,6 +21,7 @@ PAGES = sorted(path for glob in GLOBS for path in ROOT.glob(glob))
 VERBS = {
     "init",
     "run",
+    "keys",
     "predict",
     "status",
     "history",
@@ -29,6 +30,7 @@ VERBS = {
     "verify",
     "replay",
     "report",
+    "serve",
     "sync",
     "export",
     "doctor",

@@ -82,6 +82,16 @@ def test_a_problem_gives_the_turn_its_exit_code() -> None:
     assert sentence == "The turn could not do 'train'. It raised."
 
 
+def test_a_step_that_was_done_all_the_same_is_told_by_what_it_did() -> None:
+    problem = Problem(
+        step="batch", code="ChampionDamaged", message="It is damaged.", next_step="Restore it.", exit_code=3, done=True
+    )
+    outcome, sentence, next_step, code = _told(snapshot="s", release=RELEASE, problems=(problem,), batches=(BATCH,))
+    assert (outcome, next_step, code) == ("failed", "Restore it.", 3)
+    assert sentence == "5 predictions published from 1 file. It is damaged."
+    assert _told(snapshot="s", release=RELEASE, problems=(problem,))[1] == "Nothing new to score. It is damaged."
+
+
 def test_notes_count_in_words() -> None:
     accepted = FileResult(
         source="data", name="a.csv", digest="f", size_bytes=1, status="accepted", rows=3, accepted=1, duplicates=2

@@ -5,12 +5,27 @@ import json
 import math
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interlock.answer.staging import Seal
 from interlock.errors import StoreFault
-from interlock.records import Check, canonical, digest, facts_of, moment, short, timestamp
+from interlock.records import (
+    BatchResult,
+    Check,
+    FileResult,
+    Record,
+    Snapshot,
+    Training,
+    canonical,
+    digest,
+    facts_of,
+    moment,
+    short,
+    timestamp,
+)
 
 plain = st.recursive(
     st.none()
@@ -52,3 +67,64 @@ def test_times_sort_as_text_and_read_back(naive: datetime) -> None:
 
 def test_records_become_plain_facts() -> None:
     assert facts_of(Check(name="a", passed=True, on_fail="keep", reason="r"))["observed"] is None
+
+
+# ---- records of older versions -----------------------------------------------------------------------------------
+
+SNAPSHOT = {
+    "digest": "5" * 64,
+    "sources": [{"source": "data", "version": 1, "rows": 3, "files": 1, "digest": "6" * 64}],
+    "query": "",
+    "columns": ["a", "y"],
+    "rows": 3,
+    "training_rows": 2,
+    "holdout_rows": 1,
+    "training_key": "snapshots/5/training.parquet",
+    "holdout_key": "snapshots/5/holdout.parquet",
+    "training_digest": "1" * 64,
+    "holdout_digest": "2" * 64,
+    "split": "by hash",
+}
+BATCH = {
+    "name": "today.csv",
+    "digest": "d" * 64,
+    "status": "published",
+    "generation": 1,
+    "model": "c" * 64,
+    "rows": 5,
+    "scored": 5,
+    "quarantined": 0,
+}
+TRAINING = {
+    "digest": "7" * 64,
+    "snapshot": "5" * 64,
+    "code": "8" * 64,
+    "params": {},
+    "seed": 0,
+    "status": "done",
+    "seconds": 1.0,
+    "peak_memory_bytes": 1,
+    "rows": 2,
+}
+FILE = {"source": "data", "name": "a.csv", "digest": "9" * 64, "size_bytes": 1, "status": "accepted"}
+SEAL = {"name": "today.csv", "file": "d" * 64, "model": "c" * 64, "generation": 1, "form": "linear", "at": "2026"}
+OLDER: list[tuple[type[Record], dict[str, object], dict[str, object]]] = [
+    (Snapshot, SNAPSHOT, {"references": (), "join_notes": (), "contracts": {}, "at": ""}),
+    (BatchResult, BATCH, {"tier": "champion", "classes": (), "reason": "", "at": ""}),
+    (Training, TRAINING, {"metrics": {}, "notebook": "", "error": ""}),
+    (FileResult, FILE, {"rows": 0, "notes": (), "first_name": ""}),
+    (Seal, SEAL, {"tier": "champion", "classes": (), "tally": None}),
+]
+
+
+@pytest.mark.parametrize(("kind", "told", "added"), OLDER, ids=lambda value: getattr(value, "__name__", ""))
+def test_what_an_older_version_recorded_is_read(
+    kind: type[Record], told: dict[str, object], added: dict[str, object]
+) -> None:
+    """Fields that came later have a value; what a newer version will add is passed over."""
+    content = json.dumps({**told, "a_field_of_tomorrow": [1]}).encode()
+    found = msgspec.json.decode(content, type=kind)
+    assert {name: getattr(found, name) for name in added} == added
+    again = json.loads(canonical(found))
+    assert {name: again[name] for name in told} == told
+    assert msgspec.json.decode(canonical(found), type=kind) == found

@@ -15,6 +15,7 @@
     └── Fault                     exit 3: something broke
         ├── UserCodeFailed        the user's function raised, hung, crashed or answered nonsense
         ├── BundleCorrupt         a bundle's bytes are not those that were recorded
+        ├── ChampionDamaged       the champion cannot answer, and another model of the release does
         ├── LedgerBroken          the hash chain does not hold
         ├── Conflict              somebody else changed it first (compare-and-swap lost)
         ├── LeaseHeld             another turn is running
@@ -29,6 +30,7 @@ from typing import ClassVar
 __all__ = [
     "AuditFailed",
     "BundleCorrupt",
+    "ChampionDamaged",
     "Conflict",
     "ContractError",
     "DataRefused",
@@ -139,6 +141,10 @@ class UserCodeFailed(Fault):
 
 class BundleCorrupt(Fault):
     """A bundle's bytes are not those that were recorded."""
+
+
+class ChampionDamaged(Fault):
+    """The champion cannot answer; who could of the release in force has answered in its place."""
 
 
 class LedgerBroken(Fault):

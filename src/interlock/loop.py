@@ -25,7 +25,16 @@ import msgspec
 from interlock.data.ingest import ingest
 from interlock.data.opening import shown
 from interlock.data.snapshot import feature_names, make_snapshot, require_intact
-from interlock.errors import Fault, InterlockError, LeaseLost, SettingsError, StoreFault, UserCodeFailed, bounded
+from interlock.errors import (
+    ChampionDamaged,
+    Fault,
+    InterlockError,
+    LeaseLost,
+    SettingsError,
+    StoreFault,
+    UserCodeFailed,
+    bounded,
+)
 from interlock.model.contract import Contract, read_contract
 from interlock.model.runner import Runner
 from interlock.model.train import train, training_digest
@@ -45,7 +54,7 @@ from interlock.records import (
     short,
     timestamp,
 )
-from interlock.release.standing import current, taken_back
+from interlock.release.standing import current, damage_of, taken_back
 from interlock.tuning.standing import due, in_force, params_text, study_digest, with_params
 
 LEASE = "turn"
@@ -231,6 +240,7 @@ class _Pass:
                     message=problem.message,
                     next_step=problem.next_step,
                     exit_code=problem.exit_code,
+                    done=isinstance(problem, ChampionDamaged),
                     traceback=getattr(problem, "traceback", ""),
                     output_tail=str(problem.facts.get("output_tail") or ""),
                 )
@@ -378,6 +388,12 @@ class _Pass:
         from interlock.answer.batch import score_inbox
 
         self.batches = score_inbox(self.parts, self.turn, self.ready_runner)
+        release = current(self.parts.ledger)
+        damage = damage_of(self.parts.ledger, release)
+        if release is not None and damage is not None:
+            raise ChampionDamaged(
+                damage.told(release.champion), next_step=damage.next_step, champion=release.champion, tier=damage.tier
+            )
         return batch_note(self.batches)
 
 

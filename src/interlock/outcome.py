@@ -19,13 +19,14 @@ class Step(Record, frozen=True, kw_only=True):
 
 
 class Problem(Record, frozen=True, kw_only=True):
-    """An error that ended a step and not the turn."""
+    """An error that ended a step and not the turn. ``done``: the step did its work all the same."""
 
     step: str
     code: str
     message: str
     next_step: str
     exit_code: int
+    done: bool = False
     traceback: str = ""
     output_tail: str = ""
 
@@ -76,7 +77,9 @@ def conclude(done: TurnResult, inboxes: Sequence[str]) -> tuple[Outcome, str, st
     if done.problems:
         first = done.problems[0]
         live = f" Release {done.release.generation} went live before." if done.released and done.release else ""
-        return "failed", f"The turn could not do '{first.step}'. {first.message}{live}", first.next_step
+        note = batch_note(done.batches)
+        what = f"{note[0].upper()}{note[1:]}. " if first.done else f"The turn could not do '{first.step}'. "
+        return "failed", f"{what}{first.message}{live}", first.next_step
     if done.decision is not None:
         return _decided(done, done.decision)
     if not done.snapshot:

@@ -27,6 +27,9 @@ Verdict = Literal["promote", "keep", "hold"]
 
 Who = Literal["candidate", "champion", "baseline"]
 
+Tier = Literal["champion", "last-good", "baseline"]
+"""Who answers: the champion, or who stands in for it while it cannot."""
+
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False, omit_defaults=False):
     """Base of all records: frozen, by keyword, unknown fields of newer versions ignored when read."""
@@ -180,6 +183,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
 
     ``training_key`` and ``holdout_key`` are the blob keys of the Parquet files; ``holdout_digest`` names the exact
     holdout rows (used to count how often they were asked). ``join_notes`` tell what a join dropped or multiplied.
+    ``contracts`` are the digests of the data contracts that sources were held against when it was made.
     """
 
     digest: str
@@ -196,6 +200,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     split: str
     references: tuple[ReferenceRows, ...] = ()
     join_notes: tuple[str, ...] = ()
+    contracts: dict[str, str] = {}
     at: str = ""
 
 
@@ -316,7 +321,8 @@ class Evaluation(Record, frozen=True, kw_only=True):
     ``scores`` is by who (candidate, champion, baseline), ``extra`` by who and then by metric. ``asks`` numbers this
     comparison among those made on the same holdout rows. A champion in ``failures`` has no score and no comparison.
     ``edition`` names the rules of the judge, so that an old judgement is replayed by the rules of its day: 2 takes
-    the skewness out of bounds and counts rows of one key as one; ``units`` are the keys among the ``rows``.
+    the skewness out of bounds and counts rows of one key as one; 3 tells no gain that the metric cannot have.
+    ``units`` are the keys among the ``rows``.
     """
 
     candidate: str
@@ -417,7 +423,9 @@ class Audit(Record, frozen=True, kw_only=True):
 class BatchResult(Record, frozen=True, kw_only=True):
     """What became of one file to score. status: ``published``, ``refused`` (audit failed) or ``unreadable``.
 
-    digest: BLAKE3 of the bytes. classes: what ``probability_0``, ``probability_1`` … of the answers are for, in order.
+    digest: BLAKE3 of the bytes. tier: as what ``model`` answered for the release ``generation``; anything but champion
+    means that the champion could not. classes: what ``probability_0``, ``probability_1`` … of the answers are for, in
+    order.
     """
 
     name: str
@@ -425,6 +433,7 @@ class BatchResult(Record, frozen=True, kw_only=True):
     status: Literal["published", "refused", "unreadable"]
     generation: int
     model: str
+    tier: Tier = "champion"
     rows: int
     scored: int
     quarantined: int

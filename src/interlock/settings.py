@@ -344,6 +344,10 @@ class Batch(Section, frozen=True, kw_only=True):
     max_new_categories: Annotated[
         Share, Meta(description="Share of rows that may hold a category never seen in training.")
     ] = 0.2
+    fallback: Annotated[
+        tuple[Literal["last-good", "baseline"], ...],
+        Meta(description="Who answers while the champion is damaged, in this order; [] for nobody."),
+    ] = ("last-good", "baseline")
 
 
 class Store(Section, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import polars as pl
 
 from interlock.answer.batch import score_inbox
 from interlock.data.profile import Profile, profile
+from interlock.errors import InterlockError, NotFound
 from interlock.model.bundle import Opened
 from interlock.model.forms import CategoryTerm, Constant, Linear, NumberTerm
 from interlock.ports import Parts, Turn
@@ -66,6 +67,7 @@ class Project:
     parts: Parts
     turn: Turn
     bundles: dict[str, Opened]
+    damaged: dict[str, InterlockError] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     runners: list[str] = field(default_factory=list)
 
@@ -101,6 +103,14 @@ class Project:
         self.runners.append("asked")
         return None
 
+    def open(self, digest: str) -> Opened:
+        """Stands for ``open_bundle``: a bundle, or what is wrong with it."""
+        if digest in self.damaged:
+            raise self.damaged[digest]
+        if digest not in self.bundles:
+            raise NotFound(f"There is no bundle {digest[:12]}.")
+        return self.bundles[digest]
+
     def next_turn(self) -> None:
         self.clock.advance(60.0)
         self.turn = replace(self.turn, id=f"turn-{int(self.clock.monotonic())}")
@@ -116,13 +126,17 @@ class Project:
             for event in self.parts.ledger.events(kinds=["batch.published", "batch.refused", "batch.unreadable"])
         ]
 
-    def release(self, opened: Opened, generation: int) -> None:
-        self.bundles[opened.bundle.digest] = opened
+    def release(
+        self, opened: Opened, generation: int, last_good: Opened | None = None, baseline: Opened | None = None
+    ) -> None:
+        for each in (opened, last_good, baseline):
+            if each is not None:
+                self.bundles[each.bundle.digest] = each
         made = Release(
             generation=generation,
             champion=opened.bundle.digest,
-            last_good=None,
-            baseline="b" * 64,
+            last_good=last_good.bundle.digest if last_good is not None else None,
+            baseline=baseline.bundle.digest if baseline is not None else "b" * 64,
             cause="gate",
             because="better",
         )

@@ -16,7 +16,7 @@ import pytest
 from blake3 import blake3
 
 from answer.kit import FORM, SIGNATURE, Project, opened_bundle, rows
-from interlock.answer import batch, intake, outlet, pieces, waiting
+from interlock.answer import batch, intake, outlet, pieces, tiers, waiting
 from interlock.answer.batch import score_file, score_inbox
 from interlock.answer.outlet import FolderOutlet
 from interlock.answer.staging import LINEAGE, Stage
@@ -118,15 +118,15 @@ def test_lineage_is_cheap(project: Project) -> None:
     result = only(project.run())
     metadata = pq.read_metadata(project.root / result.output)
     group = metadata.row_group(0)
-    sizes = {group.column(place).path_in_schema: group.column(place).total_compressed_size for place in range(9)}
+    sizes = {group.column(place).path_in_schema: group.column(place).total_compressed_size for place in range(10)}
     assert all(sizes[name] < 400 for name in LINEAGE if name != "interlock_row"), sizes
 
 
 def test_scoring_does_not_import_pandas(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from answer.kit import *; from interlock.answer import batch\n"
+        "import sys; from pathlib import Path; from answer.kit import *; from interlock.answer import tiers\n"
         f"root = Path({str(tmp_path)!r}); project = make_project(root / 'p'); opened = opened_bundle(root / 'b')\n"
-        "batch.open_bundle = lambda _, wanted: opened\n"
+        "tiers.open_bundle = lambda _, wanted: opened\n"
         "project.release(opened, 1); project.put('f.parquet', rows(300)); print(project.run()[0].status)\n"
         "print(sorted({'pandas', 'sklearn', 'matplotlib'} & set(sys.modules)))"
     )
@@ -310,6 +310,9 @@ class _Fake:
         self._answer = answer
         self.closed = False
 
+    def ready(self) -> None:
+        return
+
     def predict(self, frame: pl.DataFrame, *, encoded: bool) -> pl.DataFrame:
         assert encoded
         return self._answer(frame)
@@ -321,7 +324,7 @@ class _Fake:
 def _native(project: Project, monkeypatch: pytest.MonkeyPatch, answer: Callable[[pl.DataFrame], pl.DataFrame]) -> _Fake:
     fake = _Fake(answer)
     project.release(opened_bundle(project.root / "native", kind="native"), 2)
-    monkeypatch.setattr(batch, "open_predictor", lambda *_: fake)
+    monkeypatch.setattr(tiers, "open_predictor", lambda *_: fake)
     return fake
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from answer.kit import Project, make_project
-from interlock.answer import batch
+from interlock.answer import batch, tiers
 from interlock.data import images
 from interlock.data.profile import profile
 from interlock.model.bundle import Opened
@@ -35,6 +35,9 @@ class Eye:
     form = "native"
     signature = SIGNATURE
 
+    def ready(self) -> None:
+        return
+
     def predict(self, frame: pl.DataFrame, *, encoded: bool = False) -> pl.DataFrame:
         shades = [Image.open(BytesIO(cell)).getpixel((0, 0)) for cell in frame["image"]]
         return pl.DataFrame({"prediction": ["light" if shade > 127 else "dark" for shade in shades]})
@@ -49,8 +52,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     data = msgspec.structs.replace(found.parts.settings.data, files="images", key=())
     found.parts = replace(found.parts, settings=msgspec.structs.replace(found.parts.settings, data=data))
     found.set(files="images", max_bad_rows=0.4)
-    monkeypatch.setattr(batch, "open_bundle", lambda _, wanted: found.bundles[wanted])
-    monkeypatch.setattr(batch, "open_predictor", lambda *_: Eye())
+    monkeypatch.setattr(tiers, "open_bundle", lambda _, wanted: found.open(wanted))
+    monkeypatch.setattr(tiers, "open_predictor", lambda *_: Eye())
     found.release(eye_bundle(tmp_path / "bundle"), 1)
     return found
 

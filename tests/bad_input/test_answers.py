@@ -123,6 +123,16 @@ def test_inference_that_is_slow_is_stopped(answering: Path) -> None:
 
 
 @pytest.mark.slow
+def test_inference_that_forks_answers_once(answering: Path) -> None:
+    rows = "\n".join(["part,width,weight", *(f"{number},0.2,{number / 30}" for number in range(20))])
+    (answering / "to_score" / "later.csv").write_text(rows)
+    (answering / MODE).write_text("([__import__('os').fork() for _ in range(3)], good)[1]")
+    seen = run(answering).result
+    (answering / MODE).unlink()
+    assert [(batch.status, batch.scored) for batch in seen.batches] == [("published", 20)]
+
+
+@pytest.mark.slow
 def test_a_frame_that_is_changed_by_inference_changes_nothing_of_ours(answering: Path) -> None:
     rows = "\n".join(["part,width,weight", *(f"{number},0.1,{number / 30}" for number in range(20))])
     (answering / "to_score" / "later.csv").write_text(rows)

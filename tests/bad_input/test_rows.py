@@ -197,3 +197,53 @@ DUPLICATE = (
     "1 of 1 rows are there already, and duplicates are refused. Nothing was ingested.",
     'Take them out, or set on_duplicate = "keep-last" or "keep-first".',
 )
+
+
+def test_values_of_parquet_that_are_no_numbers_are_told(project: Path) -> None:
+    rows = rows_of(ROWS, 4).with_columns(
+        width=pl.Series([float("inf"), 0.5, float("nan"), float("-inf")]), ok=pl.Series(["yes", None, "no", "no"])
+    )
+    rows.write_parquet(project / "inbox" / "b.parquet")
+    seen = run(project)
+    why = (
+        "4 of 4 rows are bad, 1.00% are allowed: 3 x column 'width' is not a finite number (first in row 1); "
+        "1 x column 'ok' is empty, and never was before (first in row 2). Nothing was ingested."
+    )
+    refused(project, seen, why, MEND, status="refused", name="b.parquet")
+
+
+def test_a_target_that_is_nan_is_told(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "project")
+    text = (root / "interlock.toml").read_text().replace('"classification"', '"regression"').replace("accuracy", "r2")
+    (root / "interlock.toml").write_text(text)
+    (root / "inbox" / "a.csv").unlink()
+    numbers = [float("nan") if place == 7 else 2.0 * place for place in range(400)]
+    rows_of(0, 400).with_columns(ok=pl.Series(numbers)).write_parquet(root / "inbox" / "a.parquet")
+    (file,) = run(root, "data.max_bad_rows=0").result.files
+    assert (file.status, file.reason) == (
+        "refused",
+        (
+            "1 of 400 rows are bad, 0.00% are allowed: 1 x column 'ok' is not a finite number (first in row 8). "
+            "Nothing was ingested."
+        ),
+    )
+    assert file.next_step == MEND
+    assert accepted(root) == []
+
+
+def test_a_category_never_seen_in_training_is_told_where_there_are_too_many(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "project")
+    for name in ("inbox/a.csv", "to_score/today.csv"):
+        rows = pl.read_csv(root / name)
+        shade = pl.Series("shade", ["blue", "red"] * (rows.height // 2))
+        rows.with_columns(shade if "inbox" in name else pl.lit(MARKER).alias("shade")).write_csv(root / name)
+    train = (root / "train.py").read_text().replace("(X, dtype=float)", "(X[['width', 'weight']], dtype=float)")
+    (root / "train.py").write_text(train)
+    seen = run(root)
+    (batch,) = seen.result.batches
+    why = "50 rows hold a category never seen in training (100.00%; 'shade' in 50"
+    assert batch.status == "refused"
+    assert batch.reason.startswith(f"new categories: {why}")
+    assert "max_new_categories" in batch.next_step
+    assert MARKER not in seen.printed
+    assert MARKER not in recorded(root)

@@ -166,6 +166,51 @@ def test_what_a_training_leaves_running_is_ended_and_what_it_touched_is_told(pro
     unharmed(project)
 
 
+@pytest.mark.slow
+def test_a_training_that_prints_a_million_lines_is_heard_to_the_end_only(project: Path) -> None:
+    code = (
+        f"{CONSTANT}def train(X, y):\n    for number in range(1_000_000): print('line', number)\n"
+        f"    print('{MARKER}'[:6], 'last'); return Constant()\n"
+    )
+    (project / "train.py").write_text(HEAD + code)
+    seen = run(project)
+    assert seen.result.outcome == "kept", seen.result.sentence
+    held = recorded(project)
+    assert "SECRET last" in held
+    assert "line 999999" in held
+    assert "line 5000\\n" not in held
+    assert len(held) < 2_000_000
+    unharmed(project)
+
+
+@pytest.mark.slow
+def test_a_training_that_forks_is_one_training(project: Path) -> None:
+    """The copies come back through our own frames; each would answer, save and go on as if it were the training."""
+    code = (
+        f"{CONSTANT}def train(X, y):\n"
+        "    children = [os.fork() for _ in range(3)]\n"
+        f"    open({str(project / 'forked')!r}, 'a').write('x')\n"
+        "    return Constant()\n"
+    )
+    (project / "train.py").write_text(HEAD + code)
+    seen = run(project)
+    assert seen.result.outcome == "kept", seen.result.sentence
+    assert recorded(project).count("'training.done'") == 2, "the first one of this project, and this"
+    assert 1 <= len((project / "forked").read_text()) <= 8
+    unharmed(project)
+
+
+@pytest.mark.slow
+def test_a_training_that_writes_into_the_project_is_noted(project: Path) -> None:
+    rows = str(project / "inbox" / "a.csv")
+    code = f"{CONSTANT}def train(X, y):\n    open({rows!r}, 'a').write('x')\n    return Constant()\n"
+    (project / "train.py").write_text(HEAD + code)
+    seen = run(project)
+    note = "while train in train.py ran, files of the project changed: inbox/a.csv (changed)"
+    assert seen.result.notes == (note,)
+    assert accepted(project) == list(range(ROWS)), "rows that were accepted are in the lake"
+
+
 # ---- confined ----------------------------------------------------------------------------------------------------
 
 needs_landlock = pytest.mark.skipif(not landlock_version(), reason="this kernel has no Landlock")

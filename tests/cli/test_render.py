@@ -31,3 +31,14 @@ def test_a_refused_batch_shows_the_failed_audits_only() -> None:
         audits=(Audit(name="rows", passed=False, reason="1 of 2"), Audit(name="finite", passed=True, reason="all")),
     )  # fmt: skip
     assert render.batch_result(result) == ["a.csv: refused. Half is bad.", "  rows: 1 of 2"]
+
+
+def test_who_stood_in_for_the_champion_is_shown() -> None:
+    result = BatchResult(
+        name="a.csv", digest="d", status="published", generation=2, model="m" * 64, tier="last-good", rows=2, scored=2,
+        quarantined=0, output="predictions/a.parquet", form="linear", reason="The champion is damaged.",
+    )  # fmt: skip
+    assert render.batch_result(result) == [
+        "a.csv: 2 rows scored by the last good model mmmmmmmmmmmm for release 2 (linear) -> predictions/a.parquet",
+        "  The champion is damaged.",
+    ]

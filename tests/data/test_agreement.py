@@ -7,6 +7,7 @@ from interlock.data import slices
 from interlock.data.agreement import Held, agreed, contract_of, with_contracts
 from interlock.data.ingest import ingest
 from interlock.data.plain_yaml import write_yaml
+from interlock.data.snapshot import make_snapshot
 from interlock.errors import SettingsError
 from interlock.records import FileResult
 from interlock.settings import HoldoutSpec, Source
@@ -295,3 +296,19 @@ def test_a_contract_of_all_sources_is_refused_where_it_is_written(tmp_path: Any)
     )
     with pytest.raises(SettingsError, match=r"\[data\] has a contract of its own and sources"):
         load_settings(tmp_path)
+
+
+def test_a_snapshot_says_which_contracts_its_sources_were_held_against(project: Any) -> None:
+    rows = HEAD + "".join(f"{n},{n % 10},{'yes' if n % 2 else 'no'}\n" for n in range(60))
+    project.put("a.csv", rows)
+    run(project)
+    assert make_snapshot(project.parts, project.turn).contracts == {}
+    (project.root / "c.yaml").write_text(contract(ID, X, Y))
+    project.set(contract="c.yaml")
+    project.put("b.csv", rows.replace("\n1", "\n7"))
+    run(project)
+    made = make_snapshot(project.parts, project.turn)
+    document = project.parts.ledger.read("contract", "data", Held)
+    assert made.contracts == {"data": document.digest}
+    (event,) = project.parts.ledger.events(kinds=["snapshot.made"], subject=made.digest)
+    assert event.facts["contracts"] == made.contracts

@@ -1,3 +1,4 @@
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -135,6 +136,40 @@ def test_what_is_written_keeps_the_rules_of_the_standard(layout: Layout, inbox: 
             assert (check["type"], check["metric"], check["mustBe"]) == ("library", "invalidValues", 0)
     for told in document["customProperties"]:
         assert set(told) == {"property", "value", "description"}
+
+
+@pytest.fixture(scope="module")
+def official() -> Any:
+    """The standard's own JSON schema, as its publishers ship it, and their models of a document."""
+    needed = "needs open-data-contract-standard, which ships the official schema"
+    package = pytest.importorskip("open_data_contract_standard.model", reason=needed)
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema")
+    schema = json.loads((Path(package.__file__).parent / "schema.json").read_text("utf-8"))
+    validator = jsonschema.validators.validator_for(schema)
+    validator.check_schema(schema)
+    return validator(schema), package.OpenDataContractStandard
+
+
+@given(layouts(), st.sampled_from(["data/in", "s3://shop/in"]), st.booleans(), st.sampled_from(["csv", "parquet"]))
+@settings(max_examples=60, deadline=None)
+def test_what_is_written_is_valid_by_the_official_schema(
+    official: Any, layout: Layout, inbox: str, values: bool, kind: str
+) -> None:
+    schema, model = official
+    known = msgspec.structs.replace(KNOWN, inbox=inbox, format=kind)
+    text = contract_text(layout, known, with_values=values)
+    faults = [f"{error.json_path}: {error.message}"[:300] for error in schema.iter_errors(yaml.safe_load(text))]
+    assert faults == []
+    assert model.from_string(text).schema_[0].name == "orders"
+
+
+def test_the_official_schema_can_refuse(official: Any) -> None:
+    schema, _ = official
+    document = contract_document(Layout(columns=(Column(name="a", type="int", nullable=False),)), KNOWN)
+    assert list(schema.iter_errors(document)) == []
+    document["schema"][0]["properties"][0]["logicalType"] = "whole number"
+    assert list(schema.iter_errors(document)) != []
+    assert list(schema.iter_errors({**document, "kind": "Contract"})) != []
 
 
 def test_identity_is_of_the_source_and_version_of_what_is_said() -> None:

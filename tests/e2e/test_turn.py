@@ -135,7 +135,7 @@ def test_a_held_candidate_waits_for_a_person(project: Path) -> None:
     assert interlock(project, "run")["batches"][0]["status"] == "published"
 
 
-def test_a_flipped_byte_in_the_champion_is_refused_and_named(project: Path) -> None:
+def test_a_flipped_byte_in_the_champion_is_named_and_another_answers(project: Path) -> None:
     champion = interlock(project, "run")["candidate"]
     model = project / ".interlock" / "lake" / "bundles" / champion / "model" / "model.pkl"
     model.chmod(0o644)
@@ -147,7 +147,8 @@ def test_a_flipped_byte_in_the_champion_is_refused_and_named(project: Path) -> N
     write_rows(project / "to_score" / "later.csv", 30_000, 20, labelled=False)
     failed = interlock(project, "run", code=3)
     assert "model.pkl" in failed["sentence"]
-    assert len(list((project / "predictions").glob("*.parquet"))) == 1
+    assert [batch["tier"] for batch in failed["batches"]] == ["baseline"]
+    assert len(list((project / "predictions").glob("*.parquet"))) == 2
 
 
 def test_evidence_and_rows_that_were_exchanged_are_found(project: Path) -> None:

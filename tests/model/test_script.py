@@ -367,3 +367,16 @@ def _gone(pid: int) -> None:
             return
         os.sched_yield()
     pytest.fail(f"process {pid} is still there")
+
+
+def test_the_seed_reaches_it(tmp_path: Path, runner: Runner) -> None:
+    source = (
+        "import json, os, sys\n\nif __name__ == '__main__':\n"
+        "    told = {name: os.environ[name] for name in ('INTERLOCK_SEED', 'PYTHONHASHSEED')}\n"
+        "    told['order'] = list({'a', 'b', 'c', 'd', 'e'})\n"
+        "    json.dump(told, open(os.path.join(os.environ['SM_MODEL_DIR'], 'seen.json'), 'w'))\n\n\n"
+        "def model_fn(model_dir):\n    return None\n"
+    )
+    first, again = (seen(tmp_path / name, runner, source, seed=4711) for name in ("first", "again"))
+    assert (first["INTERLOCK_SEED"], first["PYTHONHASHSEED"]) == ("4711", "4711")
+    assert first["order"] == again["order"], "sets of text come in one order"

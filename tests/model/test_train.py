@@ -13,11 +13,11 @@ import pytest
 from interlock.errors import Conflict, ContractError, UserCodeFailed
 from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
-from interlock.model.train import Trained, train, training_digest
+from interlock.model.train import Trained, notebook_place, train, training_digest
 from interlock.ports import Parts, Turn
 from interlock.records import Snapshot
 from interlock.settings import Data as DataSettings
-from interlock.settings import HoldoutSpec, Model, Settings
+from interlock.settings import HoldoutSpec, Model, Settings, Store
 from interlock.store.blobs import LocalBlobs
 from interlock.testing.clock import ManualClock
 from interlock.testing.fakes import MemoryLedger, MemoryTables
@@ -411,3 +411,11 @@ def test_blobs_that_are_not_local_are_fetched(
 ) -> None:
     monkeypatch.setattr(project.blobs, "local", lambda _: None)
     assert trained(project, runner, LINE).training.rows == ROWS
+
+
+def test_where_an_executed_notebook_is_is_told_for_a_folder_and_a_bucket() -> None:
+    given = Settings(model=Model(name="m", task="custom"), data=DataSettings(inbox="in"))
+    assert notebook_place(given, "e" * 64) == f".interlock/lake/notebooks/{'e' * 64}.ipynb"
+    bucket = msgspec.structs.replace(given, store=Store(lake="s3://bucket/lake/"))
+    assert notebook_place(bucket, "e" * 64) == f"s3://bucket/lake/notebooks/{'e' * 64}.ipynb"
+    assert notebook_place(given, "") == ""

@@ -710,3 +710,44 @@ def test_rows_beyond_counting_are_not_promised():
         reason = decide(hopeful(gain=gain, low=gain - 0.06), POLICY).reason
         assert ("about 1,000,000,000 rows would show it" in reason) == promised
         assert ("were this one real" in reason) == promised
+
+
+# ---- words of the third edition ----------------------------------------------------------------------------------
+
+
+def reason(name, *, edition=3, **changes):
+    return check(decide(evaluation(edition=edition, **changes), POLICY), name).reason
+
+
+def test_a_bound_is_told_no_further_than_the_metric_goes():
+    wide = (comparison(gain=0.05, low=-2.5, differing=6), comparison("baseline", 0.22, 0.18))
+    told = reason("champion", comparisons=wide)
+    assert "the gain's lower bound is -1.000, the least that it can be." in told
+    assert "On 400 rows no gain can be proven" in told
+    before = reason("champion", comparisons=wide, edition=2)
+    assert "the gain's lower bound is -2.500." in before, "older receipts replay in their words"
+    assert "On 400 rows only a gain above 2.550 is proven" in before
+
+
+def test_a_metric_without_a_lowest_value_has_no_such_end():
+    wide = (comparison(gain=0.05, low=-2.5), comparison("baseline", 0.22, 0.18))
+    assert "the gain's lower bound is -2.500." in reason("champion", comparisons=wide, metric="r2")
+    assert "the gain's lower bound is -2.500." in reason("champion", comparisons=wide, metric="own.py:f")
+    both = "the gain's lower bound is -2.000, the least that it can be."
+    assert both in reason("champion", comparisons=wide, metric="matthews_corrcoef")
+
+
+def test_a_fractional_comparison_says_what_it_counts():
+    told = "Comparison number 1.35 (an earlier one counts by the share of these rows that it was asked on) on these"
+    assert reason("holdout budget", asks=1.35).startswith(told)
+    assert reason("holdout budget", asks=2.0).startswith("Comparison number 2 on these held-out rows")
+    assert reason("holdout budget", asks=1.35, edition=2).startswith("Comparison number 1.35 on these held-out rows")
+
+
+@pytest.mark.parametrize(("size", "shown"), [(4_000_000, "4"), (2_147_000_000, "2,147"), (1_234, "0.00123")])
+def test_a_budget_names_what_is_over_it(size, shown):
+    policy = msgspec.structs.replace(POLICY, max_size_mb=0.001)
+    facts = evaluation(edition=3, size_bytes=size)
+    assert check(decide(facts, policy), "size").reason == f"Its size of {shown} MB is over the budget of 0.001."
+    old = check(decide(msgspec.structs.replace(facts, edition=2), policy), "size").reason
+    assert "Its size" not in old

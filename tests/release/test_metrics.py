@@ -39,3 +39,13 @@ def test_shown_metrics_fit_the_task_and_leave_out_the_deciding_one(task):
     for name in shown:
         if name != "r2":
             named_metric(name, task)
+
+
+def test_how_far_apart_two_models_can_be():
+    from interlock.release.metrics import METRICS, span_of
+
+    assert span_of("accuracy") == span_of("f1_macro") == span_of("roc_auc") == span_of("recall_at_10") == 1.0
+    assert span_of("matthews_corrcoef") == 2.0
+    for name in ("r2", "neg_log_loss", "neg_mean_absolute_error", "own.py:f"):
+        assert span_of(name) == float("inf")
+    assert {span_of(name) for name in METRICS} == {1.0, 2.0, float("inf")}

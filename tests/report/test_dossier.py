@@ -4,13 +4,17 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from interlock.errors import NotFound, NothingToServe, StoreFault
-from interlock.records import BatchResult, Failure, Receipt
+from interlock.records import BatchResult, Failure, Receipt, Training
 from interlock.report.dossier import DossierPaths, write_decision_dossier, write_dossier
+from interlock.report.facts import Entry
+from interlock.report.proof import validation
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 Make = Callable[..., Any]
@@ -375,3 +379,36 @@ def test_the_story_is_made_of_valid_records(world: Make) -> None:
         for event in told.parts.ledger.events(kinds=(kind,)):
             assert msgspec.convert(event.facts, record)
     assert told.parts.ledger.verify().broken_at is None
+
+
+def test_trainings_that_failed_are_listed_with_their_notebooks(world: Make, tmp_path: Path) -> None:
+    made = world()
+    failed = Training(
+        digest="7" * 64, snapshot="5" * 64, code="8" * 64, params={}, seed=0, status="failed", seconds=1.0,
+        peak_memory_bytes=1, rows=2, error="model.ipynb, code cell 2 (fit) raised KeyError.\nin fit\n",
+        notebook="e" * 64,
+    )  # fmt: skip
+    for number in range(22):
+        made.teller.record("training.failed", "7" * 64, msgspec.structs.replace(failed, rows=number))
+    _, html, markdown = read(write_dossier(made.parts, None, tmp_path / "out"))
+    told = sections(markdown)["Training and tuning"]
+    assert "Trainings that failed" in told
+    assert "The newest 20 of 22." in told
+    assert f".interlock/lake/notebooks/{'e' * 64}.ipynb" in html
+    assert "raised KeyError." in told
+    assert "in fit" not in told, "one line of each"
+
+
+def test_gains_are_shown_no_further_than_the_metric_goes(world: Make, tmp_path: Path) -> None:
+    made = world()
+    event = made.parts.ledger.events(kinds=["gate.decided"], newest_first=True, limit=1)[0]
+    receipt = msgspec.convert(event.facts, Receipt)
+    wide = tuple(
+        msgspec.structs.replace(each, low=each.gain - 3.0, high=each.gain + 3.0)
+        for each in receipt.evaluation.comparisons
+    )
+    seen = msgspec.structs.replace(receipt.evaluation, comparisons=wide, asks=1.35)
+    blocks = validation(SimpleNamespace(receipt=Entry(event, msgspec.structs.replace(receipt, evaluation=seen))))
+    table = next(block for block in blocks.blocks if getattr(block, "title", "") == "Paired gains")
+    assert {(row[2], row[3]) for row in table.rows} == {("\u22121", "+1")}
+    assert "can be beyond ±1" in table.note

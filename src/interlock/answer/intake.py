@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from interlock.answer.pieces import Piece, pieces
 from interlock.data.casting import DTYPES, NOT_A, convert, logical
-from interlock.data.opening import kind_of, shown
+from interlock.data.opening import kind_of, refuse_nul, shown
 from interlock.data.readers import BAD_SCHEMA, ROW, Unreadable, read_file
 from interlock.data.signature import check, merge_bad, require
 from interlock.errors import DataRefused
@@ -101,7 +101,9 @@ def _open_parquet(path: Path, name: str, layout: Layout) -> Iterator["_ParquetIn
 
     try:
         metadata = pq.read_metadata(path)
-        schema = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([], metadata.schema.to_arrow_schema()))).schema
+        arrow = metadata.schema.to_arrow_schema()
+        refuse_nul(arrow.names, name)
+        schema = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([], arrow))).schema
     except (pa.ArrowException, OSError) as error:
         raise _broken(path, name, error) from error
     kept = layout.columns(schema.names(), name)

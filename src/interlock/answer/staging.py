@@ -18,30 +18,36 @@ from interlock.answer.audit import PREDICTION, PROBABILITY, Staged, Tally
 from interlock.answer.intake import CHUNK_ROWS, Chunk
 from interlock.answer.overlap import Behind
 from interlock.errors import StoreFault, UserCodeFailed
-from interlock.records import Record, canonical, moment
+from interlock.records import Record, Tier, canonical, moment
 from interlock.store.blobs import disk_faults
 from interlock.store.disk import sync_file
 
 SEAL = b"interlock"
 """Key of the footer's metadata that holds the :class:`Seal` as JSON."""
-MODEL, RELEASE, FILE, ROW_NUMBER, SCORED_AT = (
+MODEL, RELEASE, TIER, FILE, ROW_NUMBER, SCORED_AT = (
     "interlock_model",
     "interlock_release",
+    "interlock_tier",
     "interlock_file",
     "interlock_row",
     "interlock_scored_at",
 )
-LINEAGE = (MODEL, RELEASE, FILE, ROW_NUMBER, SCORED_AT)
+LINEAGE = (MODEL, RELEASE, TIER, FILE, ROW_NUMBER, SCORED_AT)
 
 
 class Seal(Record, frozen=True, kw_only=True):
-    """What one file of answers is: which file was scored by which model of which release, and what was counted."""
+    """What one file of answers is: which file was scored by which model of which release, and what was counted.
+
+    ``tier``: as what that model answered. ``classes``: what ``probability_0``, ``probability_1`` … are for, in order.
+    """
 
     name: str
     file: str
     model: str
     generation: int
+    tier: Tier = "champion"
     form: str
+    classes: tuple[str | int | bool, ...] = ()
     at: str
     tally: Tally | None = None
 
@@ -99,7 +105,9 @@ class Stage:
         if self._writer is None:
             self._finished = True
             return Staged(rows=0, columns=(), nulls={})
-        sealed = msgspec.structs.replace(self._seal, tally=tally)
+        probable = self._schema is not None and any(name.startswith(PROBABILITY) for name in self._schema.names)
+        classes = self._seal.classes if probable else ()
+        sealed = msgspec.structs.replace(self._seal, tally=tally, classes=classes)
         with disk_faults(self._path):
             self._writer.add_key_value_metadata({SEAL: canonical(sealed)})
             self._writer.close()
@@ -165,6 +173,7 @@ def _lineage(seal: Seal, rows: NDArray[np.int64]) -> dict[str, Any]:
     values = {
         MODEL: pl.Series([seal.model]),
         RELEASE: pl.Series([seal.generation]),
+        TIER: pl.Series([seal.tier]),
         FILE: pl.Series([seal.file]),
         SCORED_AT: pl.Series([moment(seal.at)], dtype=pl.Datetime("us", "UTC")),
     }

@@ -19,6 +19,7 @@ from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
 from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, facts_of, short
 from interlock.release.registry import Replay, current, release_at, releases
+from interlock.release.standing import Damage, damage_of
 from interlock.report.followers import tell
 from interlock.report.following import Told
 from interlock.settings import Settings
@@ -127,13 +128,17 @@ class LastTurn(Record, frozen=True, kw_only=True):
 
 
 class Status(Record, frozen=True, kw_only=True):
-    """Where the project stands. ``state``: where that is recorded, without user and password."""
+    """Where the project stands. ``state``: where that is recorded, without user and password.
+
+    ``damage``: what is wrong with the champion, as of the last time that it was to answer.
+    """
 
     name: str
     root: str
     environment: str
     state: str
     release: Release | None
+    damage: Damage | None
     releases: int
     tuned: InForce | None
     last_turn: LastTurn | None
@@ -150,12 +155,14 @@ def status_of(parts: Parts) -> Status:
     ledger = parts.ledger
     turns = ledger.events(kinds=["turn.ended"], newest_first=True, limit=1)
     decisions = ledger.events(kinds=["gate.decided"], newest_first=True, limit=1)
+    release = current(ledger)
     return Status(
         name=parts.settings.model.name,
         root=str(parts.settings.root),
         environment=parts.settings.environment,
         state=_state(parts.settings),
-        release=current(ledger),
+        release=release,
+        damage=damage_of(ledger, release),
         releases=len(releases(ledger)),
         tuned=in_force(ledger) if parts.settings.tune.trials else None,
         last_turn=msgspec.convert(turns[0].facts, LastTurn) if turns else None,
@@ -184,6 +191,10 @@ def status_lines(found: Status) -> list[str]:
     if "://" in found.state:
         lines.append(f"State in {found.state}")
     lines += render.release(found.release) if found.release else ["Nothing is live yet."]
+    if found.release is not None and found.damage is not None:
+        told = found.damage.told(found.release.champion)
+        lines += [f"  {'DAMAGED':<10} {told}", f"  {'':<10} Found {render.when(found.damage.at)} UTC."]
+        lines += [f"  {'':<10} Next: {found.damage.next_step}"]
     for label, counts in (("files", found.files), ("batches", found.batches)):
         told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
         lines.append(f"  {label:<10} {told}")

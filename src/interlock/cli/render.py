@@ -6,6 +6,7 @@ from interlock.data.opening import shown
 from interlock.errors import InterlockError
 from interlock.outcome import TurnResult
 from interlock.records import BatchResult, Check, Decision, Event, FileResult, Release, short
+from interlock.release.standing import named_tier
 
 _SHOWN = 8
 """Classes that are named in one line."""
@@ -83,7 +84,7 @@ def turn_details(found: TurnResult) -> list[str]:
         line
         for batch in found.batches
         for line in batch_result(batch)
-        if batch.status != "published" or batch.quarantined
+        if batch.status != "published" or batch.quarantined or batch.tier != "champion"
     ]
     for problem in found.problems:
         if problem.traceback or problem.output_tail:
@@ -95,10 +96,14 @@ def batch_result(found: BatchResult) -> list[str]:
     """One scored file, its audits when they matter."""
     if found.status == "published":
         by = f"release {found.generation} ({found.form})"
+        if found.tier != "champion":
+            by = f"{named_tier(found.tier)} {short(found.model)} for {by}"
         told = [f"{shown(found.name)}: {found.scored:,} rows scored by {by} -> {found.output}"]
         if found.classes:
             named = ", ".join(f"probability_{place} is '{label}'" for place, label in enumerate(found.classes[:_SHOWN]))
             told.append(f"  {named}{' …' if len(found.classes) > _SHOWN else ''}")
+        if found.reason:
+            told.append(f"  {found.reason}")
         if found.quarantined:
             told.append(
                 f"  {found.quarantined:,} rows break the signature and have no answer: see the quarantine file."

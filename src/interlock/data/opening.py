@@ -175,6 +175,18 @@ def _refuse_binary(head: bytes, name: str) -> None:
 _RESERVED = re.compile(r"^(?:_file|_row|_seq|_mark|prediction|probability_\d+|interlock_.*)$", re.IGNORECASE)
 
 
+def refuse_nul(columns: Sequence[str], file: str) -> None:
+    """Refuse names with a NUL: below Python they end there, which is another name, or the end of this process."""
+    for number, column in enumerate(columns, start=1):
+        if "\0" in column:
+            raise Unreadable(
+                f"The name of column {number} of {shown(file)} holds NUL.",
+                next_step="Rename the column, and send the file under a new name.",
+                file=file,
+                column=number,
+            )
+
+
 def check_names(names: Sequence[str], file: str) -> None:
     """Every column has a name of its own, and none that Interlock writes itself.
 
@@ -184,6 +196,7 @@ def check_names(names: Sequence[str], file: str) -> None:
         raise Unreadable(
             f"{shown(file)} names no columns.", next_step="Send the file again, with its header.", file=file
         )
+    refuse_nul(names, file)
     for place, column in enumerate(names, start=1):
         if not column.strip():
             raise Unreadable(

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from interlock.data.agreement import Held
 from interlock.data.casting import DTYPES, logical
 from interlock.data.content import rows_digest
 from interlock.data.dedupe import newest_rows
@@ -208,8 +209,17 @@ def _made(making: _Making) -> Snapshot:
         split=described(settings.data.holdout, rows.key),
         references=tuple(_references(making)),
         join_notes=tuple(notes),
+        contracts=_contracts(making),
         at=timestamp(making.parts.clock.now()),
     )
+
+
+def _contracts(making: _Making) -> dict[str, str]:
+    """Digests of the contracts that the sources were last held against; a source without one is not among them."""
+    ledger = making.parts.ledger
+    named = [name for name in making.inputs if source_of(making.settings, name).contract]
+    held = {name: ledger.read("contract", name, Held) for name in named}
+    return {name: each.digest for name, each in held.items() if each is not None}
 
 
 def _references(making: _Making) -> Iterator[ReferenceRows]:

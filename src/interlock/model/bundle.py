@@ -6,7 +6,6 @@ the environment lock, and what makes it an MLflow model folder. The manifest is 
 """
 
 import contextlib
-import math
 import platform
 import secrets
 import shutil
@@ -24,12 +23,12 @@ from interlock.data.signature import infer
 from interlock.data.snapshot import feature_names, snapshot_frame
 from interlock.errors import BundleCorrupt, NotFound, SettingsError, StoreFault, UserCodeFailed
 from interlock.model import hooks, loader
+from interlock.model.baseline import baseline_form
 from interlock.model.calls import FrameKind, frame_kind
 from interlock.model.compile import COMPILE_MODEL, Compiled
 from interlock.model.contract import Contract, search_folders
 from interlock.model.entry import Entry
 from interlock.model.fit import MODEL_FILE
-from interlock.model.forms import Constant, Form, Ranked
 from interlock.model.manifest import (
     FORMAT,
     MANIFEST,
@@ -50,7 +49,6 @@ from interlock.model.manifest import (
 )
 from interlock.model.mlmodel import HOOKS, LOADER, environment, installed, mlmodel
 from interlock.model.runner import Runner
-from interlock.model.seasonal import fit_seasonal
 from interlock.model.train import Trained
 from interlock.ports import Parts, Turn
 from interlock.records import (
@@ -72,8 +70,6 @@ from interlock.units import seconds
 
 PARITY_ROWS = 100_000
 """Holdout rows on which a form is compared and the predictions are profiled: a seeded sample when there are more."""
-RANKED = 100
-"""Values in the ranking of the baseline, the most frequent ones."""
 _SAMPLE_ROWS = 256
 
 
@@ -181,8 +177,13 @@ def _write_code(draft: Path, code: Path, contract: Contract) -> None:
         shutil.copyfile(code / name, to)
     (draft / "code").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(loader.__file__), draft / "code" / f"{LOADER}.py")
+    add_hooks(draft / "code", contract)
+
+
+def add_hooks(code: Path, contract: Contract) -> None:
+    """Put what calls SageMaker's functions beside the user's files in ``code``, where they have any."""
     if contract.predict is not None and contract.predict.kind == "hooks":
-        shutil.copyfile(Path(hooks.__file__), draft / "code" / f"{HOOKS}.py")
+        shutil.copyfile(Path(hooks.__file__), code / f"{HOOKS}.py")
 
 
 def native_spec(folder: Path, contract: Contract, settings: Settings, signature: Signature) -> NativeSpec:
@@ -295,7 +296,7 @@ def pack_baseline(parts: Parts, turn: Turn, *, snapshot: Snapshot) -> Bundle:
         raise SettingsError("There is no baseline without model.target.", next_step="Name the column to predict.")
     signature = signature_of(parts, snapshot)
     training = snapshot_frame(parts, snapshot.training_key)
-    form = _baseline_form(settings, signature, training)
+    form = baseline_form(settings, signature, training)
     scratch = _scratch(settings, turn, "baseline")
     draft = scratch / "draft"
     (draft / "fast").mkdir()
@@ -309,51 +310,6 @@ def pack_baseline(parts: Parts, turn: Turn, *, snapshot: Snapshot) -> Bundle:
     _record(parts, turn, bundle, None)
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle
-
-
-def _baseline_form(settings: Settings, signature: Signature, training: pl.LazyFrame) -> Form:
-    output = signature.output
-    assert output is not None
-    target = settings.model.target
-    values = training.select(pl.col(target).drop_nulls()).collect().to_series()
-    if values.is_empty():
-        raise StoreFault(f"The target '{target}' is missing in every training row.")
-    if output.kind == "label":
-        assert output.classes is not None
-        counts = dict(zip(*values.value_counts().get_columns(), strict=True))
-        shares = tuple(counts.get(label, 0) / len(values) for label in output.classes)
-        return Constant(value=_commonest(values), shares=shares)
-    if output.kind == "ranking":
-        return Ranked(values=tuple(_by_frequency(values).head(RANKED)))
-    time = _time_column(settings, signature)
-    if settings.model.task == "forecast" and time is not None and values.dtype.is_numeric():
-        return fit_seasonal(training.select(time, target).collect(), time, target)
-    if values.dtype.is_numeric():
-        return Constant(value=math.fsum(values.cast(pl.Float64)) / len(values))
-    return Constant(value=_commonest(values))
-
-
-def _commonest(values: pl.Series) -> Any:
-    """The most frequent value, the smallest of equals."""
-    return _by_frequency(values)[0]
-
-
-def _by_frequency(values: pl.Series) -> pl.Series:
-    """The distinct values, the most frequent first, the smaller of equals before the larger."""
-    if values.dtype.is_temporal():
-        values = values.cast(pl.String)
-    return values.value_counts(name="interlock_count").sort(["interlock_count", values.name], descending=[True, False])[
-        values.name
-    ]
-
-
-def _time_column(settings: Settings, signature: Signature) -> str | None:
-    """The time of a forecast: that of the holdout, or the only date or datetime column."""
-    named = settings.data.holdout.time
-    if named is not None and named in signature.names:
-        return named
-    times = [column.name for column in signature.inputs if column.type in ("date", "datetime")]
-    return times[0] if len(times) == 1 else None
 
 
 # ---- store and record --------------------------------------------------------------------------------------------

@@ -34,6 +34,11 @@ _SIGNALS_WITHIN: Final = 1 << 1
 _SCOPED_SINCE: Final = 6
 _DEVICES: Final = ("/dev", "/proc")
 """Where code writes to what is no file: terminals, accelerators, names of threads."""
+OPEN_UP: Final = (
+    "model.confined keeps your code from inboxes and from writing into the project: use the rows that are handed over, "
+    "write into model_dir or a temporary folder, or take model.confined out."
+)
+"""The next step for code that was denied something while it was confined."""
 _TEMPORARY: Final = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - granted to user code, not used by us
 
 

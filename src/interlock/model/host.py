@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from interlock import errors
 from interlock.errors import Fault, InterlockError, UserCodeFailed, bounded
+from interlock.model.confine import OPEN_UP
 from interlock.model.memory import Watch
 from interlock.model.worker import BOOT, CANNOT_ANSWER, OURS, Channel
 from interlock.records import Record
@@ -185,7 +186,7 @@ class Child:
         words, next_step = _TOLD[failure]
         error = self._failed(
             words.format(label=self.label, said=said),
-            _OPEN_UP if denied and self.confined else next_step,
+            OPEN_UP if self._was_kept_out(said, denied=denied) else next_step,
             failure,
             seconds=seconds,
             traceback=trace,
@@ -199,11 +200,18 @@ class Child:
         facts: dict[str, Any] = {"output_tail": self.output.text(), "seconds": seconds, "peak_memory_bytes": peak}
         if issubclass(kind, UserCodeFailed):
             facts |= {"cause": _plain(reply.get("cause", "nonsense")), "traceback": trace}
-        error: InterlockError = kind(_plain(reply["message"]), next_step=_plain(reply["next_step"]), **facts)
+        message, next_step = _plain(reply["message"]), _plain(reply["next_step"])
+        if issubclass(kind, UserCodeFailed) and self._was_kept_out(message + trace):
+            next_step = OPEN_UP
+        error: InterlockError = kind(message, next_step=next_step, **facts)
         error.recorded = _plain(reply.get("recorded", error.message))
         if isinstance(error, UserCodeFailed):
             error.recorded_traceback = _plain(reply.get("frames", trace))
         return error
+
+    def _was_kept_out(self, said: str, *, denied: bool = False) -> bool:
+        """Tell whether a failure looks like one of ``model.confined``: something was denied, here or in its output."""
+        return self.confined and (denied or _DENIED in said.lower() or _DENIED in self.output.text().lower())
 
     def _failed(self, message: str, next_step: str, cause: str, *, seconds: float, **more: Any) -> UserCodeFailed:
         tail = self.output.text()
@@ -274,10 +282,7 @@ _TOLD: Final = {
     "exited": ("{label} called {said}.", "Return the result instead of leaving the process."),
     "nonsense": ("{label} cannot be used: {said}.", "Return plain data."),
 }
-_OPEN_UP: Final = (
-    "model.confined keeps your code from inboxes and from writing into the project: use the rows that are handed over, "
-    "write into model_dir or a temporary folder, or take model.confined out."
-)
+_DENIED: Final = "permission denied"
 _MEANING: Final = {
     "SIGKILL": ", which is what the system does when memory runs out",
     "SIGSEGV": ", a fault inside a library written in C",

@@ -4,6 +4,7 @@ The digest of the manifest's bytes names the bundle. It holds no time and no pat
 and equal model bytes give the same bundle.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ FORMAT = 1
 MANIFEST_BYTES = 8 * 1024 * 1024
 _CHUNK_BYTES = 1 << 20
 _BYTE_CODE = "__pycache__"
-_STEP = "Run 'interlock rollback' to release another bundle, or train again: 'interlock run'."
+_STEP = "Restore the bundle from a backup, or release another one: 'interlock rollback'."
 
 
 class PackedFile(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -193,10 +194,15 @@ def verify(folder: Path, manifest: Manifest, digest: str) -> None:
 
 
 def _verify_file(path: Path, file: PackedFile, digest: str) -> None:
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size
+        actual, _ = file_digest(path) if size == file.size_bytes else ("", 0)
+    except OSError as error:
+        raise corrupt(
+            file.path, f"cannot be read ({errno.errorcode.get(error.errno or 0, '?')})", bundle=digest
+        ) from error
     if size != file.size_bytes:
         raise corrupt(file.path, f"has {size} bytes instead of {file.size_bytes}", bundle=digest)
-    actual, _ = file_digest(path)
     if actual != file.digest:
         what = f"has the digest {actual[:12]}… instead of {file.digest[:12]}…"
         raise corrupt(file.path, what, bundle=digest, expected=file.digest, actual=actual)

@@ -4,7 +4,9 @@ Rows and answers travel as Arrow IPC files in the scratch. Whatever the user's c
 a frame with ``prediction`` and ``probability_0 …``, or refused in words that say what is wrong with it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +46,10 @@ def open_model(arguments: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], di
 
     def answer(call: Mapping[str, Any]) -> dict[str, int]:
         frame = pl.read_ipc(call["rows"])
+        process = os.getpid()
         answers = answer_natively(native, signature, frame)
+        if os.getpid() != process:
+            os._exit(0)  # a copy that the user's code forked: only one of us may write the answers
         answers.write_ipc(call["answers"])
         return {"rows": answers.height}
 
@@ -89,7 +94,7 @@ def shape_answers(answer: Any, rows: int, output: Output | None) -> pl.DataFrame
     is not of the type (or among the classes) of ``output``. Rankings, text and answers of any kind may come in a frame
     with further columns, which are kept.
     """
-    columns = _columns(answer, lists=output is not None and output.kind == "ranking")
+    columns = _columns(_taken(answer, rows), lists=output is not None and output.kind == "ranking")
     if PREDICTION not in columns:
         if len(columns) != 1:
             listed = ", ".join(f"'{name}'" for name in list(columns)[:5])
@@ -112,6 +117,20 @@ def shape_answers(answer: Any, rows: int, output: Output | None) -> pl.DataFrame
     if output is not None and output.kind in COMPANIED:
         further = companions({name: _series(value) for name, value in columns.items()}, rows)
     return pl.DataFrame([checked.alias(PREDICTION), *(further or _given_probabilities(columns, rows, output))])
+
+
+def _taken(answer: Any, rows: int) -> Any:
+    """What a generator or another iterator yields, as a list; raises :class:`UserCodeFailed` for more than ``rows``."""
+    if not isinstance(answer, Iterator):
+        return answer
+    taken = list(itertools.islice(answer, rows + 1))
+    if len(taken) > rows:
+        raise _nonsense(
+            f"The prediction is a {type(answer).__name__} of more than {rows} answers for {rows} rows.",
+            "Return one answer per row of the data, in the same order.",
+            rows=rows,
+        )
+    return taken
 
 
 def _columns(answer: Any, *, lists: bool) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class Predictor(ABC):
     @abstractmethod
     def _answer(self, frame: pl.DataFrame) -> pl.DataFrame: ...
 
+    def ready(self) -> None:
+        """Load now what would be loaded with the first rows; raises :class:`UserCodeFailed` when it cannot be."""
+        return
+
     def close(self) -> None:
         """Let go of what answers; harmless when done twice."""
         return
@@ -103,6 +107,10 @@ class _InWorker(Predictor):
         finally:
             rows.unlink(missing_ok=True)
             answers.unlink(missing_ok=True)
+
+    def ready(self) -> None:
+        """Load the model in its worker process."""
+        self._living()
 
     def _living(self) -> Session:
         if self._session is None:

@@ -89,6 +89,7 @@ def _variables(task: Task, container: Container, folders: Mapping[str, Path]) ->
     path = os.pathsep.join(dict.fromkeys([*search, *filter(None, [os.environ.get("PYTHONPATH")])]))
     found = {**os.environ, **container.variables(), "PYTHONPATH": path}
     found |= {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONFAULTHANDLER": "1"}
+    found |= {"INTERLOCK_SEED": str(task.seed), "PYTHONHASHSEED": str(task.seed)}
     found["AIP_DATA_FORMAT"] = task.script.format
     for name, folder in folders.items():
         kind = "VALIDATION" if name in VALIDATION else "TEST" if name in TEST else "TRAINING"
@@ -111,8 +112,8 @@ def _keep_model(task: Task, saved: Path) -> None:
             cause="nonsense",
         )
     folder = Path(task.model_dir)
-    shutil.rmtree(folder)
-    saved.rename(folder)
+    for entry in saved.iterdir():  # one by one: a confined process may not replace the folder itself
+        shutil.move(entry, folder / entry.name)
 
 
 # ---- the process -------------------------------------------------------------------------------------------------

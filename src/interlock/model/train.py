@@ -119,6 +119,11 @@ def notebook_key(notebook: str) -> str:
     return f"notebooks/{notebook}{SUFFIX}"
 
 
+def notebook_place(settings: Settings, notebook: str) -> str:
+    """Where a person finds the executed notebook with this SHA-256: a path as the settings have it, or a URL."""
+    return f"{settings.store.lake.rstrip('/')}/{notebook_key(notebook)}" if notebook else ""
+
+
 def _keep_notebook(parts: Parts, task: Task) -> str:
     """Store the executed notebook, up to where it came; its SHA-256, or empty when there is none."""
     path = executed_path(task)
@@ -131,8 +136,9 @@ def _keep_notebook(parts: Parts, task: Task) -> str:
 
 
 def _tell_where(parts: Parts, error: UserCodeFailed | ContractError, notebook: str) -> None:
-    where = parts.blobs.local(notebook_key(notebook)) if notebook else None
-    if where is not None:
+    local = parts.blobs.local(notebook_key(notebook)) if notebook else None
+    where = local or notebook_place(parts.settings, notebook)
+    if where:
         error.next_step = f"{error.next_step} The notebook as far as it came: {where}".strip()
 
 

@@ -25,7 +25,7 @@ from interlock.release.own_metric import Measured, Sample
 from interlock.release.resample import Floats, Groups, Integers, Joint, from_draws, generator, group_count
 from interlock.release.score import Answers, Problem, Truth, Undefined
 
-EDITION = 2
+EDITION = 3
 """Rules of today: 1 knew neither skewness nor rows that belong together."""
 FORMAT = 1
 """Version of the evidence's columns and header."""

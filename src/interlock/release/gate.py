@@ -33,7 +33,7 @@ from collections.abc import Iterator
 
 from interlock.records import Check, Comparison, Consistency, Decision, Evaluation, Policy, SliceScore
 from interlock.release.bounds import student
-from interlock.release.metrics import METRICS, chosen_metric, error_of
+from interlock.release.metrics import METRICS, chosen_metric, error_of, span_of
 from interlock.settings import Settings
 
 _NAMED = {
@@ -92,9 +92,9 @@ def _checks(evaluation: Evaluation, policy: Policy) -> Iterator[Check]:
     if evaluation.slices:
         yield _slices(evaluation, policy)
     if policy.max_latency_ms is not None:
-        yield _within("latency", "ms for one row", evaluation.latency_ms, policy.max_latency_ms)
+        yield _within(evaluation, "latency", "ms for one row", evaluation.latency_ms, policy.max_latency_ms)
     if policy.max_size_mb is not None:
-        yield _within("size", "MB", evaluation.size_bytes / 1e6, policy.max_size_mb)
+        yield _within(evaluation, "size", "MB", evaluation.size_bytes / 1e6, policy.max_size_mb)
     if evaluation.consistency is not None and policy.row_by_row:
         yield _consistent(evaluation.consistency)
     yield _too_good(evaluation, policy)
@@ -178,7 +178,10 @@ def _beats_reason(evaluation: Evaluation, comparison: Comparison, asked: float, 
     if comparison.differing == 0:
         return f"{verdict}: it gives the same answers on all {evaluation.rows:,} held-out rows."
     mine, theirs = figures(evaluation.scores["candidate"].value, _score(evaluation, other))
-    bound = f"the gain's lower bound is {figure(comparison.low)}"
+    low = comparison.low if evaluation.edition < 3 else max(comparison.low, -span_of(evaluation.metric))
+    bound = f"the gain's lower bound is {figure(low)}"
+    if low > comparison.low:
+        bound += ", the least that it can be"
     if not passed and 0.5**comparison.differing > comparison.alpha:
         rows = f"{comparison.differing} row{'s' * (comparison.differing != 1)}"
         bound = f"they differ on {rows} only, too few to prove anything at the level {comparison.alpha:.2g}"
@@ -197,6 +200,8 @@ def _prospect(evaluation: Evaluation, comparison: Comparison, asked: float) -> s
     if not reach > 0.0:
         return ""
     text = f" On {evaluation.rows:,} rows only a gain above {figure(asked + reach)} is proven"
+    if evaluation.edition >= 3 and asked + reach >= span_of(evaluation.metric):
+        text = f" On {evaluation.rows:,} rows no gain can be proven"
     if beyond <= 0.0:
         return f"{text}."
     rows = evaluation.rows * ((reach + 0.84 * comparison.standard_error) / beyond) ** 2
@@ -245,12 +250,14 @@ def _slice_told(evaluation: Evaluation, found: SliceScore) -> str:
 # ---- budgets and doubts ------------------------------------------------------------------------------------------
 
 
-def _within(name: str, unit: str, observed: float | None, limit: float) -> Check:
+def _within(evaluation: Evaluation, name: str, unit: str, observed: float | None, limit: float) -> Check:
     if observed is None:
         reason = f"Its {name} was not measured, and the budget is {limit:g} {unit}."
         return Check(name=name, passed=False, on_fail="keep", required=limit, reason=reason)
     passed = observed <= limit
     shown = f"{observed:.3g} {unit}"
+    if evaluation.edition >= 3:
+        shown = f"Its {name} of {f'{observed:,.0f}' if observed >= 100.0 else f'{observed:.3g}'} {unit}"
     reason = f"{shown} is within the budget of {limit:g}." if passed else f"{shown} is over the budget of {limit:g}."
     return Check(name=name, passed=passed, on_fail="keep", observed=observed, required=limit, reason=reason)
 
@@ -312,6 +319,8 @@ def _too_good(evaluation: Evaluation, policy: Policy) -> Check:
 
 def _holdout_budget(evaluation: Evaluation, policy: Policy) -> Check:
     asked = f"{evaluation.asks:.3g}"
+    if evaluation.edition >= 3 and evaluation.asks != round(evaluation.asks):
+        asked = f"{asked} (an earlier one counts by the share of these rows that it was asked on)"
     passed = evaluation.asks <= policy.max_asks
     reason = (
         f"Comparison number {asked} on these held-out rows, made at the level "

@@ -33,6 +33,10 @@ _ALSO = {
 }
 
 
+_LOWEST = {"matthews_corrcoef": -1.0}
+"""Metrics of labels, rankings and text whose best is 1 have 0 as their lowest value, but for these."""
+
+
 def truth_of(task: str) -> Truth | None:
     """What the truth of a task is made of; None for a custom task, which only the owner can tell."""
     return _TRUTH.get(task)
@@ -88,6 +92,14 @@ def shown_metrics(task: str, also: Sequence[str], deciding: str) -> tuple[str, .
     """Names of the metrics to show besides the one that decides: the user's, then a few usual ones of the task."""
     names = dict.fromkeys([*also, *_ALSO.get(task, ())])
     return tuple(name for name in names if name != deciding)
+
+
+def span_of(name: str) -> float:
+    """Largest gain that one model can have over another by this metric; infinite where scores have no lowest value."""
+    metric = METRICS.get(name)
+    if metric is None or metric.truth == "numbers" or metric.best != 1.0:
+        return math.inf
+    return 1.0 - _LOWEST.get(name, 0.0)
 
 
 def error_of(value: float, best: float) -> float:

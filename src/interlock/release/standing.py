@@ -1,18 +1,61 @@
 """What is live, read from the documents of the ledger: the light half of the registry, which every turn needs."""
 
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
 from interlock.errors import NotFound
 from interlock.ports import Ledger, Transaction
-from interlock.records import Receipt, Record, Release, timestamp
+from interlock.records import Receipt, Record, Release, Tier, short, timestamp
+
+DAMAGE = "damage"
+"""Collection of the documents :class:`Damage`, by the digest of the champion."""
+_NAMED = {"champion": "the champion", "last-good": "the last good model", "baseline": "the baseline"}
 
 
 class Served(Record, frozen=True, kw_only=True):
     """A release that published an audited batch, told by the ledger entry ``sequence``."""
 
     sequence: int
+
+
+class Damage(Record, frozen=True, kw_only=True):
+    """A champion that cannot answer: since when, why, and who answers batches in its place.
+
+    ``failures`` says by tier what is wrong with each that was asked. ``tier`` and ``model`` are who could answer, None
+    and empty when nobody could. ``entry`` is the ledger entry that tells of it; ``mended`` when it opened again.
+    """
+
+    generation: int
+    what: Literal["is damaged", "cannot be loaded"]
+    failures: dict[str, str]
+    tier: Tier | None
+    model: str = ""
+    next_step: str = ""
+    at: str = ""
+    entry: int = 0
+    mended: bool = False
+
+    def told(self, champion: str) -> str:
+        """The finding in words, for the champion with this digest."""
+        named = f"The champion {short(champion)} of release {self.generation}"
+        told = [f"{named} {self.what}: {self.failures['champion']}"]
+        told += [f"So with {_NAMED[tier]}: {why}" for tier, why in self.failures.items() if tier != "champion"]
+        if self.tier is None:
+            return " ".join([*told, "Nobody answers."])
+        return " ".join([*told, f"{named_tier(self.tier).capitalize()} {short(self.model)} answers in its place."])
+
+
+def named_tier(tier: Tier) -> str:
+    """A tier in words."""
+    return _NAMED[tier]
+
+
+def damage_of(ledger: Ledger, release: Release | None) -> Damage | None:
+    """Read what is known to be wrong with the champion of a release; None when nothing is, as of its last opening."""
+    found = ledger.read(DAMAGE, release.champion, Damage) if release is not None else None
+    return None if found is None or found.mended else found
 
 
 def generation_key(generation: int) -> str:

@@ -101,6 +101,7 @@ class Story:
     baseline: Bundle | None = None
     snapshot: Entry[Snapshot] | None = None
     training: Entry[Training] | None = None
+    failed: tuple[Entry[Training], ...] = ()
     tuning: Entry[Tuning] | None = None
     trials: tuple[TrialRecord, ...] = ()
     files: tuple[Entry[FileResult], ...] = ()
@@ -216,6 +217,7 @@ def _story(
         baseline=_bundle(ledger, baseline),
         snapshot=snapshot,
         training=training,
+        failed=tuple(_entries(ledger, ("training.failed",), Training)),
         tuning=tuning,
         trials=trials,
         files=_files(ledger, snapshot),

@@ -34,8 +34,9 @@ def _evaluation_limits(story: Story, seen: Evaluation) -> list[str]:
     if seen.champion is None:
         found.append("Compared with the baseline only: there was no champion when it was judged.")
     if seen.asks > 1:
+        shares = "" if seen.asks == round(seen.asks) else " (earlier ones count by the share of rows in common)"
         found.append(
-            f"This holdout was asked {number(seen.asks)} times by then, of at most {policy.max_asks}; "
+            f"This holdout was asked {number(seen.asks)} times by then{shares}, of at most {policy.max_asks}; "
             "each asking costs confidence."
         )
     if not seen.slices:

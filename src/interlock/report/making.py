@@ -1,5 +1,6 @@
 """The chapters about the making: problem, model, training, packaging, and what it all took."""
 
+from interlock.model.train import notebook_place
 from interlock.records import Policy
 from interlock.report.facts import LOCKS, Story
 from interlock.report.notebook import notebook_view
@@ -11,6 +12,7 @@ _EXECUTED = (
     "The executed notebook, as its cells printed it. It may show rows of the training data; the cell with a bar at its "
     "side is the one that Interlock put in."
 )
+_MOST_FAILED = 20
 _CODE = (".py", ".toml", ".sql", ".ipynb")
 _OURS = frozenset({"code/interlock_loader.py"})
 """What the packer adds to the user's files, so that MLflow can load the folder."""
@@ -161,7 +163,36 @@ def training(story: Story) -> Section:
     executed = notebook_view(story.notebook) if story.notebook is not None else None
     if executed is not None:
         tail = (*tail, Text(text=_EXECUTED), executed)
-    return Section(name="training", title=title, blocks=(facts, metrics, *tuning(story), *tail))
+    return Section(name="training", title=title, blocks=(facts, metrics, *tuning(story), *tail, *_failed(story)))
+
+
+def _failed(story: Story) -> tuple[Block, ...]:
+    """Trainings of the project that failed, the newest first, and where their executed notebooks are."""
+    entries = story.failed[-_MOST_FAILED:]
+    if not entries:
+        return ()
+    table = Table(
+        title="Trainings that failed",
+        columns=(
+            ("Entry", "number"),
+            ("Ended", "word"),
+            ("Training", "digest"),
+            ("Error", "text"),
+            ("Executed notebook", "code"),
+        ),
+        rows=tuple(
+            (
+                number(entry.event.sequence),
+                when(entry.event.at),
+                entry.record.digest,
+                entry.record.error.partition("\n")[0],
+                notebook_place(story.settings, entry.record.notebook),
+            )
+            for entry in reversed(entries)
+        ),
+        note="" if len(entries) == len(story.failed) else f"The newest {len(entries)} of {len(story.failed):,}.",
+    )
+    return (table,)
 
 
 # ---- packaging -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The chapters about the judgement: scores and gains with their intervals, and the decision check by check."""
 
 from interlock.records import Check, Comparison, Evaluation, Score, Who
+from interlock.release.metrics import span_of
 from interlock.report import pictures
 from interlock.report.facts import Story
 from interlock.report.page import Block, Facts, Figure, Note, Section, Table, Text, lost
@@ -70,19 +71,22 @@ def _score_table(seen: Evaluation, confidence: float) -> Table:
 def _gains(seen: Evaluation, min_gain: float) -> tuple[Block, ...]:
     if not seen.comparisons:
         return (Text(text="No paired comparison is recorded."),)
+    span = span_of(seen.metric)
+    beyond = any(max(-c.low, c.high) > span for c in seen.comparisons)
+    limits = f" No gain of {metric(seen.metric)} can be beyond ±{exact(span)}: bounds are shown up to there."
     marks = [
         pictures.Mark(
             label=f"over {OPPONENT[c.against]}",
             role=_ROLE[c.against],
             value=c.gain,
-            low=c.low,
-            high=c.high,
+            low=max(c.low, -span),
+            high=min(c.high, span),
             shown=signed(c.gain),
         )
         for c in seen.comparisons
     ]
     words = "; ".join(
-        f"over {OPPONENT[c.against]} {signed(c.gain)}, at least {signed(c.low)}" for c in seen.comparisons
+        f"over {OPPONENT[c.against]} {signed(c.gain)}, at least {signed(max(c.low, -span))}" for c in seen.comparisons
     )
     picture = pictures.intervals(
         "Paired gain of the candidate",
@@ -103,19 +107,19 @@ def _gains(seen: Evaluation, min_gain: float) -> tuple[Block, ...]:
             ("Rows that differ", "number"),
             ("Method", "text"),
         ),
-        rows=tuple(_gain_row(comparison) for comparison in seen.comparisons),
+        rows=tuple(_gain_row(comparison, span) for comparison in seen.comparisons),
         note="Gains are oriented so that more is better. The confidence includes the price of asking one holdout "
-        "several times.",
+        f"several times.{limits if beyond else ''}",
     )
     return Figure(picture=picture), table
 
 
-def _gain_row(comparison: Comparison) -> tuple[str, ...]:
+def _gain_row(comparison: Comparison, span: float) -> tuple[str, ...]:
     return (
         OPPONENT[comparison.against].removeprefix("the "),
         signed(comparison.gain),
-        signed(comparison.low),
-        signed(comparison.high),
+        signed(max(comparison.low, -span)),
+        signed(min(comparison.high, span)),
         number(comparison.standard_error),
         percent(1 - comparison.alpha),
         number(comparison.differing),

@@ -19,7 +19,8 @@ import polars as pl
 
 from interlock.data.snapshot import feature_names, require_intact, snapshot_frame
 from interlock.errors import InterlockError, UserCodeFailed
-from interlock.model.bundle import draft_manifest, native_spec, signature_of
+from interlock.model.bundle import add_hooks, draft_manifest, native_spec, signature_of
+from interlock.model.confine import OPEN_UP
 from interlock.model.contract import Contract
 from interlock.model.train import freeze, import_folders, training_task
 from interlock.ports import Engine, Job, JobResult, Parts, Turn
@@ -76,14 +77,14 @@ def search(
         tuning = _record(parts, turn, course, name, ended)
     _sweep(journal)
     if tuning.status == "failed":
-        raise _hopeless(tuning)
+        raise _hopeless(tuning, settings)
     return tuning
 
 
 def _again(parts: Parts, turn: Turn, known: Tuning) -> Tuning:
     """The same question was answered before."""
     if known.status == "failed":
-        raise _hopeless(known)
+        raise _hopeless(known, parts.settings)
     standing = in_force(parts.ledger)
     if standing is None or standing.study != known.digest or standing.trials < parts.settings.tune.trials:
         with turn.transaction(parts.ledger) as transaction:
@@ -92,10 +93,12 @@ def _again(parts: Parts, turn: Turn, known: Tuning) -> Tuning:
     return known
 
 
-def _hopeless(tuning: Tuning) -> UserCodeFailed:
+def _hopeless(tuning: Tuning, settings: Settings) -> UserCodeFailed:
+    kept_out = settings.model.confined and PermissionError.__name__ in tuning.reason
+    mend = OPEN_UP if kept_out else "Mend the code or narrow [tune.space]."
     return UserCodeFailed(
         f"All {tuning.failed} trials of the search failed; the last one: {tuning.reason}",
-        next_step="Mend the code or narrow [tune.space]. To try the same again: interlock run --tune.",
+        next_step=f"{mend} To try the same again: interlock run --tune.",
         cause="raised",
         trials=tuning.failed,
     )
@@ -247,6 +250,7 @@ class _Course:
         shutil.rmtree(self.scratch, ignore_errors=True)
         code = self.scratch / "code"
         freeze(settings.root, self.contract, code)
+        add_hooks(code, self.contract)
         base = training_task(parts, self.contract, self.snapshot, self.scratch)
         signature = signature_of(parts, self.snapshot)
         manifest = draft_manifest(settings, self.snapshot, signature, kind="model", code=self.contract.code)

@@ -142,7 +142,8 @@ def _fold_score(trial: TrialTask, fold: Fold) -> float:
 def _train(trial: TrialTask, fold: Fold, folders: Sequence[str], report: Report | None) -> None:
     """Run the user's training on the rows of a fold, as the ordinary training runs it."""
     task = msgspec.structs.replace(trial.task, rows=fold.fit)
-    shutil.rmtree(task.model_dir, ignore_errors=True)
+    for folder in (task.model_dir, task.data_dir):  # of the fold before
+        shutil.rmtree(folder, ignore_errors=True)
     Path(task.model_dir).mkdir(parents=True)
     arguments = {"task": msgspec.to_builtins(task), "folders": list(folders)}
     if task.entry.kind == "function":
