@@ -138,3 +138,51 @@ def test_a_key_may_be_all_of_the_columns() -> None:
 def test_the_text_of_bytes_is_that_of_postgres() -> None:
     frame = pl.DataFrame({"x": [b"hi\x00", b"", None]})
     assert frame.select(key_text({"x": "bytes"})).to_series().to_list() == ["\\\\x686900", "\\\\x", "\\N"]
+
+
+def test_an_image_is_held_out_by_its_bytes_and_the_digest_is_no_feature() -> None:
+    by, columns = HoldoutSpec(fraction=0.2), ["file", "image", "digest", "y"]
+    images = settings(by, files="images")
+    assert key_names(images, columns) == ("digest",)
+    assert key_names(images, ["file", "image", "y"]) == ("file",)
+    assert feature_names(images, columns) == ("image",)
+    assert feature_names(settings(HoldoutSpec(fraction=0.2, key=("file",)), files="images"), columns) == ("image",)
+    assert key_names(settings(by), columns) == ()
+    assert feature_names(settings(by), columns) == ("file", "image", "digest")
+    second = settings(by, sources={"a": Source(inbox="a", key=("file",)), "b": Source(inbox="b", files="images")})
+    assert key_names(second, columns) == ("file",)
+    assert feature_names(second, columns) == ("image",)
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_the_text_of_a_time_has_microseconds_whatever_its_unit(unit: Any) -> None:
+    frame = pl.DataFrame({"t": [datetime(2026, 1, 2, 3, 4, 5, 6000), None]}).cast({"t": pl.Datetime(unit)})
+    texts = frame.select(key_text({"t": "datetime"})).to_series().to_list()
+    assert texts == ["2026-01-02T03:04:05.006000", "\\N"]
+
+
+def test_the_kinds_of_a_key_are_those_of_its_columns() -> None:
+    schema = {"a": pl.Int8(), "b": pl.Boolean(), "c": pl.Date(), "d": pl.Binary(), "e": pl.Null(), "f": pl.Float32()}
+    assert key_types(schema, ["d", "a"]) == {"d": "bytes", "a": "int"}
+    assert list(key_types(schema, [])) == list("abcdef")
+    assert key_types(schema, ["e"]) == {"e": "str"}
+    assert key_types({"g": pl.Duration()}, ["g"]) == {"g": "str"}
+    frame = pl.DataFrame({"b": [True, None], "c": [datetime(2026, 1, 2).date(), None], "a": [-3, 0]})
+    texts = frame.select(key_text({"b": "bool", "c": "date", "a": "int"})).to_series().to_list()
+    assert texts == ["true\t2026-01-02\t-3", "\\N\t\\N\t0"]
+
+
+def test_text_is_escaped_as_copy_does() -> None:
+    frame = pl.DataFrame({"a": ["a\tb\nc\rd\\e", "\\N", "\\t", ""]})
+    texts = frame.select(key_text({"a": "str"})).to_series().to_list()
+    assert texts == ["a\\tb\\nc\\rd\\\\e", "\\\\N", "\\\\t", ""]
+
+
+def test_the_share_is_cut_at_a_whole_number_of_marks() -> None:
+    """A mark below a quarter of 2 ** 60 is held out, and none at it."""
+    cut = 1 << 58
+    frame = pl.DataFrame({MARK: [0, cut - 1, cut, (1 << 60) - 1]})
+    assert frame.select(in_holdout_by_key(0.25)).to_series().to_list() == [True, True, False, False]
+    third = round(2**60 / 3)
+    near = pl.DataFrame({MARK: [third - 1, third]})
+    assert near.select(in_holdout_by_key(1 / 3)).to_series().to_list() == [True, False]

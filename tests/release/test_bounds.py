@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from interlock.release import bounds
 from interlock.release.bounds import interval, paired_gain, percentiles, skewness, student, unskewed
 from interlock.release.resample import (
     Joint,
@@ -175,3 +176,113 @@ def test_a_long_tail_of_losses_lowers_the_lower_bound_and_one_of_gains_raises_th
         back = paired_gain(joint, 1, 0, alpha=alpha, differing=200)
         assert back.high == pytest.approx(-now.low)
         assert back.low == pytest.approx(-now.high)
+
+
+# ---- to the letter -----------------------------------------------------------------------------------------------
+
+
+def closed(units, skewed=None):
+    """Two scores of known covariance: the difference has the gain 0.1 and the variance 0.05."""
+    return Joint(np.array([0.5, 0.4]), np.array([[0.04, 0.01], [0.01, 0.03]]), None, units, "", skewed)
+
+
+@pytest.mark.parametrize(
+    ("units", "differing", "freedom"), [(31, 400, 30), (400, 12, 11), (31, 31, 30), (2, 400, 1), (1, 400, 1), (3, 9, 2)]
+)
+def test_without_draws_a_bound_is_students_t_with_the_rows_that_carry_the_comparison(units, differing, freedom):
+    found = paired_gain(closed(units), 0, 1, alpha=0.03, differing=differing)
+    reach = stats.t.isf(0.03, freedom) * math.sqrt(0.05)
+    assert (found.gain, found.standard_error) == (pytest.approx(0.1), pytest.approx(math.sqrt(0.05)))
+    assert (found.low, found.high) == (pytest.approx(0.1 - reach), pytest.approx(0.1 + reach))
+
+
+def test_a_known_skewness_moves_one_bound_by_halls_transformation():
+    rows = np.array([-0.9, 0.1, 0.2, 0.2, 0.2, 0.2])
+    skew = stats.skew(rows) / math.sqrt(6)
+    assert skew < 0
+    influence = np.stack([rows, np.zeros(6)])
+    found = paired_gain(closed(31, influence), 0, 1, alpha=0.03, differing=400)
+    reach = stats.t.isf(0.03, 30)
+    assert found.low == pytest.approx(0.1 - unskewed(reach, skew) * math.sqrt(0.05))
+    assert found.low < 0.1 - reach * math.sqrt(0.05)
+    assert found.high == pytest.approx(0.1 + reach * math.sqrt(0.05))
+    back = paired_gain(closed(31, -influence), 0, 1, alpha=0.03, differing=400)
+    assert back.low == pytest.approx(0.1 - reach * math.sqrt(0.05))
+    assert back.high == pytest.approx(0.1 - unskewed(-reach, -skew) * math.sqrt(0.05))
+    other = paired_gain(closed(31, influence[::-1]), 0, 1, alpha=0.03, differing=400)
+    assert (other.low, other.high) == pytest.approx((back.low, back.high))
+
+
+def test_unskewed_by_numbers():
+    """Hall's transformation with skew 0.3 of T = 2 is 2 + 0.4 + 0.72 / 27 + 0.05."""
+    assert unskewed(2.0 + 0.3 * 4 / 3 + 0.09 * 8 / 27 + 0.05, 0.3) == pytest.approx(2.0)
+    assert skewness(np.array([2.0, -1.0, -1.0])) == pytest.approx(6.0 / 6.0**1.5)
+
+
+def test_draws_that_are_undefined_count_for_nothing_in_the_bound():
+    draws = np.array([[1.0, np.nan, 3.0, 5.0], [0.5, 0.0, -0.5, np.nan]])
+    joint = Joint(np.array([2.0, 0.0]), np.eye(2) * 9.0, draws, 100, "")
+    found = paired_gain(joint, 0, 1, alpha=0.4, differing=100)
+    assert found.standard_error == pytest.approx(math.sqrt(4.5))
+    reach = stats.t.isf(0.4, 99) * math.sqrt(4.5)
+    assert (found.low, found.high) == (pytest.approx(min(0.5, 2.0 - reach)), pytest.approx(max(3.5, 2.0 + reach)))
+    one = Joint(np.array([2.0, 0.0]), np.eye(2), draws[:, :2], 100, "")
+    alone = paired_gain(one, 0, 1, alpha=0.4, differing=100)
+    assert (alone.standard_error, alone.low, alone.high) == (0.0, 0.5, 2.0)
+
+
+def test_rounding_below_zero_is_no_variance():
+    broken = replace(closed(50), covariance=np.array([[0.0, 1e-18], [1e-18, 0.0]]))
+    found = paired_gain(broken, 0, 1, alpha=0.03, differing=50)
+    assert (found.standard_error, found.low, found.high) == (0.0, pytest.approx(0.1), pytest.approx(0.1))
+    assert interval(replace(broken, covariance=-np.eye(2)), 1, confidence=0.9) == (0.4, 0.4)
+
+
+@pytest.mark.parametrize(("differing", "low"), [(5, 0.0), (6, pytest.approx(0.1, abs=1e-6))])
+def test_the_smallest_level_of_few_rows_is_a_power_of_two(differing, low):
+    """A sure gain: at the level 2 ** -6 six rows prove it and five do not."""
+    sure = Joint(np.array([0.5, 0.4]), np.eye(2) * 1e-18, None, 400, "")
+    found = paired_gain(sure, 0, 1, alpha=0.5**6, differing=differing)
+    assert found.low == low
+    assert found.high == pytest.approx(0.1, abs=1e-6)
+    back = paired_gain(sure, 1, 0, alpha=0.5**6, differing=differing)
+    assert (back.high, back.low) == (-low if low == 0.0 else pytest.approx(-0.1, abs=1e-6), pytest.approx(-0.1))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "cuts"),
+    [(0.05, (1.0, 20.0)), (0.1, (2.0, 19.0)), (0.0, (1.0, 20.0)), (0.5, (10.0, 11.0)), (1.0, (20.0, 1.0))],
+)
+def test_percentiles_by_numbers(alpha, cuts):
+    """Of twenty draws (21 gaps): a level of 0.1 cuts at the second, 0.05 at the first; nothing goes beyond them."""
+    draws = np.r_[np.arange(20.0, 0.0, -1.0), np.nan, np.inf]
+    assert percentiles(draws, alpha) == cuts
+    assert all(math.isnan(cut) for cut in percentiles(np.array([np.nan]), alpha))
+    assert percentiles(np.array([7.0]), alpha) == (7.0, 7.0)
+
+
+@pytest.mark.parametrize(("units", "freedom"), [(31, 30), (2, 1), (1, 1)])
+def test_an_interval_is_two_sided(units, freedom):
+    reach = stats.t.isf(0.05, freedom) * math.sqrt(0.03)
+    assert interval(closed(units), 1, confidence=0.9) == pytest.approx((0.4 - reach, 0.4 + reach))
+
+
+def test_an_interval_of_draws_is_of_its_own_model():
+    draws = np.stack([np.arange(1.0, 100.0), -np.arange(1.0, 100.0)])
+    joint = from_draws(np.array([50.0, -50.0]), draws, 10, "")
+    assert interval(joint, 0, confidence=0.875) == (6.0, 94.0)
+    assert interval(joint, 1, confidence=0.875) == (-94.0, -6.0)
+
+
+def test_students_quantile_is_symmetric_and_bounded():
+    assert student(0.75, 7) == -student(0.25, 7)
+    assert student(0.5, 7) == pytest.approx(0.0, abs=1e-12)
+    assert student(0.5, 300) == pytest.approx(0.0, abs=1e-12)
+    assert student(1e-9, 1) == pytest.approx(stats.t.isf(1e-9, 1), rel=1e-5)
+    assert 1e12 <= student(1e-16, 1) <= 3e12  # beyond what 64 bits tell from nothing
+
+
+def test_the_expansion_of_students_quantile_by_numbers():
+    """Abramowitz & Stegun 26.7.5 at x = 2: 2, 10 / 4, 294 / 96 and 1098 / 384, over powers of the freedom."""
+    assert bounds._cornish_fisher(2.0, 1) == 2.0 + 2.5 + 3.0625 + 2.859375
+    assert bounds._cornish_fisher(2.0, 2) == 2.0 + 2.5 / 2 + 3.0625 / 4 + 2.859375 / 8

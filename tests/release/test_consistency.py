@@ -3,7 +3,9 @@ import polars as pl
 import pytest
 
 from interlock.errors import UserCodeFailed
+from interlock.release import consistency
 from interlock.release.consistency import TOLERANCE, measure
+from interlock.release.resample import generator
 from interlock.testing.clock import ManualClock
 
 
@@ -132,3 +134,161 @@ def test_time_is_bounded():
     assert found.asked == {"order": 300, "alone": 1 + 1 + 7 + 1}
     large = asked_again(slow, rows(10_000), clock)
     assert large.asked["order"] == 4096
+
+
+# ---- to the letter -----------------------------------------------------------------------------------------------
+
+
+def second_time(first, again):
+    """Ask for ten rows whose answers were ``first``; whoever asks again gets ``again``, by row."""
+    held, answers = pl.DataFrame({"x": np.arange(len(first))}), pl.Series("prediction", again)
+    before = pl.DataFrame({"prediction": pl.Series(first)})
+    return measure(
+        lambda frame: pl.DataFrame({"prediction": answers[frame["x"].to_list()]}), held, before, 0, ManualClock()
+    )
+
+
+def test_a_missing_answer_is_another_answer_and_not_the_largest_difference():
+    found = second_time([1.0] * 10, [1.0] * 9 + [None])
+    assert found.different == {"order": 1, "alone": 1}
+    assert found.largest == 0.0
+    infinite = second_time([1.0] * 10, [1.0] * 8 + [float("inf"), float("nan")])
+    assert infinite.different == {"order": 2, "alone": 2}
+    assert infinite.largest == 0.0
+
+
+@pytest.mark.parametrize(
+    ("first", "apart", "different", "largest"),
+    [
+        ([3.0, -3.0] * 5, 3.0 * 0.9e-5, 0, 0.9e-5),
+        ([3.0, -3.0] * 5, 3.0 * 1.1e-5, 10, 1.1e-5),
+        ([0.0] * 10, 0.9e-5, 0, 0.9e-5),
+        ([0.0] * 10, TOLERANCE, 0, TOLERANCE),
+        ([0.0] * 10, 1.1e-5, 10, 1.1e-5),
+        ([float("inf")] + [4.0] * 9, 1.1e-5, 10, 1.1e-5),
+        ([1e-3] * 10, 1.1e-8, 10, 1.1e-5),
+    ],
+)
+def test_differences_are_measured_by_the_root_mean_square_of_the_answers(first, apart, different, largest):
+    found = second_time(first, [value + apart for value in first])
+    assert found.different == {"order": different, "alone": different}
+    assert found.largest == pytest.approx(largest, rel=1e-6)
+
+
+def test_numbers_that_become_words_are_other_answers():
+    found = second_time([1.0] * 10, ["1.0"] * 10)
+    assert (found.different, found.largest) == ({"order": 10, "alone": 10}, None)
+    back = second_time(["1"] * 10, [1] * 10)
+    assert (back.different, back.largest) == ({"order": 10, "alone": 10}, None)
+
+
+def test_whole_numbers_that_become_fractions_are_numbers():
+    found = second_time([2] * 10, [2.0] * 9 + [2.5])
+    assert (found.different, found.largest) == ({"order": 1, "alone": 1}, 0.5)
+
+
+def test_rankings_are_compared_place_by_place():
+    first = [["a", "b"]] * 10
+    found = second_time(first, [*first[:8], ["b", "a"], ["a"]])
+    assert (found.different, found.largest) == ({"order": 2, "alone": 2}, None)
+    assert second_time(first, ["a"] * 10).different == {"order": 10, "alone": 10}
+    assert second_time(["a"] * 10, first).different == {"order": 10, "alone": 10}
+
+
+def test_answers_too_few_or_too_many_count_for_all_the_rows_of_their_piece():
+    def model(frame):
+        return frame["x"].to_numpy() if frame.height != 7 else np.zeros(6)
+
+    found = asked_again(model)
+    assert found.different == {"order": 0, "alone": 21}
+    assert found.largest == 0.0
+
+
+def test_the_seed_chooses_the_order():
+    seen = {}
+    for seed in (0, 0, 1):
+        orders = []
+
+        def ask(frame, orders=orders):
+            orders.append(tuple(frame["x"].to_list()))
+            return pl.DataFrame({"prediction": frame["x"]})
+
+        measure(ask, rows(20), rows(20).rename({"x": "prediction"}), seed, ManualClock())
+        seen.setdefault(seed, []).append(orders)
+        assert sorted(orders[0]) == sorted(rows(20)["x"].to_list())
+        assert sum(orders[1:], ()) == orders[0]
+        assert [len(one) for one in orders[1:]] == [1, 1, 7, 1, 10]
+        own = generator(seed, consistency._STREAM).permutation(20)
+        assert orders[0] == tuple(rows(20)["x"].gather(own).to_list())
+    assert seen[0][0] == seen[0][1]
+    assert seen[0][0] != seen[1][0]
+
+
+def test_pieces_end_with_the_rows_and_with_the_time():
+    """Ten rows are four pieces, and no empty one after; half a second is still in time."""
+    sizes = []
+    clock = ManualClock()
+    clock.advance(100.0)
+
+    def ask(frame):
+        sizes.append(frame.height)
+        clock.advance(0.125)
+        return pl.DataFrame({"prediction": frame["x"]})
+
+    found = measure(ask, rows(10), rows(10).rename({"x": "prediction"}), 0, clock)
+    assert sizes == [10, 1, 1, 7, 1]
+    assert found.tolerance == TOLERANCE
+    sizes.clear()
+    measure(ask, rows(300), rows(300).rename({"x": "prediction"}), 0, clock)
+    assert sizes == [300, 1, 1, 7, 1, 64]
+
+
+def unsure(first, again, labels=("a", "b")):
+    """Probabilities ``first`` of the second class, then ``again``; the label goes from one to the other."""
+    held = pl.DataFrame({"x": range(10)})
+
+    def answers(frame, up, label):
+        return pl.DataFrame(
+            {"prediction": [label] * frame.height, "probability_0": 1.0 - up, "probability_1": up}
+        ).with_columns(pl.col("probability_0", "probability_1").cast(pl.Float64))
+
+    before = answers(held, first, labels[0])
+    return measure(lambda frame: answers(frame, again, labels[1]), held, before, 0, ManualClock())
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "different"),
+    [
+        (0.5, 0.5, 0),
+        (0.5 + 0.9e-5, 0.5 + 0.9e-5, 0),
+        (0.5 + 1.1e-5, 0.5 + 1.1e-5, 10),
+        (0.5, 0.5 + 0.9e-5, 0),
+        (0.5, 0.5 + 1.1e-5, 10),
+    ],
+)
+def test_a_label_may_change_only_within_the_tolerance_of_a_tie(first, again, different):
+    found = unsure(first, again)
+    assert found.different == {"order": different, "alone": different}
+    assert found.largest == pytest.approx(abs(first - again), abs=1e-12)
+
+
+def test_one_column_of_probabilities_knows_no_tie():
+    held = pl.DataFrame({"x": range(10)})
+    before = pl.DataFrame({"prediction": ["a"] * 10, "probability_0": [0.5] * 10, "other": [1.0] * 10})
+
+    def ask(frame):
+        return pl.DataFrame({"prediction": ["b"] * frame.height, "probability_0": [0.5] * frame.height})
+
+    found = measure(ask, held, before, 0, ManualClock())
+    assert found.different == {"order": 10, "alone": 10}
+    fewer = measure(lambda frame: ask(frame).drop("probability_0"), held, before, 0, ManualClock())
+    assert (fewer.different, fewer.largest) == ({"order": 10, "alone": 10}, None)
+
+
+@pytest.mark.parametrize(("chances", "different"), [((0.1, 0.2, 0.7), 10), ((0.2, 0.4, 0.4), 0)])
+def test_of_three_classes_the_two_likeliest_may_tie(chances, different):
+    held = pl.DataFrame({"x": range(10)})
+    columns = {f"probability_{place}": pl.lit(chance) for place, chance in enumerate(chances)}
+    before, now = (pl.DataFrame({"prediction": [label] * 10}).with_columns(**columns) for label in "ab")
+    found = measure(lambda frame: now.head(frame.height), held, before, 0, ManualClock())
+    assert found.different == {"order": different, "alone": different}

@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_decisions", ROOT / "bench" / "decisions.py")
+    spec = importlib.util.spec_from_file_location("bench_retrains", ROOT / "bench" / "retrains.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_decisions"] = module
+    sys.modules["bench_retrains"] = module
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["bench_decisions"]
+    del sys.modules["bench_retrains"]
 
 
 def limit(alpha, trials):
@@ -35,7 +35,17 @@ FIRST = level(0.95, 1)
 
 
 @pytest.mark.parametrize(
-    ("metric", "rows"), [("accuracy", 60), ("f1_macro", 200), ("roc_auc", 200), ("neg_log_loss", 200), ("r2", 60)]
+    ("metric", "rows"),
+    [
+        ("accuracy", 60),
+        ("f1_macro", 200),
+        ("roc_auc", 200),
+        ("neg_log_loss", 200),
+        ("r2", 60),
+        ("r2", 5_000),
+        ("neg_mean_absolute_error", 60),
+        ("neg_mean_absolute_error", 5_000),
+    ],
 )
 def test_an_equally_good_model_is_released_no_more_often_than_allowed(bench, metric, rows):
     found = bench.rate(metric, bench.RETRAINS[metric], rows, trials=200, resamples=200)
@@ -55,12 +65,16 @@ def test_rows_of_one_key_do_not_count_one_by_one(bench):
     assert bench.keyed_rate(40, 5, by_key=False, trials=100).value > 0.12
 
 
-def test_a_better_model_is_seen(bench):
-    """Four times in five at the number of rows that the formula names; and so does a regression's."""
-    rows = bench.rows_needed(0.05, 0.2)
-    assert rows == 584
-    found = bench.power(0.05, 0.2, rows, trials=100)
-    assert found.value >= 0.8 - 3 * found.error
+@pytest.mark.parametrize(("gain", "disagree", "rows"), [(0.05, 0.2, 584), (0.02, 0.1, 1_838)])
+def test_a_better_model_is_seen(bench, gain, disagree, rows):
+    """Four times in five at a tenth more than the number of rows that the formula names."""
+    assert bench.rows_needed(gain, disagree) == rows
+    found = bench.power(gain, disagree, math.ceil(1.1 * rows), trials=150)
+    assert found.value >= 0.8 - 2 * found.error
+    assert bench.power(gain, disagree, rows // 8, trials=60).value < 0.5
+
+
+def test_a_better_regression_is_seen(bench):
     assert bench.rate("r2", bench.numbers, 400, 0.15, trials=40).value >= 0.9
 
 
@@ -77,9 +91,27 @@ def test_asking_one_holdout_again_and_again_does_not_pay(bench):
     assert careful.value <= 0.25 <= careless.value
 
 
-def test_innocent_slices_seldom_hold_a_model_back_and_a_guilty_one_does(bench):
-    assert bench.kept_for_slices(600, 10, guilty=0.0, trials=20).value <= limit(0.05, 20)
-    assert bench.kept_for_slices(1000, 5, guilty=0.4, trials=10).value >= 0.9
+def test_two_hundred_challengers_of_noise_do_not_get_through(bench):
+    """Not even past a champion that is noise itself: in one of eight campaigns at most, and in many without budget."""
+    noise = {"shared": 0.0, "alone": 0.5, "resamples": 100}
+    careful = bench.campaigns(200, 200, runs=8, budget=True, **noise)
+    assert careful.hits <= 1
+    assert bench.campaigns(200, 200, runs=8, budget=False, **noise).hits > careful.hits + 1
+
+
+def test_a_model_that_is_better_on_the_whole_and_worse_in_one_slice_is_kept_back(bench):
+    better, kept = bench.kept_for_slices(2000, 10, guilty=0.3, trials=4)
+    assert (better.value, kept.value) == (1.0, 1.0)
+    frame = bench.sliced(np.random.default_rng(0), 2000, 10, guilty=0.3)
+    decision = bench.judged(frame, "accuracy", "classification", seed=0)
+    assert decision.verdict == "keep"
+    assert decision.reason.startswith("Worse than the champion where part is p0")
+
+
+def test_innocent_slices_seldom_keep_a_model_back(bench):
+    better, kept = bench.kept_for_slices(600, 10, guilty=0.0, trials=20)
+    assert better.hits >= 18
+    assert kept.value <= limit(0.05, 20)
 
 
 @pytest.mark.parametrize(

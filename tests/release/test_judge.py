@@ -355,6 +355,24 @@ def test_the_scale_of_a_forecast_is_the_change_within_each_series(tmp_path, monk
     assert found.extra["candidate"]["neg_mase"] == pytest.approx(-4.0 / 2.0)
 
 
+def test_days_of_one_month_count_as_one_when_the_month_is_the_key(tmp_path, monkeypatch):
+    """The way out for forecasts whose errors follow one another: see docs/how-to/holdout.md."""
+    court = Court(tmp_path, monkeypatch, task="forecast")
+    days = pl.date_range(pl.date(2026, 1, 1), pl.date(2026, 4, 30), eager=True)
+    rows = pl.DataFrame({"day": days, "month": days.dt.strftime("%Y-%m"), "y": np.arange(120.0) % 7.0})
+    off = court.bundle("c", lambda frame: rows["y"] + 1.0, inputs=("day",))
+    base = court.bundle("b", lambda frame: rows["y"] + 2.0 + rows["day"].dt.month(), inputs=("day",))
+    units, lows = [], []
+    for name, key in (("by day", ()), ("by month", ("month",))):
+        holdout = HoldoutSpec(last="120d", time="day", key=key)
+        court.settings = msgspec.structs.replace(court.settings, data=Data(key=("day",), holdout=holdout))
+        found = court.judge(off, None, base, court.snapshot(rows, name))
+        units.append(found.units)
+        lows.append(found.comparisons[0].low)
+    assert units == [120, 4]
+    assert lows[1] < lows[0]
+
+
 OWN = """
 def cost(y_true, y_pred):
     return float(((y_true == "yes") & (y_pred == "no")).mean() * 5 + ((y_true == "no") & (y_pred == "yes")).mean())

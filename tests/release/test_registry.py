@@ -19,9 +19,10 @@ from interlock.errors import (
     NothingToServe,
 )
 from interlock.ports import Turn
-from interlock.records import canonical, digest
+from interlock.records import Release, canonical, digest, short, timestamp
 from interlock.release import registry
-from interlock.release.judge import Ask, Judged, evaluation_key
+from interlock.release.judge import Ask, Judged, ask_key, evaluation_key
+from interlock.release.standing import that_served
 from interlock.testing.clock import ManualClock
 from interlock.testing.fakes import MemoryLedger
 from release.desk import BASELINE, make_desk, opener
@@ -330,6 +331,265 @@ def test_replaying_what_is_no_decision(desk):
     desk.promote("one")
     with pytest.raises(NotFound, match="not a decision"):
         registry.replay(desk.parts, 2)
+
+
+# ---- to the letter -----------------------------------------------------------------------------------------------
+
+
+def test_questions_are_numbered_within_their_holdout(desk):
+    for name, holdout in (("one", "h"), ("two", "g"), ("three", "h"), ("four", "h")):
+        desk.record(desk.receipt(name, skill=0.5, holdout=holdout))
+    found = {key: ask.candidate for key, ask in asks(desk)}
+    assert found == {
+        ask_key(digest("h"), 1): digest("one"),
+        ask_key(digest("g"), 1): digest("two"),
+        ask_key(digest("h"), 2): digest("three"),
+        ask_key(digest("h"), 3): digest("four"),
+    }
+
+
+def test_an_ask_names_the_models_the_evidence_and_the_receipt(desk):
+    desk.promote("one")
+    receipt = desk.receipt("two", skill=0.5)
+    event, _ = desk.record(receipt)
+    assert dict(asks(desk))[ask_key(digest("h"), 2)] == Ask(
+        candidate=digest("two"),
+        champion=digest("one"),
+        evidence_key=receipt.evaluation.evidence_key,
+        receipt=event.sequence,
+    )
+    assert (event.kind, event.subject) == ("gate.decided", digest("two"))
+    key = evaluation_key(digest("two"), digest("one"), digest("h"))
+    assert desk.parts.ledger.read("evaluation", key, Judged) == Judged(receipt=event.sequence)
+
+
+def test_a_release_without_a_receipt_has_a_chapter_without_one(desk):
+    bare = Release(generation=1, champion=digest("one"), last_good=None, baseline=BASELINE, cause="person", because="x")
+    with desk.turn() as turn, turn.transaction(desk.parts.ledger) as transaction:
+        registry._make(transaction, bare)
+    assert registry.history(desk.parts.ledger) == [registry.Chapter(release=bare, receipt=None, served=False)]
+
+
+def test_a_release_tells_everything_and_so_does_its_event(desk):
+    desk.promote("one", served=True)
+    desk.clock.advance(30)
+    receipt = desk.receipt("two", skill=0.95)
+    event, release = desk.record(receipt)
+    assert release == Release(
+        generation=2,
+        champion=digest("two"),
+        last_good=digest("one"),
+        baseline=BASELINE,
+        cause="gate",
+        because=receipt.decision.reason,
+        receipt=event.sequence,
+        at=timestamp(desk.clock.now()),
+    )
+    made = desk.parts.ledger.events(kinds=["release.made"], subject="2")
+    assert [msgspec.convert(one.facts, Release) for one in made] == [release]
+    assert desk.parts.ledger.read("release", registry.generation_key(2), Release) == release
+
+
+def test_recording_a_promotion_again_tells_the_release_only_while_it_is_in_force(desk):
+    receipt = desk.receipt("one", skill=0.95)
+    first, release = desk.record(receipt)
+    assert desk.record(receipt) == (first, release)
+    refused = desk.receipt("two", skill=0.5)
+    event, none = desk.record(refused)
+    assert none is None
+    assert desk.record(refused) == (event, None)
+
+
+def test_a_champion_that_returns_is_not_its_own_last_good_model(desk):
+    desk.promote("one", served=True)
+    desk.promote("two")
+    with desk.turn() as turn:
+        assert registry.promote_person(desk.parts, turn, digest("one"), "back").last_good is None
+
+
+def test_a_conflict_names_both_champions(desk):
+    desk.promote("one")
+    late = desk.receipt("two", skill=0.95)
+    desk.promote("three")
+    with pytest.raises(Conflict, match=f"against champion {short(digest('one'))}, and champion") as told:
+        desk.record(late)
+    assert told.value.facts["judged_against"] == digest("one")
+    assert told.value.facts["in_force"] == digest("three")
+
+
+def test_of_two_refusals_in_a_row_each_is_found_again(desk):
+    receipts = [desk.receipt(name, skill=0.5) for name in ("one", "two")]
+    events = [desk.record(receipt)[0] for receipt in receipts]
+    assert [desk.record(receipt)[0] for receipt in receipts] == events
+    assert len(desk.parts.ledger.events()) == 2
+
+
+def test_a_receipt_that_never_released_finds_none_in_an_empty_registry(desk):
+    receipt = desk.receipt("one", skill=0.5)
+    event, _ = desk.record(receipt)
+    assert desk.record(receipt) == (event, None)
+
+
+def test_a_person_s_release_tells_everything(desk):
+    desk.promote("one", served=True)
+    refused, _ = desk.record(desk.receipt("two", skill=0.5))
+    other = msgspec.structs.replace(desk.receipt("two", skill=0.5, holdout="g"))
+    changed = msgspec.structs.replace(other.evaluation, baseline=digest("another baseline"))
+    newest, _ = desk.record(msgspec.structs.replace(other, evaluation=changed))
+    assert newest.sequence > refused.sequence
+    desk.clock.advance(5)
+    with desk.turn() as turn:
+        release = registry.promote_person(desk.parts, turn, digest("two"), "an experiment")
+    assert release == Release(
+        generation=2,
+        champion=digest("two"),
+        last_good=digest("one"),
+        baseline=digest("another baseline"),
+        cause="person",
+        because="an experiment",
+        receipt=newest.sequence,
+        at=timestamp(desk.clock.now()),
+    )
+    assert registry.current(desk.parts.ledger) == release
+
+
+def test_an_approval_is_a_document_of_its_own(desk):
+    held = hold(desk, "one")
+    desk.clock.advance(5)
+    with desk.turn() as turn:
+        release = registry.approve(desk.parts, turn, held.sequence, because="looked at it")
+    assert release == Release(
+        generation=1,
+        champion=digest("one"),
+        last_good=None,
+        baseline=BASELINE,
+        cause="approval",
+        because="looked at it",
+        receipt=held.sequence,
+        at=timestamp(desk.clock.now()),
+    )
+    kept = desk.parts.ledger.scan("approval", registry.Approval)
+    assert kept == [(f"{held.sequence:010d}", registry.Approval(generation=1, because="looked at it"))]
+    assert registry.current(desk.parts.ledger) == release
+
+
+def test_a_rollback_tells_everything(desk):
+    desk.promote("one", served=True)
+    desk.promote("two", served=True)
+    desk.promote("three", served=True)
+    second = registry.releases(desk.parts.ledger)[1]
+    desk.clock.advance(5)
+    release = desk.roll_back("it misbehaved")
+    assert release == Release(
+        generation=4,
+        champion=digest("two"),
+        last_good=digest("one"),
+        baseline=BASELINE,
+        cause="rollback",
+        because="it misbehaved",
+        receipt=second.receipt,
+        at=timestamp(desk.clock.now()),
+    )
+    assert registry.current(desk.parts.ledger) == release
+
+
+def test_a_rollback_never_falls_back_on_what_was_taken_back(desk):
+    """Four had two as its last good model; two was taken back since, so going back to four leaves none."""
+    desk.promote("one", served=True)
+    desk.promote("two", served=True)
+    desk.promote("three", served=True)
+    assert desk.roll_back().champion == digest("two")
+    assert desk.promote("four", served=True).last_good == digest("two")
+    assert desk.roll_back(to=1).last_good is None
+    assert registry.taken_back(desk.parts.ledger) == {digest("three"), digest("four")}
+    with desk.turn() as turn:
+        registry.promote_person(desk.parts, turn, digest("two"), "back again")
+    desk.roll_back(to=1)
+    back = desk.roll_back(to=5)
+    assert (back.champion, back.last_good) == (digest("four"), None)
+
+
+def test_what_a_person_is_told(desk):
+    """Every refusal says what is wrong, names it in its facts, and says what to do next."""
+    ledger = desk.parts.ledger
+
+    def told(kind, call, *words, **facts):
+        with desk.turn() as turn, pytest.raises(kind) as found:
+            call(turn)
+        problem = found.value
+        assert all(word in problem.message for word in words), problem.message
+        assert {name: problem.facts.get(name) for name in facts} == facts
+        assert problem.next_step or kind is Misuse
+        return problem.next_step
+
+    late = desk.receipt("late")
+    assert "interlock run" in told(NothingToServe, lambda turn: registry.roll_back(desk.parts, turn, "x"), "Nothing is")
+    one = desk.promote("one")
+    assert "--because" in told(Misuse, lambda turn: registry.roll_back(desk.parts, turn, " "), "needs a reason")
+    told(
+        Conflict,
+        lambda turn: registry.record_decision(desk.parts, turn, late, BASELINE),
+        "against no champion",
+        f"champion {short(digest('one'))} is in force",
+        judged_against=None,
+        in_force=digest("one"),
+    )
+    refused, _ = desk.record(desk.receipt("two", skill=0.4))
+    reason = registry.receipt_at(ledger, refused.sequence).decision.reason
+    number = refused.sequence
+    told(GateHeld, lambda turn: registry.approve(desk.parts, turn, number, "x"), str(number), reason, sequence=number)
+    step = told(
+        Misuse,
+        lambda turn: registry.approve(desk.parts, turn, one.receipt, "x"),
+        "needs no approval",
+        sequence=one.receipt,
+    )
+    assert "history" in step
+    told(
+        NotFound,
+        lambda turn: registry.promote_person(desk.parts, turn, digest("who"), "x"),
+        short(digest("who")),
+        digest=digest("who"),
+    )
+    told(Misuse, lambda turn: registry.promote_person(desk.parts, turn, digest("one"), "x"), "already (release 1)")
+    told(NothingToServe, lambda turn: registry.roll_back(desk.parts, turn, "x"), "than 1 has", in_force=1)
+    assert "history" in told(NotFound, lambda turn: registry.roll_back(desk.parts, turn, "x", 9), "no release 9")
+    step = told(Misuse, lambda turn: registry.roll_back(desk.parts, turn, "x", 1), "Release 1", short(digest("one")))
+    assert "another champion" in step
+    step = told(NotFound, lambda turn: registry.receipt_at(ledger, 2), "Entry 2", sequence=2)
+    assert "history" in step
+    told(NotFound, lambda turn: registry.receipt_at(ledger, 99), "Entry 99", sequence=99)
+
+
+def test_a_damaged_bundle_is_told_with_its_generation(desk):
+    desk.promote("one", served=True)
+    desk.promote("two", served=True)
+    desk.broken.add(digest("one"))
+    with pytest.raises(NothingToServe):
+        desk.roll_back()
+    assert any(text.startswith("release 1 cannot be gone back to: Bundle") for text in desk.said)
+
+
+def test_differences_are_shown_up_to_two_hundred_characters():
+    assert registry._shown("x" * 198) == '"' + "x" * 198 + '"'
+    assert registry._shown("x" * 199) == '"' + "x" * 199 + "…"
+
+
+def test_what_served_and_what_was_decided_is_told_of_each_release(desk):
+    desk.promote("one", served=True)
+    desk.record(desk.receipt("two", skill=0.5))
+    with desk.turn() as turn:
+        registry.promote_person(desk.parts, turn, digest("two"), "why not")
+    desk.promote("three", served=True)
+    told = registry.history(desk.parts.ledger)
+    assert [(one.release.generation, one.served) for one in told] == [(3, True), (2, False), (1, True)]
+    assert [one.receipt.decision.verdict for one in told] == ["promote", "keep", "promote"]
+    assert that_served(desk.parts.ledger) == {1, 3}
+    served = desk.parts.ledger.scan("served", registry.Served)
+    assert [key for key, _ in served] == ["0000000001", "0000000003"]
+    assert [desk.parts.ledger.events(after=one.sequence - 1, limit=1)[0].kind for _, one in served] == [
+        "batch.published"
+    ] * 2
 
 
 # ---- everything, in any order --------------------------------------------------------------------------------------

@@ -275,3 +275,134 @@ def test_a_metric_that_lacks_probabilities_names_itself_and_a_way_out():
             METRICS[name].values(labelled([0, 1, 0, 1], [0, 1, 0, 1]))
         assert told.value.facts["metric"] == name
         assert "predict_proba" in told.value.next_step
+
+
+# ---- to the letter -----------------------------------------------------------------------------------------------
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4), st.integers(0, 3)), min_size=2, max_size=12),
+    name=st.sampled_from(["average_precision", "neg_median_absolute_error"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_weight_is_a_number_of_copies(rows, name):
+    """Weighting rows by 0, 1, 2 … gives what the metric gives on so many copies of them, ties included."""
+    truth, level, weights = (np.array(column) for column in zip(*rows, strict=True))
+    truth[0], weights[0] = 1, max(weights[0], 1)
+    up = level / 4.0
+    problem = labelled(truth, truth, classes=2, probabilities=[np.stack([1 - up, up], axis=1)])
+    if name == "neg_median_absolute_error":
+        problem = numbers(truth, up)
+    copies = np.repeat(np.arange(len(truth)), weights)
+    statistic = METRICS[name].statistic(problem, problem.answers[0])
+    weighted = statistic(weights[None, :].astype(float))[0]
+    if name == "average_precision":
+        expected = peer.average_precision_score(truth[copies], up[copies])
+    else:
+        expected = -peer.median_absolute_error(truth[copies], up[copies])
+    assert weighted == pytest.approx(expected)
+    none = statistic(np.where(truth == 1, 0.0, 1.0)[None, :]) if name == "average_precision" else np.array([np.nan])
+    assert np.isnan(none[0])
+
+
+def test_the_number_of_rows_is_that_of_the_truth():
+    assert numbers([1.0, 2.0, 3.0], [1, 2, 3]).rows == 3
+    assert labelled([0, 1], [0, 1]).rows == 2
+    assert Problem(answers=()).rows == 0
+    ranked = Problem(answers=(), codes=np.array([1, 2]), numbers=np.array([1.0]))
+    assert ranked.rows == 2
+
+
+def test_rows_of_every_kind_of_answer_can_be_taken():
+    everything = Answers(
+        labels=np.array([0, 1]),
+        probabilities=np.eye(2),
+        numbers=np.array([0.5, 1.5]),
+        ranking=np.array([[1, 2], [3, 4]]),
+        tokens=np.array([[5, 6], [7, 8]]),
+    )
+    taken = everything.where(np.array([1]))
+    assert taken.labels.tolist() == [1]
+    assert taken.probabilities.tolist() == [[0.0, 1.0]]
+    assert taken.numbers.tolist() == [1.5]
+    assert taken.ranking.tolist() == [[3, 4]]
+    assert taken.tokens.tolist() == [[7, 8]]
+    text = Problem(answers=(everything,), codes=np.array([0, 1]), tokens=np.array([[9], [8]]), groups=np.array([4, 7]))
+    part = text.where(np.array([False, True]))
+    assert (part.codes.tolist(), part.tokens.tolist(), part.groups.tolist(), part.numbers) == ([1], [[8]], [0], None)
+    assert part.answers[0].tokens.tolist() == [[7, 8]]
+    assert Problem(answers=(Answers(),), numbers=np.array([1.0, 2.0])).where(np.array([True, False])).codes is None
+
+
+def test_what_is_undefined_names_its_metric_and_the_rows():
+    with pytest.raises(Undefined, match="r2 has no finite value on these 2 rows") as told:
+        METRICS["r2"].values(numbers([2.0, 2.0], [1.0, 2.0]))
+    assert told.value.facts["metric"] == "r2"
+    with pytest.raises(Undefined, match="accuracy has no value: there are no rows"):
+        METRICS["accuracy"].values(labelled(np.array([], dtype=int), np.array([], dtype=int), classes=2))
+    nobody = labelled([0, 0], [0, 0], classes=2, probabilities=[np.full((2, 2), 0.5)])
+    for name in ("roc_auc", "roc_auc_ovr", "average_precision"):
+        with pytest.raises(Undefined, match=f"^{name} has no value") as told:
+            METRICS[name].values(nobody)
+        assert told.value.facts["metric"] == name
+    for name, instead in (
+        ("f1", "f1_macro"),
+        ("precision", "precision_macro"),
+        ("recall", "recall_macro"),
+        ("roc_auc", "roc_auc_ovr"),
+        ("average_precision", "roc_auc_ovr"),
+    ):
+        three = labelled([0, 1, 2], [0, 1, 2], probabilities=[np.eye(3)])
+        with pytest.raises(SettingsError, match=f"^{name} is for two classes, and there are 3") as told:
+            METRICS[name].values(three)
+        assert told.value.facts["metric"] == name
+        assert told.value.next_step == f"Set gate.metric to '{instead}'."
+
+
+def test_tallies_by_numbers():
+    """Right, answered and true members of three classes; the third is neither answered nor true."""
+    right, answered, true = (np.array([row], dtype=float) for row in ([2, 1, 0], [4, 1, 0], [3, 2, 0]))
+    known = {
+        "accuracy": 3 / 5,
+        "balanced_accuracy": (2 / 3 + 1 / 2) / 2,
+        "precision_macro": (2 / 4 + 1) / 2,
+        "precision_weighted": (3 * 2 / 4 + 2 * 1) / 5,
+        "recall_macro": (2 / 3 + 1 / 2) / 2,
+        "recall_weighted": 3 / 5,
+        "f1_macro": (4 / 7 + 2 / 3) / 2,
+        "f1_weighted": (3 * 4 / 7 + 2 * 2 / 3) / 5,
+        "f1_micro": 3 / 5,
+        "matthews_corrcoef": (3 * 5 - (4 * 3 + 1 * 2)) / np.sqrt((25 - 17) * (25 - 13)),
+    }
+    for name, value in known.items():
+        assert METRICS[name].tally(right, answered, true) == pytest.approx([value]), name
+    two = tuple(one[:, :2] for one in (right, answered, true))
+    for name, value in (("precision", 1.0), ("recall", 0.5), ("f1", 2 / 3)):
+        assert METRICS[name].tally(*two) == pytest.approx([value]), name
+
+
+def test_losses_by_numbers():
+    chances = np.array([[0.25, 0.75], [0.5, 0.5]])
+    two = labelled([1, 0], [1, 0], probabilities=[chances])
+    assert METRICS["neg_log_loss"].values(two)[0] == pytest.approx((np.log(0.75) + np.log(0.5)) / 2)
+    assert METRICS["neg_brier_score"].values(two)[0] == pytest.approx(-(0.25**2 + 0.5**2) / 2)
+    three = labelled([2, 0], [1, 0], probabilities=[np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])])
+    assert METRICS["neg_brier_score"].values(three)[0] == pytest.approx(-(0.04 + 0.09 + 0.25) / 2)
+    flat = numbers([0.0, 4.0], [1.0, 1.0])
+    assert METRICS["neg_mean_absolute_percentage_error"].values(flat)[0] == pytest.approx(
+        -peer.mean_absolute_percentage_error([0.0, 4.0], [1.0, 1.0])
+    )
+    assert METRICS["neg_smape"].values(flat)[0] == pytest.approx(-(2.0 + 2 * 3 / 5) / 2)
+    perfect = METRICS["neg_mean_absolute_error"].values(numbers([1.0, 2.0], [1.0, 2.0]))[0]
+    assert str(perfect) == "0.0"
+    assert str(METRICS["neg_root_mean_squared_error"].values(numbers([1.0, 2.0], [1.0, 2.0]))[0]) == "0.0"
+
+
+def test_a_metric_knows_what_truth_it_needs():
+    kinds = {"labels": "labels", "probabilities": "labels", "numbers": "numbers"}
+    assert {metric.truth for metric in METRICS.values() if metric.reads == "probabilities"} == {"labels"}
+    assert all(metric.truth == kinds[metric.reads] for metric in METRICS.values())
+
+
+def test_the_greater_label_of_one_is_that_one():
+    assert METRICS["f1"].values(labelled([0, 0], [0, 0], classes=1)) == (1.0,)

@@ -86,3 +86,43 @@ def test_without_columns_there_is_no_nearest():
         slice_columns(pl.LazyFrame(), pl.DataFrame(), ["c"])
     assert told.value.next_step == "Mend gate.slices."
     assert told.value.facts["column"] == "c"
+
+
+def test_the_nearest_column_is_named_with_what_to_mend():
+    with pytest.raises(SettingsError, match="no column 'contry' to slice by") as told:
+        slice_columns(pl.LazyFrame(), pl.DataFrame({"city": ["x"], "country": ["DE"]}), ["contry"])
+    assert told.value.next_step == "Did you mean 'country'? Mend gate.slices."
+    assert told.value.facts["column"] == "contry"
+    with pytest.raises(SettingsError) as told:
+        slice_columns(pl.LazyFrame(), pl.DataFrame({"x": [1]}), ["country"])
+    assert "Did you mean 'x'?" in told.value.next_step
+
+
+def test_edges_are_values_of_the_training_rows():
+    """Of five rows the second, third and fourth; of equal ones one; without NaN and nulls."""
+    cut = ["below 2", "2 to below 3", "3 to below 4", "4 and above"]
+    assert sliced([1.9, 2.0, 3.5, 4.0], [5.0, 3.0, 1.0, 4.0, 2.0]) == cut
+    assert sliced([1.9, 2.0, 3.5, 4.0], [5.0, float("nan"), 3.0, 1.0, None, 4.0, 2.0, float("nan")]) == cut
+    assert sliced([1.0, 2.0], [2.0, 2.0, 2.0]) == ["below 2", "2 and above"]
+    assert sliced([1.0, 2.0, 3.0], [1.0, 3.0]) == ["1 to below 3", "1 to below 3", "3 and above"]
+    assert sliced([0.1, 0.30000001], [0.2, 0.2, 0.3, 0.3]) == ["below 0.2", "0.3 and above"]
+
+
+def test_few_dates_and_few_fractions_are_ranges_all_the_same():
+    assert sliced([date(2026, 1, 2), None], [date(2026, 1, 2)]) == ["2026-01-02 and above", EMPTY]
+    assert sliced([0.5, 1.5], [1.0]) == ["below 1", "1 and above"]
+
+
+def test_whole_numbers_of_few_values_in_the_holdout_are_values_whatever_training_has():
+    assert sliced([1, 2, 1], list(range(100))) == ["1", "2", "1"]
+
+
+def test_an_empty_text_among_many_stays_empty():
+    texts = [f"v{number:02}" for number in range(MOST_VALUES + 1)]
+    assert sliced([*texts, None, "v50"])[-2:] == [EMPTY, "v50"]  # v50 is twice there, so v49 shares the last
+    assert sliced([*texts, None, "v50"])[49] == OTHERS
+
+
+def test_several_columns_keep_their_order():
+    frame = pl.DataFrame({"a": ["x"], "b": [True]})
+    assert [one.name for one in slice_columns(frame.lazy(), frame, ["b", "a"])] == ["slice.b", "slice.a"]

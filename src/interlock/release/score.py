@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from dataclasses import replace as with_changes
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -207,20 +208,17 @@ def _recall(right: Floats, answered: Floats, true: Floats) -> Floats:
     return _share(right, true)
 
 
-def _binary(per_class: Tally) -> Tally:
-    return lambda right, answered, true: per_class(right, answered, true)[:, -1]
+def _binary(per_class: Tally, right: Floats, answered: Floats, true: Floats) -> Floats:
+    return per_class(right, answered, true)[:, -1]
 
 
-def _macro(per_class: Tally) -> Tally:
-    def mean(right: Floats, answered: Floats, true: Floats) -> Floats:
-        seen = (answered + true) > 0
-        return np.asarray((per_class(right, answered, true) * seen).sum(axis=1) / seen.sum(axis=1))
-
-    return mean
+def _macro(per_class: Tally, right: Floats, answered: Floats, true: Floats) -> Floats:
+    seen = (answered + true) > 0
+    return np.asarray((per_class(right, answered, true) * seen).sum(axis=1) / seen.sum(axis=1))
 
 
-def _weighted(per_class: Tally) -> Tally:
-    return lambda right, answered, true: (per_class(right, answered, true) * true).sum(axis=1) / true.sum(axis=1)
+def _weighted(per_class: Tally, right: Floats, answered: Floats, true: Floats) -> Floats:
+    return np.asarray((per_class(right, answered, true) * true).sum(axis=1) / true.sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -411,14 +409,7 @@ class Weighted(Metric):
 # ---- the names ---------------------------------------------------------------------------------------------------
 
 
-def _per_class(name: str, per_class: Tally) -> list[Metric]:
-    return [
-        Counts(name, 1.0, "labels", _binary(per_class), binary=True),
-        Counts(f"{name}_macro", 1.0, "labels", _macro(per_class)),
-        Counts(f"{name}_micro", 1.0, "labels", _accuracy),  # one label a row: micro averages are the accuracy
-        Counts(f"{name}_weighted", 1.0, "labels", _weighted(per_class)),
-    ]
-
+_PER_CLASS: tuple[tuple[str, Tally], ...] = (("f1", _f1), ("precision", _precision), ("recall", _recall))
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -426,9 +417,16 @@ METRICS: dict[str, Metric] = {
         Counts("accuracy", 1.0, "labels", _accuracy),
         Counts("balanced_accuracy", 1.0, "labels", _balanced_accuracy),
         Counts("matthews_corrcoef", 1.0, "labels", _matthews),
-        *_per_class("f1", _f1),
-        *_per_class("precision", _precision),
-        *_per_class("recall", _recall),
+        *(
+            metric
+            for name, per_class in _PER_CLASS
+            for metric in (
+                Counts(name, 1.0, "labels", partial(_binary, per_class), binary=True),
+                Counts(f"{name}_macro", 1.0, "labels", partial(_macro, per_class)),
+                Counts(f"{name}_micro", 1.0, "labels", _accuracy),  # one label a row: micro averages are the accuracy
+                Counts(f"{name}_weighted", 1.0, "labels", partial(_weighted, per_class)),
+            )
+        ),
         Area("roc_auc", 1.0, "probabilities", rest=False),
         Area("roc_auc_ovr", 1.0, "probabilities", rest=True),
         Weighted("average_precision", 1.0, "probabilities", _average_precision, binary=True),

@@ -27,7 +27,7 @@ def slice_columns(training: pl.LazyFrame, holdout: pl.DataFrame, names: Sequence
 
 def _labels(training: pl.LazyFrame, holdout: pl.DataFrame, name: str) -> pl.Series:
     if name not in holdout.columns:
-        near = difflib.get_close_matches(name, holdout.columns, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(name, holdout.columns, cutoff=0.0)
         raise SettingsError(
             f"There is no column '{name}' to slice by.",
             next_step=f"Did you mean '{near[0]}'? Mend gate.slices." if near else "Mend gate.slices.",
@@ -43,9 +43,7 @@ def _labels(training: pl.LazyFrame, holdout: pl.DataFrame, name: str) -> pl.Seri
 
 
 def _frequent(column: pl.Series) -> pl.Series:
-    counts = (
-        column.drop_nulls().value_counts(sort=False, name="rows").sort("rows", column.name, descending=[True, False])
-    )
+    counts = column.drop_nulls().value_counts(name="rows").sort("rows", column.name, descending=[True, False])
     if counts.height <= MOST_VALUES:
         return column
     kept = counts[column.name].head(MOST_VALUES - 1)
@@ -75,6 +73,6 @@ def _ranges(column: pl.Series, edges: Sequence[Any]) -> pl.Series:
         f"{texts[-1]} and above",
     ]
     place = pl.sum_horizontal((pl.lit(column) >= edge).cast(pl.Int8) for edge in edges)
-    label = place.replace_strict(list(range(len(labels))), labels, return_dtype=pl.String)
+    label = place.replace_strict(list(range(len(labels))), labels)
     empty = column.is_null() | column.is_nan() if column.dtype.is_float() else column.is_null()
     return pl.select(pl.when(pl.lit(empty)).then(None).otherwise(label)).to_series()
