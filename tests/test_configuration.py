@@ -178,7 +178,20 @@ def test_lines_of_inline_tables_are_those_of_their_key() -> None:
 def test_the_schema_knows_every_section() -> None:
     schema = json_schema()
     properties = schema["$defs"]["Settings"]["properties"]
-    sections = {"model", "params", "data", "script", "tune", "gate", "batch", "store", "lineage", "serve", "env"}
+    sections = {
+        "model",
+        "params",
+        "data",
+        "script",
+        "tune",
+        "gate",
+        "batch",
+        "store",
+        "lineage",
+        "serve",
+        "breaker",
+        "env",
+    }
     assert sections == set(properties)
     assert json.dumps(schema)
 

@@ -17,6 +17,8 @@ VERBS = {
     "init",
     "run",
     "keys",
+    "trip",
+    "reset",
     "predict",
     "status",
     "history",

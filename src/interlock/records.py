@@ -397,16 +397,20 @@ class Receipt(Record, frozen=True, kw_only=True):
 
 
 class Release(Record, frozen=True, kw_only=True):
-    """What is live now. ``cause``: gate, approval, rollback or person; ``because`` is the reason in words."""
+    """What is live now. ``cause``: gate, approval, rollback, person or breaker; ``because`` is the reason in words.
+
+    ``route`` is who is asked first: last good, while the breaker has taken the champion off duty.
+    """
 
     generation: int
     champion: str
     last_good: str | None
     baseline: str
-    cause: Literal["gate", "approval", "rollback", "person"]
+    cause: Literal["gate", "approval", "rollback", "person", "breaker"]
     because: str
     receipt: int | None = None
     at: str = ""
+    route: Literal["champion", "last-good"] = "champion"
 
 
 # ---- answers -----------------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""The section [serve] of the settings: the doors through which a release answers online."""
+"""The sections [serve] and [breaker] of the settings: the doors, and when a model is taken off duty behind them."""
 
 from typing import Annotated
 
 from msgspec import Meta
 
-from interlock.units import Count, Duration, NotNegative, Positive, Section
+from interlock.units import Count, Duration, Fraction, NotNegative, Positive, Rate, Section
 
 
 class Serve(Section, frozen=True, kw_only=True):
@@ -39,3 +39,28 @@ class Serve(Section, frozen=True, kw_only=True):
         ),
     ] = 1.0
     drain: Annotated[Duration, Meta(description="Requests that run get so long when the server stops.")] = "30s"
+
+
+class Breaker(Section, frozen=True, kw_only=True):
+    """[breaker]: when a model that fails is taken off duty while it serves."""
+
+    false_trips: Annotated[
+        Rate, Meta(description="How often a model that is fit may be taken off duty all the same, at the rated load.")
+    ] = "1 per year"
+    tolerated: Annotated[
+        Fraction, Meta(description="Share of records that the champion may fail, where last good does not.")
+    ] = 0.001
+    rated_load: Annotated[
+        Positive, Meta(description="Votes a second; each client has one. Beyond it requests are not counted.")
+    ] = 100.0
+    retry: Annotated[
+        Duration,
+        Meta(description="After a failure of time or memory the champion is tried in the shadow after this long."),
+    ] = "1m"
+    probes: Annotated[
+        Count, Meta(description="So many tries in the shadow must go well before it is back on duty.")
+    ] = 100
+    trips_a_day: Annotated[
+        int, Meta(ge=0, description="Automatic trips in a day; the next one pins last good until a person resets.")
+    ] = 2
+    observe: Annotated[bool, Meta(description="Say what would be done, and do nothing.")] = False

@@ -18,6 +18,9 @@ SCHEMA_PATTERN = r"^(?!pg_)[a-z_][a-z0-9_]{0,62}$"
 Duration = Annotated[
     str, Meta(pattern=DURATION_PATTERN, description="a number with ms, s, m, h, d or w, as 90s or 28d")
 ]
+RATE_PATTERN = r"^(\d+(?:\.\d+)?) per (day|week|month|year)$"
+_PER_YEAR = {"day": 365.25, "week": 365.25 / 7, "month": 12.0, "year": 1.0}
+Rate = Annotated[str, Meta(pattern=RATE_PATTERN, description="a number per day, week, month or year, as 1 per year")]
 Size = Annotated[str, Meta(pattern=SIZE_PATTERN, description="a number with MB, GB or TB, as 500MB or 4GB")]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
@@ -26,6 +29,14 @@ NotNegative = Annotated[float, Meta(ge=0.0)]
 Count = Annotated[int, Meta(ge=1)]
 Character = Annotated[str, Meta(min_length=1, max_length=1)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="letters, digits, '_', '.', '-'; at most 64")]
+
+
+def per_year(rate: str) -> float:
+    """A rate such as ``1 per year`` in times a year; raises :class:`SettingsError`."""
+    match = re.match(RATE_PATTERN, rate)
+    if match is None or float(match[1]) == 0.0:
+        raise SettingsError(f"'{rate}' is not a rate.", next_step="Write a number above 0: 1 per year, 2 per month.")
+    return float(match[1]) * _PER_YEAR[match[2]]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -125,16 +126,7 @@ def test_a_release_made_elsewhere_is_answered_by_at_once(mad: Path, tmp_path: Pa
     shutil.copytree(mad, project)
     with serving(project, "--insecure") as served:
         assert served.ask("/predict", row(1.0))[1]["interlock-release"] == "2"
-        done = subprocess.run(
-            [sys.executable, "-m", "interlock", "rollback", "--because", "a test", "--json"],
-            cwd=project,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        made = json.loads(done.stdout)["generation"]
+        made = verb(project, "rollback", "--because", "a test")["generation"]
         served.wait_for(f"release {made} answers now")
         assert served.ask("/predict", row(101.0))[1]["interlock-release"] == str(made)
         assert served.ask("/predict", row(101.0))[1]["interlock-tier"] == "champion"
@@ -164,3 +156,49 @@ def test_without_keys_it_listens_on_loopback_only(mad: Path) -> None:
     refused = serving(mad, "--insecure", "--host", "0.0.0.0")
     with pytest.raises(AssertionError, match="Without keys the server may listen on loopback only"):
         refused.__enter__()
+
+
+def test_a_champion_that_keeps_failing_goes_off_duty_and_stays_so(mad: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(mad, project)
+    # one client has a vote a second: with so few votes a year, four of them are enough
+    rules = ("--set", "breaker.rated_load=1", "--set", "breaker.tolerated=0.0001", "--set", "serve.deadline=1s")
+    with serving(project, "--insecure", before=rules) as served:
+        tiers = []
+        for _ in range(8):
+            tiers.append(served.ask("/predict", row(107.0))[1]["interlock-tier"])
+            time.sleep(1.0)
+            if any("was taken off duty" in line for line in served.said):
+                break
+        assert set(tiers) == {"last-good"}
+        served.wait_for("The champion was taken off duty (type); last good answers.")
+        assert served.ask("/predict", row(1.0))[1]["interlock-tier"] == "last-good"
+        served.wait_for("release 3 answers now")
+    status = verb(project, "status")
+    assert (status["release"]["cause"], status["release"]["route"]) == ("breaker", "last-good")
+    write_rows(project / "to_score" / "later.csv", 30_000, 20, labelled=False)
+    assert {batch["tier"] for batch in verb(project, "run", code=1)["batches"]} == {"last-good"}
+    with serving(project, "--insecure") as served:
+        assert served.ask("/predict", row(1.0))[1]["interlock-tier"] == "last-good"
+        assert verb(project, "reset", "--because", "mended")["state"]["mode"] == "closed"
+        served.wait_for("release 4 answers now")
+        assert served.ask("/predict", row(1.0))[1]["interlock-tier"] == "champion"
+        verb(project, "trip", "--because", "not yet")
+        served.wait_for("release 5 answers now")
+        assert served.ask("/predict", row(1.0))[1]["interlock-tier"] == "last-good"
+    assert verb(project, "verify")["problems"] == []
+
+
+def verb(project: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
+    """Run a verb with --json; its object."""
+    done = subprocess.run(
+        [sys.executable, "-m", "interlock", *arguments, "--json"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == code, f"{arguments}: {done.stdout} {done.stderr}"
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,11 +58,23 @@ def loader_of(project: Project) -> Loader:
     return Loader(project.parts, runner, limits=Limits(), workers=1)
 
 
-def house_of(project: Project, keyring: Keyring, max_body: int = 10_000, max_rows: int = 100) -> House:
+def house_of(
+    project: Project,
+    keyring: Keyring,
+    max_body: int = 10_000,
+    max_rows: int = 100,
+    on_served: Callable[[Served], None] | None = None,
+) -> House:
     release = project.parts.ledger.scan("release", Release, newest_first=True, limit=1)[0][1]
     room = room_of(loader_of(project).load(release, project.said.append), most_rows=max_rows)
     served: list[Served] = []
-    door = Door(room, served.append)
+
+    def observe(found: Served) -> None:
+        served.append(found)
+        if on_served is not None:
+            on_served(found)
+
+    door = Door(room, observe)
     pages = {"/ping": Page(lambda _: Reply(200, b"pong"), None), "/metrics": Page(lambda _: Reply(200, b""), "read")}
     return House(door, App(door, keyring, pages, max_body=max_body), served)
 

@@ -136,6 +136,6 @@ def test_each_request_is_told_once(house):
     asked(house, "/batch", {"instances": [RECORD] * 3})
     asked(house, "/batch", b"nonsense")
     one, two = house.served
-    assert (one.route, one.status, one.rows, one.tier) == ("/batch", 200, 3, "champion")
-    assert (two.status, two.rows, two.tier) == (400, 0, "abstain")
+    assert (one.route, one.status, len(one.rows), one.tier) == ("/batch", 200, 3, "champion")
+    assert (two.status, len(two.rows), two.tier) == (400, 0, "abstain")
     assert one.seconds >= 0

@@ -13,12 +13,13 @@ from serve.conftest import FORM, loader_of, opened_bundle
 
 def follower_of(project, **options):
     shown, said = [], []
-    return Follower(project.parts, loader_of(project), shown.append, said.append, **options), shown, said
+    show = lambda room, _: shown.append(room)  # noqa: E731
+    return Follower(project.parts, loader_of(project), show, said.append, **options), shown, said
 
 
 def test_a_newer_release_is_shown_once(project, tmp_path):
     follower, shown, said = follower_of(project)
-    assert follower.first().live.generation == 1
+    assert follower.first()[0].live.generation == 1
     follower.look()
     assert shown == []
     project.release_of(tmp_path, 2)
@@ -51,7 +52,7 @@ def test_a_champion_that_cannot_be_loaded_leaves_its_last_good(project, tmp_path
     broken = project.release_of(tmp_path, 2, last_good=good)
     (broken.path / "fast" / "form.json").write_text("{")
     follower, _, said = follower_of(project)
-    assert [seat.tier for seat in follower.first().live.seats] == ["last-good", "baseline"]
+    assert [seat.tier for seat in follower.first()[0].live.seats] == ["last-good", "baseline"]
     assert "cannot be loaded" in said[0]
 
 
@@ -59,7 +60,7 @@ def test_at_the_start_the_baseline_answers_when_nothing_else_can(project, tmp_pa
     broken = project.release_of(tmp_path, 2)
     (broken.path / "fast" / "form.json").write_text("{")
     follower, _, _ = follower_of(project)
-    assert [seat.tier for seat in follower.first().live.seats] == ["baseline"]
+    assert [seat.tier for seat in follower.first()[0].live.seats] == ["baseline"]
     (project.bundles[project.parts.ledger.scan("release", Release)[1][1].baseline].path / "fast/form.json").write_text(
         "{"
     )
@@ -69,8 +70,8 @@ def test_at_the_start_the_baseline_answers_when_nothing_else_can(project, tmp_pa
 
 def test_models_are_loaded_once_and_kept_while_needed(project, tmp_path):
     loader = loader_of(project)
-    follower = Follower(project.parts, loader, lambda _: None, lambda _: None)
-    first = follower.first().live.seats
+    follower = Follower(project.parts, loader, lambda *_: None, lambda _: None)
+    first = follower.first()[0].live.seats
     good = project.bundles[first[0].model]
     project.release_of(tmp_path, 2, last_good=good)
     follower.look()
@@ -106,7 +107,7 @@ def test_without_a_release_there_is_nothing_to_serve(project):
 
 def test_it_looks_in_a_thread_of_its_own(project, tmp_path):
     arrived = threading.Event()
-    follower = Follower(project.parts, loader_of(project), lambda _: arrived.set(), lambda _: None, look_every_s=0.01)
+    follower = Follower(project.parts, loader_of(project), lambda *_: arrived.set(), lambda _: None, look_every_s=0.01)
     follower.first()
     follower.start()
     project.release_of(tmp_path, 2)

@@ -40,8 +40,8 @@ class OnDuty:
 def take_duty(parts: Parts, turn: Turn, release: Release, runner_factory: RunnerFactory, stack: ExitStack) -> OnDuty:
     """Open the first model of the release that can answer; its predictor is closed by ``stack``.
 
-    Raises what is wrong with the champion (:class:`BundleCorrupt`, :class:`NotFound`, :class:`UserCodeFailed`) when no
-    other can answer either.
+    A champion that the breaker has taken off duty is not asked. Raises what is wrong with the first that is asked
+    (:class:`BundleCorrupt`, :class:`NotFound`, :class:`UserCodeFailed`) when no other can answer either.
     """
     failures: dict[Tier, InterlockError] = {}
     for tier, model in _tiers(parts, release):
@@ -58,20 +58,25 @@ def take_duty(parts: Parts, turn: Turn, release: Release, runner_factory: Runner
             continue
         if tier == "champion":
             _mended(parts, turn, release)
+        if tier == "champion" or release.route != "champion":
             return OnDuty(tier=tier, opened=opened, predictor=predictor)
         found = _note(parts, turn, release, failures, tier, model)
         return OnDuty(tier=tier, opened=opened, predictor=predictor, damage=found)
-    _note(parts, turn, release, failures, None, "")
-    raise failures["champion"]
+    if release.route == "champion":
+        _note(parts, turn, release, failures, None, "")
+    raise next(iter(failures.values()))
 
 
 def _tiers(parts: Parts, release: Release) -> Iterator[tuple[Tier, str]]:
     """The models of a release, in the order in which they are asked."""
     models: dict[Tier, str | None] = {"last-good": release.last_good, "baseline": release.baseline}
-    yield "champion", release.champion
+    if release.route == "champion":
+        yield "champion", release.champion
+    elif release.last_good:
+        yield "last-good", release.last_good
     for tier in dict.fromkeys(parts.settings.batch.fallback):
         model = models[tier]
-        if model and model != release.champion:
+        if model and model != release.champion and (tier, release.route) != ("last-good", "last-good"):
             yield tier, model
 
 

@@ -9,7 +9,7 @@ import json as json_text
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -252,6 +252,27 @@ def rollback(
             made = roll_back(parts, turn, because=because, to=to)
         notes = told_after(parts)
     show([*release(made), *notes], made)
+
+
+@app.command()
+def trip(because: Because, json: Json = False) -> None:
+    """Take the champion off duty: the last good model answers, online and in batches."""
+    _by_person(because, "trip", json=json)
+
+
+@app.command()
+def reset(because: Because, json: Json = False) -> None:
+    """Put the champion back on duty, and forget earlier trips."""
+    _by_person(because, "reset", json=json)
+
+
+def _by_person(because: str, act: Literal["trip", "reset"], *, json: bool) -> None:
+    from interlock.cli.operate import duty_by_person, duty_lines
+
+    current.json = json
+    with current.parts() as parts:
+        found = duty_by_person(parts, act, because)
+    show(duty_lines(found), found)
 
 
 @app.command()

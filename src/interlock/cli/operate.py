@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from interlock.answer.batch import score_file
 from interlock.cli import render
@@ -18,6 +18,8 @@ from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
 from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, facts_of, short
+from interlock.release.breaker import BreakerPolicy, Event, Reset, State, Tripped
+from interlock.release.duty import by_person
 from interlock.release.registry import Replay, current, release_at, releases
 from interlock.release.standing import Damage, damage_of
 from interlock.report.followers import tell
@@ -76,6 +78,34 @@ def make_key(settings: Settings, name: str, scopes: Sequence[str]) -> tuple[str,
         raise Misuse(f"A scope is one of {', '.join(SCOPES)}.")
     path = settings.path(settings.serve.keys_file)
     return add_key(path, name, chosen), path
+
+
+# ---- duty --------------------------------------------------------------------------------------------------------
+
+
+class OnDuty(Record, frozen=True, kw_only=True):
+    """Where the breaker stands, and the release that came of it."""
+
+    state: State
+    release: Release | None
+
+
+def duty_by_person(parts: Parts, act: Literal["trip", "reset"], because: str) -> OnDuty:
+    """Take the champion off duty, or put it back; raises :class:`Misuse` without a reason, :class:`NothingToServe`."""
+    if not because.strip():
+        raise Misuse("A person's decision needs a reason.", next_step="Say why with --because.")
+    now_s = parts.clock.now().timestamp()
+    event: Event = Tripped(now_s, because) if act == "trip" else Reset(now_s, because)
+    with operator_turn(parts) as turn:
+        state, release = by_person(parts.ledger, parts.clock, turn, event, BreakerPolicy())
+    return OnDuty(state=state, release=release)
+
+
+def duty_lines(found: OnDuty) -> list[str]:
+    """Where the breaker stands, for people."""
+    who = "The champion answers" if found.state.route == "champion" else "Last good answers"
+    told = [f"{who}; the breaker is {found.state.mode}."]
+    return told + (render.release(found.release) if found.release is not None else ["Nothing changed."])
 
 
 # ---- followers ---------------------------------------------------------------------------------------------------

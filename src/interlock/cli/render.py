@@ -57,7 +57,7 @@ def release(found: Release) -> list[str]:
     """What is live and why."""
     return [
         f"Release {found.generation}, live since {when(found.at)} UTC ({found.cause}).",
-        f"  champion   {short(found.champion)}",
+        f"  champion   {short(found.champion)}{'' if found.route == 'champion' else '  (off duty: last good answers)'}",
         f"  last good  {short(found.last_good) if found.last_good else 'none yet'}",
         f"  baseline   {short(found.baseline)}",
         f"  because    {found.because}",

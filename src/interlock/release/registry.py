@@ -180,6 +180,8 @@ def _last_good(ledger: Ledger, in_force: Release | None, champion: str) -> str |
     """Name the champion in force if it ever really served, else its own last good; never the new champion itself."""
     if in_force is None:
         return None
+    if in_force.route == "last-good":  # the champion in force was taken off duty: it is no model to fall back on
+        return None if in_force.last_good == champion else in_force.last_good
     served = that_served(ledger)
     proven = any(r.champion == in_force.champion and r.generation in served for r in releases(ledger))
     found = in_force.champion if proven else in_force.last_good

@@ -1,6 +1,6 @@
 """The ASGI application: every door, and who may pass it. What is not named here is not there."""
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -46,6 +46,11 @@ class App:
         """All paths."""
         return self._predictions | frozenset(self._pages)
 
+    def client_of(self, headers: Mapping[bytes, bytes], peer: Sequence[Any] | None) -> object:
+        """Who asks: the key, and the address without its port."""
+        key = self._keyring.find(presented(headers))
+        return (key.name if key is not None else "", peer[0] if peer else "")
+
     def passes(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> bool:
         """Whether a request with such a head may be handed to the door with its body, and there is no more to say."""
         told = headers.get(b"content-length", b"")
@@ -84,7 +89,7 @@ class App:
             return page.answer(headers)
         if method != "POST":
             return self._no("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
-        return await self._predicted(path, headers, receive)
+        return await self._predicted(path, headers, receive, self.client_of(headers, scope.get("client")))
 
     def _turned_away(self, headers: Mapping[bytes, bytes], wanted: Scope | None) -> Reply | None:
         if wanted is None:
@@ -101,7 +106,7 @@ class App:
             )
         return None
 
-    async def _predicted(self, path: str, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+    async def _predicted(self, path: str, headers: Mapping[bytes, bytes], receive: Receive, client: object) -> Reply:
         refusal = self._kind_refused(headers)
         if refusal is not None:
             return refusal
@@ -109,7 +114,7 @@ class App:
             body = await self._body(headers, receive)
         except InterlockError as error:
             return failure(error, self._door.name())
-        return await self._door.reply(path, body)
+        return await self._door.reply(path, body, client)
 
     def _kind_refused(self, headers: Mapping[bytes, bytes]) -> Reply | None:
         kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()

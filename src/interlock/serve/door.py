@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from interlock.answer.pool import Overloaded
 from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader
 from interlock.errors import DataRefused, InterlockError
+from interlock.model.rows import Row
 from interlock.records import Tier, short
 from interlock.serve.forms import Asked, JsonForms, json_forms, written
 
@@ -54,12 +55,13 @@ class Reply(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What the door tells of each request: route, status, rows, lowest tier, seconds."""
+    """What the door tells of each request. ``answered`` is None where its rows could not be read."""
 
     route: str
     status: int
-    rows: int
-    tier: str
+    client: object
+    rows: Sequence[Row]
+    tier: Tier
     seconds: float
     answered: Answered | None
 
@@ -111,31 +113,31 @@ class Door:
         """A new prediction id."""
         return self._ids.next()
 
-    def now(self, route: str, body: bytes) -> Reply | None:
+    def now(self, route: str, body: bytes, client: object = None) -> Reply | None:
         """The reply, where nothing has to be waited for; else None."""
         started, room = self._clock(), self.room
         try:
             asked = room.forms.routes[route](body)
             answered = room.live.answer_here(asked.rows)
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too, and ends nothing but the request
-            return self._failed(route, error, started)
-        return None if answered is None else self._reply(room, route, asked, answered, started)
+            return self._failed(route, error, started, client)
+        return None if answered is None else self._reply(room, route, asked, answered, started, client)
 
-    async def later(self, route: str, body: bytes) -> Reply:
+    async def later(self, route: str, body: bytes, client: object = None) -> Reply:
         """The reply, waiting for models in other processes."""
         started, room = self._clock(), self.room
         try:
             asked = room.forms.routes[route](body)
             answered = await room.live.answer(asked.rows)
         except Exception as error:  # noqa: BLE001 - as above
-            return self._failed(route, error, started)
-        return self._reply(room, route, asked, answered, started)
+            return self._failed(route, error, started, client)
+        return self._reply(room, route, asked, answered, started, client)
 
-    async def reply(self, route: str, body: bytes) -> Reply:
+    async def reply(self, route: str, body: bytes, client: object = None) -> Reply:
         """The reply, by whichever way."""
-        return self.now(route, body) or await self.later(route, body)
+        return self.now(route, body, client) or await self.later(route, body, client)
 
-    def _reply(self, room: Room, route: str, asked: Asked, answered: Answered, started: float) -> Reply:
+    def _reply(self, room: Room, route: str, asked: Asked, answered: Answered, started: float, client: object) -> Reply:
         name = self._ids.next()
         tier: Tier = answered.lowest if answered.faults else room.live.tier
         if tier == "abstain":
@@ -143,13 +145,13 @@ class Door:
         else:
             body = written(answered.answers, asked.shape)  # type: ignore[arg-type]
             reply = Reply(200, body, name, room.fixed.get(tier) or _fixed(room, tier))
-        self._observe(Served(route, reply.status, len(asked.rows), tier, self._clock() - started, answered))
+        self._observe(Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered))
         return reply
 
-    def _failed(self, route: str, error: Exception, started: float) -> Reply:
+    def _failed(self, route: str, error: Exception, started: float, client: object) -> Reply:
         name = self.name()
         reply = failure(error, name) if isinstance(error, InterlockError) else fault(error, name)
-        self._observe(Served(route, reply.status, 0, "abstain", self._clock() - started, None))
+        self._observe(Served(route, reply.status, client, (), "abstain", self._clock() - started, None))
         return reply
 
 

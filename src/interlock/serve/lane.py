@@ -28,6 +28,7 @@ class Head(NamedTuple):
 
     route: str
     length: int
+    client: object
 
 
 class Lane:
@@ -79,7 +80,7 @@ class _Connection(HttpToolsProtocol):
                 super().data_received(data)
                 return
             last = end + known.length
-            reply = self.shared.door.now(known.route, data[end:last])
+            reply = self.shared.door.now(known.route, data[end:last], known.client)
             if reply is None:
                 self._head = b""
                 super().data_received(data)
@@ -137,7 +138,7 @@ class _Connection(HttpToolsProtocol):
         path = self.scope["path"]
         if not self.shared.app.passes(self.scope["method"], path, headers):
             return None
-        return Head(path, int(length))
+        return Head(path, int(length), self.shared.app.client_of(headers, self.client))
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that was idle since the timer was set, and only then."""

@@ -16,13 +16,13 @@ LOOK_EVERY_S: Final = 0.1
 
 
 class Follower:
-    """Looks for a newer release in a thread of its own. ``show`` is called in that thread with the room of each."""
+    """Looks for a newer release in a thread of its own. ``show`` is called in that thread with each and its room."""
 
     def __init__(
         self,
         parts: Parts,
         loader: Loader,
-        show: Callable[[Room], None],
+        show: Callable[[Room, Release], None],
         say: Callable[[str], None],
         *,
         look_every_s: float = LOOK_EVERY_S,
@@ -39,14 +39,14 @@ class Follower:
         self.problem = ""
         """Why the state could not be read the last time, or a release not loaded; empty when all is well."""
 
-    def first(self) -> Room:
+    def first(self) -> tuple[Room, Release]:
         """Load the release in force, be it only its baseline; raises :class:`NothingToServe`, or why nothing loads."""
         release = current(self._parts.ledger)
         if release is None:
             raise NothingToServe("Nothing is live, so there is nothing to serve.", next_step="Run 'interlock run'.")
         room = self._room(release, at_any_rate=True)
         self._shown = release
-        return room
+        return room, release
 
     def start(self) -> None:
         """Begin to look."""
@@ -86,7 +86,7 @@ class Follower:
             )
             return
         self._shown, self._failed, self.problem = release, None, ""
-        self._show(room)
+        self._show(room, release)
         self._say(f"release {release.generation} answers now")
         self._loader.keep(room.live)
 

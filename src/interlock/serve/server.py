@@ -22,9 +22,10 @@ from interlock.errors import Misuse, SettingsError
 from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
 from interlock.ports import Parts
-from interlock.records import short
+from interlock.records import Release, short
 from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Room, Served
+from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keys import SCOPES, Keyring, new_key, read_keys
 from interlock.serve.openapi import document
 from interlock.serve.reload import Follower
@@ -57,26 +58,67 @@ def serve(parts: Parts, orders: Orders) -> None:
         loader = stack.enter_context(
             loading(parts, runner.get, limits=Limits(reach=settings.serve.reach), workers=settings.serve.runners)
         )
-        door: list[Door] = []
+        duty = Duty(parts, terms_of(settings), orders.say)
+        stack.callback(duty.close)
+        house: list[_House] = []
 
-        def show(room: Room) -> None:
-            door[0].room = room  # one assignment: a request that began with the old room ends in it
+        def show(room: Room, release: Release) -> None:
+            house[0].show(room, release)
 
         follower = Follower(parts, loader, show, orders.say)
-        door.append(Door(follower.first(), _unobserved))
-        app = App(door[0], keyring, _pages(door[0], settings), max_body=int(settings.serve.max_body_mb * 1e6))
-        follower.start()
-        stack.callback(follower.close)
-        _run(app, settings, orders, door[0])
+        room, release = follower.first()
+        door = Door(room, lambda served: _tell(duty, served))
+        duty.enter(room.live, release)
+        app = App(door, keyring, _pages(door, settings), max_body=int(settings.serve.max_body_mb * 1e6))
+        house.append(_House(door, duty, follower))
+        _run(app, settings, orders, house[0])
+
+
+def _tell(duty: Duty, served: Served) -> None:
+    if served.answered is not None:
+        duty.saw(served.client, served.rows, served.answered)
+
+
+class _House:
+    """What changes while the server runs, all of it in the thread of the loop."""
+
+    def __init__(self, door: Door, duty: Duty, follower: Follower) -> None:
+        self.door = door
+        self._duty = duty
+        self._follower = follower
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ticking: asyncio.TimerHandle | None = None
+
+    def open(self) -> None:
+        """Begin to follow releases, and time."""
+        self._loop = asyncio.get_running_loop()
+        self._follower.start()
+        self._tick()
+
+    def close(self) -> None:
+        """Stop following."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self._follower.close()
+
+    def show(self, room: Room, release: Release) -> None:
+        """Show a release into the room; called in the thread of the follower."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._enter, room, release)
+
+    def _enter(self, room: Room, release: Release) -> None:
+        self._duty.enter(room.live, release)
+        self.door.room = room  # one assignment: a request that began with the old room ends in it
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        self._duty.tick()
+        self._ticking = self._loop.call_later(1.0, self._tick)
 
 
 def _require_uvicorn() -> None:
     if importlib.util.find_spec("uvicorn") is None:
         raise SettingsError("Serving needs uvicorn.", next_step="pip install 'interlock[serve]'")
-
-
-def _unobserved(served: Served) -> None:
-    del served
 
 
 class _Lazy:
@@ -169,14 +211,14 @@ _OPEN: Final = {
 }
 
 
-def _run(app: App, settings: Settings, orders: Orders, door: Door) -> None:
+def _run(app: App, settings: Settings, orders: Orders, house: _House) -> None:
     import uvicorn
 
     from interlock.serve.lane import Lane, protocol_of
 
     config = uvicorn.Config(
         app,
-        http=protocol_of(Lane(door, app)),
+        http=protocol_of(Lane(house.door, app)),
         host=settings.serve.host,
         port=settings.serve.port,
         log_config=None,
@@ -186,7 +228,7 @@ def _run(app: App, settings: Settings, orders: Orders, door: Door) -> None:
         timeout_graceful_shutdown=max(1, round(seconds(settings.serve.drain))),
         timeout_keep_alive=75,
     )
-    live = door.room.live
+    live = house.door.room.live
 
     class _Server(uvicorn.Server):
         """Tells where it listens, and ends as an ordinary program when it is told to."""
@@ -204,10 +246,14 @@ def _run(app: App, settings: Settings, orders: Orders, door: Door) -> None:
         async def startup(self, sockets: list[socket] | None = None) -> None:
             await super().startup(sockets=sockets)
             if self.started:
+                house.open()
                 port = self.servers[0].sockets[0].getsockname()[1]
                 orders.say(
                     f"{settings.model.name}, release {live.generation}, answers at http://{settings.serve.host}:{port}"
                 )
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as loops:
-        loops.run(_Server(config).serve())
+        try:
+            loops.run(_Server(config).serve())
+        finally:
+            house.close()

@@ -1,0 +1,225 @@
+"""The breaker behind a door: what it sees, what flips, and what is written down."""
+
+import asyncio
+import json
+
+import pytest
+from msgspec.structs import replace
+
+from interlock.errors import UserCodeFailed
+from interlock.model.forms import Linear
+from interlock.release.breaker import BreakerPolicy, Reset, Tripped
+from interlock.release.duty import by_person
+from interlock.release.standing import current
+from interlock.serve.duty import Duty, Terms
+from interlock.serve.keys import Keyring
+from serve.conftest import FORM, house_of, opened_bundle
+
+RECORD = {"x": 1.0, "n": 3, "colour": "red"}
+NONSENSE = Linear(link="sigmoid", intercepts=(0.0,), terms=(), classes=("perhaps", "never"))
+QUICK = Terms(policy=BreakerPolicy(retry_s=10.0, probes=3, probes_at_once=2), votes_per_s=1e6, shadow_every=5)
+
+
+class Shift:
+    """A door whose answers a duty watches, on fakes."""
+
+    def __init__(self, project, terms=QUICK):
+        self.project, self.said = project, []
+        self.duty = Duty(project.parts, terms, self.said.append)
+        self.house = house_of(project, Keyring(None), on_served=self.saw)
+        self.enter(self.house.door.room.live)
+
+    def saw(self, served):
+        if served.answered is not None:
+            self.duty.saw(self.client, served.rows, served.answered)
+
+    def enter(self, live):
+        self.duty.enter(live, current(self.project.parts.ledger))
+
+    def ask(self, count=1, clients=True):
+        """Ask so many times, each time as somebody else; the tiers that answered."""
+
+        async def main():
+            tiers = []
+            for number in range(count):
+                self.client = number if clients else "one"
+                _, headers, _ = await self.house.ask("/predict", json.dumps(RECORD).encode())
+                tiers.append(headers[b"interlock-tier"].decode())
+                await asyncio.sleep(0)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            return tiers
+
+        return asyncio.run(main())
+
+    def events(self):
+        self.duty.close()
+        ledger = self.project.parts.ledger
+        return [event.kind for event in ledger.events() if event.kind.startswith(("breaker.", "release."))]
+
+    @property
+    def champion(self):
+        return self.house.door.room.live.seats[0]
+
+    def breaks(self, cause="deadline"):
+        self.mended = self.champion.here
+        error = UserCodeFailed("no", cause=cause)
+        self.champion.here = type("Broken", (), {"answers": lambda _, rows: [error] * len(rows)})()
+
+    def mends(self):
+        self.champion.here = self.mended
+
+
+@pytest.fixture
+def mad(project, tmp_path):
+    """A champion that talks nonsense, with a last good."""
+    project.release_of(tmp_path, 2, last_good=opened_bundle(tmp_path / "good", FORM), form=NONSENSE)
+    return project
+
+
+@pytest.fixture
+def fit(project, tmp_path):
+    """A champion that is well, with a last good."""
+    project.release_of(
+        tmp_path, 2, last_good=opened_bundle(tmp_path / "good", FORM), form=replace(FORM, intercepts=(0.3,))
+    )
+    return project
+
+
+def test_a_champion_that_fails_is_off_duty_within_five_requests_and_it_is_recorded(mad):
+    shift = Shift(mad)
+    assert shift.ask(8) == ["last-good"] * 8
+    assert len([served for served in shift.house.served if served.answered.faults]) <= 5
+    assert shift.said == ["The champion was taken off duty (class); last good answers."]
+    assert shift.events() == ["breaker.tripped", "release.made"]
+    release = current(mad.parts.ledger)
+    assert (release.generation, release.cause, release.route) == (3, "breaker", "last-good")
+    assert release.because.endswith("off duty: class.")
+
+
+def test_one_client_has_one_vote_a_second(mad):
+    shift = Shift(mad)
+    assert shift.ask(50, clients=False) == ["last-good"] * 50
+    assert shift.said == []
+    for _ in range(5):
+        mad.clock.advance(1.0)
+        shift.ask(1, clients=False)
+    assert len(shift.said) == 1
+    shift.duty.close()
+
+
+def test_a_server_that_starts_again_begins_where_the_record_says(mad):
+    first = Shift(mad)
+    first.ask(8)
+    first.duty.close()
+    second = Shift(mad)
+    assert second.duty.state.mode == "open"
+    assert second.ask(2) == ["last-good"] * 2
+    assert not any(served.answered.faults for served in second.house.served)
+    second.duty.close()
+
+
+def test_the_release_of_a_flip_changes_nothing_more(mad):
+    shift = Shift(mad)
+    shift.ask(8)
+    shift.duty.close()
+    before = shift.duty.state
+    shift.duty.enter(shift.house.door.room.live, current(mad.parts.ledger))
+    assert shift.duty.state == before
+    assert shift.ask(1) == ["last-good"]
+
+
+def test_what_last_good_cannot_answer_either_is_no_evidence(mad):
+    shift = Shift(mad)
+    for seat in shift.house.door.room.live.seats[:2]:
+        seat.here = shift.champion.here
+    assert set(shift.ask(200)) == {"baseline"}
+    assert shift.said == []
+    shift.duty.close()
+
+
+def test_time_and_memory_heal_by_probing_in_the_shadow(fit):
+    shift = Shift(fit)
+    assert set(shift.ask(20)) == {"champion"}
+    fit.clock.advance(1.0)
+    shift.breaks()
+    assert set(shift.ask(10)) == {"last-good"}
+    shift.mends()
+    fit.clock.advance(9.0)
+    shift.duty.tick()
+    assert set(shift.ask(5)) == {"last-good"}
+    fit.clock.advance(2.0)
+    shift.duty.tick()
+    assert shift.duty.state.mode == "half-open"
+    tiers = shift.ask(10)
+    assert tiers[0] == "last-good"
+    assert tiers[-1] == "champion"
+    assert shift.events() == ["breaker.tripped", "release.made", "breaker.probing", "breaker.healed", "release.made"]
+    assert current(fit.parts.ledger).route == "champion"
+
+
+def test_a_probe_that_fails_takes_it_off_again_for_longer(fit):
+    shift = Shift(fit)
+    shift.breaks()
+    shift.ask(10)
+    fit.clock.advance(11.0)
+    shift.duty.tick()
+    assert set(shift.ask(5)) == {"last-good"}
+    assert shift.duty.state.mode == "open"
+    assert shift.duty.state.wait_s == 20.0
+    shift.duty.close()
+
+
+def test_last_good_is_asked_in_the_shadow_before_it_is_needed(fit):
+    shift = Shift(fit)
+    shift.ask(50)
+    assert shift.duty.last_good == {True: 10, False: 0}
+    shift.house.door.room.live.seats[1].here = type(
+        "Mad", (), {"answers": lambda _, rows: [("no such", None)] * len(rows)}
+    )()
+    shift.ask(50)
+    assert shift.duty.last_good == {True: 10, False: 10}
+    shift.duty.close()
+
+
+def test_without_a_last_good_the_champion_stays_and_people_are_called(project):
+    shift = Shift(project)
+    shift.breaks()
+    assert set(shift.ask(50)) == {"baseline"}
+    assert shift.said == []
+    assert shift.duty.state.mode == "closed"
+    shift.duty.close()
+
+
+def test_only_observing_leaves_the_route(mad):
+    shift = Shift(mad, replace(QUICK, policy=BreakerPolicy(observe=True)))
+    shift.ask(50)
+    assert shift.house.door.room.live.route == 0
+    assert shift.events() == ["breaker.would_trip"]
+
+
+def test_a_new_release_puts_its_champion_on_duty(mad, tmp_path):
+    shift = Shift(mad)
+    shift.ask(8)
+    shift.duty.close()
+    mad.release_of(
+        tmp_path, 4, last_good=opened_bundle(tmp_path / "other", FORM), form=replace(FORM, intercepts=(0.5,))
+    )
+    again = Shift(mad)
+    assert again.ask(2) == ["champion"] * 2
+    again.duty.close()
+
+
+def test_a_person_trips_and_resets_and_the_server_follows(fit):
+    shift = Shift(fit)
+    ledger, clock = fit.parts.ledger, fit.parts.clock
+    now_s = clock.now().timestamp()
+    state, release = by_person(ledger, clock, fit.turn, Tripped(now_s, "it looks wrong"), BreakerPolicy())
+    assert (state.route, release.route, release.because[-15:]) == ("last-good", "last-good", "it looks wrong.")
+    shift.duty.enter(shift.house.door.room.live, release)
+    assert shift.ask(2) == ["last-good"] * 2
+    _, release = by_person(ledger, clock, fit.turn, Reset(now_s + 1, "it was not"), BreakerPolicy())
+    assert (release.generation, release.route) == (4, "champion")
+    shift.duty.enter(shift.house.door.room.live, release)
+    assert shift.ask(2) == ["champion"] * 2
+    shift.duty.close()
