@@ -112,4 +112,4 @@ def test_a_port_that_is_taken_is_told():
 def test_a_process_that_is_no_child_inherits_nothing():
     assert inherited({}) is None
     told = '{"listening": 3, "ready": 4, "key": "k"}'
-    assert inherited({"INTERLOCK_SERVE_INHERITED": told}) == Inherited(listening=3, ready=4, key="k")
+    assert inherited({"ILK_SERVE_INHERITED": told}) == Inherited(listening=3, ready=4, key="k")

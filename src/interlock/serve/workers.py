@@ -22,7 +22,7 @@ import msgspec
 from interlock.errors import Fault
 from interlock.records import Record
 
-INHERITED: Final = "INTERLOCK_SERVE_INHERITED"
+INHERITED: Final = "ILK_SERVE_INHERITED"  # not INTERLOCK_…: that would be a setting
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 30.0
 _LIVED_S: Final = 10.0
