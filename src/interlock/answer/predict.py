@@ -136,6 +136,8 @@ class Live:
 
     def answer_here(self, rows: Sequence[Row]) -> Answered | None:
         """Answers without waiting; None when a seat that is needed is in another process."""
+        if not rows:
+            return Answered([], [])
         seat = self.seats[self.route]
         if seat.here is None:
             return None
