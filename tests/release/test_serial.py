@@ -62,6 +62,47 @@ def test_a_bound_widens_with_the_root_of_the_memory(rho, least, most):
     assert found[0].worth == pytest.approx(2000 / found[0].widening ** 2, rel=0.01)
 
 
+def by_the_book(influence, steps):
+    """The same once more, term by term: widening and worth."""
+    centred = influence - influence.mean()
+    count = steps.max() + 1
+    sums = np.array([centred[steps == step].sum() for step in range(count)])
+    sums = sums - sums.mean()
+    variance = (sums**2).mean()
+    r = sum(sums[t] * sums[t - 1] for t in range(1, count)) / (count * variance)
+    r = np.clip(r + (1 + 3 * r) / count, 0.0, 0.97)
+    terms = 0.4 * count ** (2 / 3) * min(1.0, ((1 - r) ** 2 / max(r, 0.1)) ** (2 / 3))
+    coefficients = dct(sums, type=2, norm="ortho")[1:]
+    cosines = (coefficients[: max(2, int(terms))] ** 2).mean()
+    inflation = max(1.0, (1 + r) / (1 - r), cosines / variance)
+    independent = (centred**2).sum()
+    return math.sqrt((sums**2).sum() / independent * count / (count - 1) * inflation), count / inflation, inflation
+
+
+SERIES = {
+    "without memory": lambda rng: rng.normal(size=90),
+    "turning about": lambda rng: course(rng, 90, -0.8),
+    "a short memory": lambda rng: course(rng, 90, 0.5),
+    "a long memory": lambda rng: course(rng, 90, 0.95),
+    "a slow wave in noise": lambda rng: np.sin(np.arange(90) / 15.0) + 2.0 * rng.normal(size=90),
+    "few": lambda rng: course(rng, 7, 0.5),
+    "two": lambda rng: rng.normal(size=2),
+}
+
+
+@pytest.mark.parametrize("name", SERIES)
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_what_the_definition_says(name, seed):
+    series = SERIES[name](np.random.default_rng(seed))
+    steps = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(series)), 3))
+    influence = series[steps] + np.random.default_rng(seed + 1).normal(size=3 * len(series)) + 0.7
+    found = memory(influence, steps)
+    widening, worth, inflation = by_the_book(influence, steps)
+    assert (found.widening, found.worth) == (pytest.approx(widening), pytest.approx(worth))
+    assert found.steps == len(series)
+    assert inflation > 1.0 or name in ("without memory", "turning about", "few", "two")
+
+
 def test_rows_of_one_moment_that_share_their_luck_are_worth_one():
     rng = np.random.default_rng(3)
     days = np.repeat(np.arange(60), 25)
