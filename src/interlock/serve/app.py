@@ -26,10 +26,27 @@ class Page:
     scope: Scope | None
 
 
+@dataclass(frozen=True)
+class Intake:
+    """A route that takes JSON: what gives its reply to a body of a client, and the scope that a key must have."""
+
+    answer: Callable[[bytes, object], Awaitable[Reply]]
+    scope: Scope
+
+
 class App:
     """Routes by exact path. Deny by default: a route without a scope is said to be open, one by one."""
 
-    def __init__(self, door: Door, keyring: Keyring, pages: Mapping[str, Page], *, max_body: int) -> None:
+    def __init__(
+        self,
+        door: Door,
+        keyring: Keyring,
+        pages: Mapping[str, Page],
+        *,
+        max_body: int,
+        intakes: Mapping[str, Intake] | None = None,
+    ) -> None:
+        self._intakes = dict(intakes or {})
         self._door = door
         self._keyring = keyring
         self._pages = dict(pages)
@@ -44,7 +61,7 @@ class App:
     @property
     def routes(self) -> frozenset[str]:
         """All paths."""
-        return self._predictions | frozenset(self._pages)
+        return self._predictions | frozenset(self._pages) | frozenset(self._intakes)
 
     def client_of(self, headers: Mapping[bytes, bytes], peer: Sequence[Any] | None) -> object:
         """Who asks: the key, and the address without its port."""
@@ -76,10 +93,11 @@ class App:
     async def _reply(self, scope: Scope_, receive: Receive) -> Reply:
         path, method = scope["path"], scope["method"]
         headers = dict(scope["headers"])
-        page = self._pages.get(path)
-        if page is None and path not in self._predictions:
+        page, intake = self._pages.get(path), self._intakes.get(path)
+        if page is None and intake is None and path not in self._predictions:
             return self._no("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
-        wanted: Scope | None = "predict" if page is None else page.scope
+        named = page or intake
+        wanted: Scope | None = "predict" if named is None else named.scope
         refusal = self._turned_away(headers, wanted)
         if refusal is not None:
             return refusal
@@ -89,7 +107,8 @@ class App:
             return page.answer(headers)
         if method != "POST":
             return self._no("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
-        return await self._predicted(path, headers, receive, self.client_of(headers, scope.get("client")))
+        client = self.client_of(headers, scope.get("client"))
+        return await self._predicted(path, headers, receive, client, intake)
 
     def _turned_away(self, headers: Mapping[bytes, bytes], wanted: Scope | None) -> Reply | None:
         if wanted is None:
@@ -106,7 +125,9 @@ class App:
             )
         return None
 
-    async def _predicted(self, path: str, headers: Mapping[bytes, bytes], receive: Receive, client: object) -> Reply:
+    async def _predicted(
+        self, path: str, headers: Mapping[bytes, bytes], receive: Receive, client: object, intake: Intake | None
+    ) -> Reply:
         refusal = self._kind_refused(headers)
         if refusal is not None:
             return refusal
@@ -114,6 +135,8 @@ class App:
             body = await self._body(headers, receive)
         except InterlockError as error:
             return failure(error, self._door.name())
+        if intake is not None:
+            return await intake.answer(body, client)
         return await self._door.reply(path, body, client)
 
     def _kind_refused(self, headers: Mapping[bytes, bytes]) -> Reply | None:

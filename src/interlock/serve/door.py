@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from interlock.answer.guard import FAULTS
 from interlock.answer.pool import Overloaded
 from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader
-from interlock.errors import DataRefused, InterlockError
+from interlock.errors import DataRefused, Fault, InterlockError
 from interlock.model.rows import Row
 from interlock.records import Tier, short
 from interlock.serve.forms import Asked, JsonForms, json_forms, written
@@ -24,6 +24,10 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 _encode = msgspec.json.Encoder().encode
 _log = logging.getLogger(__name__)
+
+
+class NotKept(Fault):
+    """What must be on the disk before it is acknowledged cannot be written."""
 
 
 class Fixed:
@@ -55,7 +59,10 @@ class Reply(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What the door tells of each request. ``answered`` is None where its rows could not be read."""
+    """What the door tells of each request. ``answered`` is None where its rows could not be read.
+
+    ``name`` is the prediction id, ``live`` what answered.
+    """
 
     route: str
     status: int
@@ -64,6 +71,8 @@ class Served(NamedTuple):
     tier: Tier
     seconds: float
     answered: Answered | None
+    name: bytes = b""
+    live: Live | None = None
 
 
 class Room(NamedTuple):
@@ -94,12 +103,20 @@ class Ids:
 
 
 class Door:
-    """Answers prediction requests by the release that is in the room."""
+    """Answers prediction requests by the release that is in the room.
+
+    With ``settled``, a reply with an answer waits for it: whether what was observed of the id is kept.
+    """
 
     def __init__(
-        self, room: Room, observe: Callable[[Served], None], clock: Callable[[], float] = time.perf_counter
+        self,
+        room: Room,
+        observe: Callable[[Served], None],
+        clock: Callable[[], float] = time.perf_counter,
+        settled: Callable[[bytes], Awaitable[bool]] | None = None,
     ) -> None:
         self.room = room
+        self._settled = settled
         self._observe = observe
         self._clock = clock
         self._ids = Ids()
@@ -115,6 +132,8 @@ class Door:
 
     def now(self, route: str, body: bytes, client: object = None) -> Reply | None:
         """The reply, where nothing has to be waited for; else None."""
+        if self._settled is not None:
+            return None
         started, room = self._clock(), self.room
         try:
             asked = room.forms.routes[route](body)
@@ -131,7 +150,10 @@ class Door:
             answered = await room.live.answer(asked.rows)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(route, error, started, client)
-        return self._reply(room, route, asked, answered, started, client)
+        reply = self._reply(room, route, asked, answered, started, client)
+        if self._settled is not None and not await self._settled(reply.name):
+            return failure(NotKept("The answer cannot be recorded, so it is not given.", next_step=_LATER), reply.name)
+        return reply
 
     async def reply(self, route: str, body: bytes, client: object = None) -> Reply:
         """The reply, by whichever way."""
@@ -145,16 +167,18 @@ class Door:
         else:
             body = written(answered.answers, asked.shape)  # type: ignore[arg-type]
             reply = Reply(200, body, name, room.fixed.get(tier) or _fixed(room, tier))
-        self._observe(Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered))
+        seconds = self._clock() - started
+        self._observe(Served(route, reply.status, client, asked.rows, tier, seconds, answered, name, room.live))
         return reply
 
     def _failed(self, route: str, error: Exception, started: float, client: object) -> Reply:
         name = self.name()
         reply = failure(error, name) if isinstance(error, InterlockError) else fault(error, name)
-        self._observe(Served(route, reply.status, client, (), "abstain", self._clock() - started, None))
+        self._observe(Served(route, reply.status, client, (), "abstain", self._clock() - started, None, name))
         return reply
 
 
+_LATER = "Ask again later; the server says why its log does not take it."
 _RETRY = Fixed(((b"retry-after", b"1"),))
 _ABSTAINED = Fixed(((b"interlock-tier", b"abstain"),))
 _NOBODY = Fixed(((b"retry-after", b"1"), (b"interlock-tier", b"abstain")))
@@ -183,7 +207,7 @@ def failure(error: InterlockError, name: bytes) -> Reply:
     for fact in ("field", "row"):
         if error.facts.get(fact) is not None:
             body[fact] = error.facts[fact]  # type: ignore[assignment]
-    return Reply(status, _encode({"error": body}), name, _RETRY if isinstance(error, Overloaded) else NOTHING)
+    return Reply(status, _encode({"error": body}), name, _RETRY if isinstance(error, Overloaded | NotKept) else NOTHING)
 
 
 def fault(error: Exception, name: bytes) -> Reply:

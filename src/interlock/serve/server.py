@@ -28,6 +28,7 @@ from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keys import SCOPES, Keyring, new_key, read_keys
 from interlock.serve.openapi import document
+from interlock.serve.recording import Recording
 from interlock.serve.reload import Follower
 from interlock.settings import Settings
 from interlock.units import seconds
@@ -67,14 +68,18 @@ def serve(parts: Parts, orders: Orders) -> None:
 
         follower = Follower(parts, loader, show, orders.say)
         room, release = follower.first()
-        door = Door(room, lambda served: _tell(duty, served))
+        recording = Recording(parts, room)
+        stack.callback(recording.close)
+        door = Door(room, lambda served: _tell(duty, recording, served), settled=recording.settled)
         duty.enter(room.live, release)
-        app = App(door, keyring, _pages(door, settings), max_body=int(settings.serve.max_body_mb * 1e6))
-        house.append(_House(door, duty, follower))
+        most = int(settings.serve.max_body_mb * 1e6)
+        app = App(door, keyring, _pages(door, settings), max_body=most, intakes=recording.intakes(door))
+        house.append(_House(door, duty, follower, recording))
         _run(app, settings, orders, house[0])
 
 
-def _tell(duty: Duty, served: Served) -> None:
+def _tell(duty: Duty, recording: Recording, served: Served) -> None:
+    recording.append(served)
     if served.answered is not None:
         duty.saw(served.client, served.rows, served.answered)
 
@@ -82,8 +87,9 @@ def _tell(duty: Duty, served: Served) -> None:
 class _House:
     """What changes while the server runs, all of it in the thread of the loop."""
 
-    def __init__(self, door: Door, duty: Duty, follower: Follower) -> None:
+    def __init__(self, door: Door, duty: Duty, follower: Follower, recording: Recording) -> None:
         self.door = door
+        self._recording = recording
         self._duty = duty
         self._follower = follower
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,6 +99,7 @@ class _House:
         """Begin to follow releases, and time."""
         self._loop = asyncio.get_running_loop()
         self._follower.start()
+        self._recording.open(self._loop)
         self._tick()
 
     def close(self) -> None:
@@ -113,6 +120,7 @@ class _House:
     def _tick(self) -> None:
         assert self._loop is not None
         self._duty.tick()
+        self._recording.tick(self._loop)
         self._ticking = self._loop.call_later(1.0, self._tick)
 
 
