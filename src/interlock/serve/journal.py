@@ -90,7 +90,7 @@ class Journal:
         self.lost = 0
         self.kept = 0
         self.problem = ""
-        """Why the last write failed; empty when all is well."""
+        """Why records were lost the last time; empty when none was."""
         self._folder = folder
         self._log, self._clock, self._salt = log, clock, salt
         self._bound = round(log.sample * _CHANCES)
@@ -123,6 +123,7 @@ class Journal:
             self._enter(served.live)
         batch = self._batch
         if self._held + len(batch.buffer) > self._most or self._spool_bytes > self._most_spool:
+            self.problem = f"there is no room {'on the disk' if self._spool_bytes > self._most_spool else 'in memory'}"
             self._leave_out(name, len(answered.answers))
             return
         pick = self._pick
@@ -208,7 +209,6 @@ class Journal:
         self._spool_bytes = spool_bytes
         if error is None:
             self.kept += batch.records
-            self.problem = ""
         else:
             self.lost += batch.records
             self._batch.lost += batch.records + batch.lost
@@ -216,7 +216,7 @@ class Journal:
         if batch.waiting is not None and not batch.waiting.done():
             batch.waiting.set_result(error is None)
         if self._batch.waiting is not None and not self._writing:
-            self._hand_over()
+            self._hand_over()  # all that came meanwhile share the next write
 
     def close(self) -> None:
         """Write what is left, and seal it."""
@@ -249,9 +249,13 @@ class Journal:
 
     def _report(self, batch: _Batch, error: OSError | None) -> None:
         size = spooled_bytes(self._folder)
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
+        try:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._written, batch, error, size)
+                return
+        except RuntimeError:
+            pass  # the loop has ended: nobody waits, and nobody else counts
+        self._written(batch, error, size)
 
 
 _NOTHING: Final = _Batch(Room(0, {}, []))

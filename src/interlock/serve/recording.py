@@ -19,11 +19,13 @@ _SALT = ("log", "salt")
 class Recording:
     """Opened before the first request, closed after the last. Raises :class:`SettingsError` for unknown columns."""
 
-    def __init__(self, parts: Parts, room: Room) -> None:
+    def __init__(self, parts: Parts, room: Room, say: Callable[[str], None]) -> None:
         settings, log = parts.settings, parts.settings.serve.log
         folder = log_folder(settings)
         check_columns(log, room.live.columns)
         self._parts = parts
+        self._say = say
+        self._told = 0
         self._outbox = Outbox(folder)
         self._clerk = Clerk(settings, parts.clock)
         salt = salt_of(parts.ledger) if "hash" in log.redact.values() else b""
@@ -61,15 +63,23 @@ class Recording:
             self.journal.open(loop)
 
     def tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Look after the clerk, in another thread."""
+        """Tell what was lost, and look after the clerk, in another thread."""
+        self._tell()
         loop.run_in_executor(None, self._clerk.tick)
 
     def close(self) -> None:
         """Write what is left, and let the clerk take it to the lake."""
         if self.journal is not None:
             self.journal.close()
+        self._tell()
         self._outbox.close()
         self._clerk.close()
+
+
+    def _tell(self) -> None:
+        if self.journal is not None and self.journal.lost > self._told:
+            lost, self._told = self.journal.lost - self._told, self.journal.lost
+            self._say(f"the prediction log lost {lost} records: {self.journal.problem}")
 
 
 def salt_of(ledger: Ledger) -> bytes:

@@ -68,7 +68,7 @@ def serve(parts: Parts, orders: Orders) -> None:
 
         follower = Follower(parts, loader, show, orders.say)
         room, release = follower.first()
-        recording = Recording(parts, room)
+        recording = Recording(parts, room, orders.say)
         stack.callback(recording.close)
         door = Door(room, lambda served: _tell(duty, recording, served), settled=recording.settled)
         duty.enter(room.live, release)
