@@ -43,9 +43,7 @@ def test_it_counts_what_is_new_repeated_and_refused(house):
     body = {"outcomes": [{"id": "a", "outcome": "yes"}, {"id": "a", "outcome": "yes"}, {"id": "b", "outcome": 3}]}
     status, found = told(house, body)
     assert (status, found["accepted"], found["repeated"], found["refused"]) == (200, 1, 1, 1)
-    assert found["refusals"] == [
-        {"entry": 2, "message": "The outcome is not of the type that the model answers with."}
-    ]
+    assert found["refusals"] == [{"entry": 2, "message": "The outcome is not of the type that the model answers with."}]
     assert told(house, [{"id": "a", "outcome": "yes"}]) == (200, {"accepted": 0, "repeated": 1, "refused": 0})
 
 
@@ -83,6 +81,7 @@ def test_where_all_are_refused_it_says_so(house):
         (json.dumps([{"id": "a", "outcome": "yes"}] * 51).encode(), 413),
         (b'[{"outcome": "yes"}]', 422),
         (b'[{"id": "a", "key": {"b": 1}, "outcome": "yes"}]', 422),
+        (b'[{"key": {"a": null}, "outcome": "yes"}]', 400),
         (b"[]", 200),
     ],
 )
@@ -147,6 +146,9 @@ def test_what_cannot_be_kept_is_not_acknowledged(project, tmp_path):
 def test_outcomes_are_of_the_type_of_the_answers(output, good, bad):
     for each in good:
         outcome_of(Entry(id="a", outcome=each), output, NOW, "")
+    if output is None:
+        with pytest.raises(DataRefused, match="too large"):
+            outcome_of(Entry(id="a", outcome=10**400), output, NOW, "")
     for each in bad:
         with pytest.raises(DataRefused, match="type"):
             outcome_of(Entry(id="a", outcome=each), output, NOW, "")

@@ -264,8 +264,8 @@ def test_records_are_flushed_when_it_is_time(project, tmp_path):
         door = Door(rig.room(), journal.append)
         journal.open(asyncio.get_running_loop())
         await door.reply("/predict", json.dumps(RECORD).encode())
-        while not journal.kept:
-            await asyncio.sleep(0.001)
+        journal._batch.waiting = asyncio.get_running_loop().create_future()
+        assert await journal._batch.waiting
         found = frame_of([*rig.folder.iterdir()])[0]
         journal.close()
         return found

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from interlock.answer.reading import Reader, malformed
-from interlock.errors import DataRefused, InterlockError
+from interlock.errors import DataRefused, InterlockError, StoreFault
 from interlock.ports import Clock
 from interlock.records import Output, canonical
 from interlock.serve.door import NotKept, Reply, failure
@@ -68,11 +68,14 @@ def outcome_of(entry: Entry, output: Output | None, now: datetime, sender: str) 
     if not _fits(entry.outcome, output):
         raise malformed("The outcome is not of the type that the model answers with.", "GET /openapi.json tells it.")
     at = now if entry.at is None else _moment(entry.at, now)
-    key = None if entry.key is None else canonical(entry.key).decode()
-    told = [entry.id, key, entry.outcome, None if entry.at is None else _microseconds(at)]
-    text = entry.outcome if isinstance(entry.outcome, str) else canonical(entry.outcome).decode()
-    value = float(entry.outcome) if isinstance(entry.outcome, bool | int | float) else None
-    named = hashlib.sha256(canonical(told)).digest()
+    try:
+        key = None if entry.key is None else canonical(entry.key).decode()
+        told = [entry.id, key, entry.outcome, None if entry.at is None else _microseconds(at)]
+        named = hashlib.sha256(canonical(told)).digest()
+        text = entry.outcome if isinstance(entry.outcome, str) else canonical(entry.outcome).decode()
+        value = float(entry.outcome) if isinstance(entry.outcome, bool | int | float) else None
+    except (OverflowError, RecursionError, StoreFault):
+        raise malformed("The outcome has a number that is too large, is too deep, or is no Unicode.") from None
     return Outcome(entry.id, key, text, value, _microseconds(at), _microseconds(now), sender, named)
 
 

@@ -75,7 +75,6 @@ class Recording:
         self._outbox.close()
         self._clerk.close()
 
-
     def _tell(self) -> None:
         if self.journal is not None and self.journal.lost > self._told:
             lost, self._told = self.journal.lost - self._told, self.journal.lost
