@@ -126,7 +126,7 @@ def test_outcomes_find_their_predictions_in_the_lake(project: Path) -> None:
     with serving(project, "--insecure") as served:
         assert served.ask("/feedback", told)[2] == {"accepted": 0, "repeated": 2, "refused": 0}
     joined = rows(project, "predictions").join(rows(project, "outcomes"), on="id")
-    assert joined.sort("at").select("prediction", "outcome").rows() == [("no", "no"), ("yes", "yes")]
+    assert joined.sort("time").select("prediction", "outcome").rows() == [("no", "no"), ("yes", "yes")]
 
 
 def test_any_reader_of_delta_or_parquet_reads_the_log(project: Path) -> None:

@@ -67,7 +67,7 @@ def test_an_answer_is_a_row_with_all_that_explains_it(project, tmp_path):
     assert row["prediction"] == json.loads(reply.body)["prediction"]
     assert sum(row["probabilities"]) == pytest.approx(1.0)
     assert json.loads(row["features"]) == RECORD
-    assert row["at"] == project.clock.now()
+    assert row["time"] == project.clock.now()
     assert row["latency_ms"] > 0
     assert rig.journal.tally().kept == 1
 

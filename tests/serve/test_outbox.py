@@ -45,7 +45,7 @@ def test_what_was_moved_is_still_known(tmp_path, tables):
     assert move(tmp_path, tables) == 1
     assert rows(tables) == [("a", "yes"), ("b", "no"), ("c", "yes")]
     (first,) = tables.scan(OUTCOMES).filter(id="a").collect().to_dicts()
-    assert (first["at"].timestamp(), first["received"].timestamp(), first["sender"]) == (1e-6, 5e-6, "shop")
+    assert (first["time"].timestamp(), first["received"].timestamp(), first["sender"]) == (1e-6, 5e-6, "shop")
     assert first["digest"] == outcome("a").digest.hex()
 
 

@@ -42,7 +42,7 @@ _MOST_BYTES: Final = 32 << 20
 _LAST_S: Final = 20.0
 _SCHEMA: Final[dict[str, Any]] = {
     "id": pl.String,
-    "at": pl.Datetime("us", "UTC"),
+    "time": pl.Datetime("us", "UTC"),
     "release": pl.Int64,
     "tier": pl.String,
     "model": pl.String,
@@ -152,10 +152,10 @@ def frame_of(paths: Sequence[Path]) -> tuple[pl.DataFrame, int]:
             lost += preface.lost
             for record in records:
                 _add(columns, preface.room, record)
-    moments = pl.Series("at", columns.pop("at"), dtype=pl.Float64)
-    frame = pl.DataFrame(columns, schema={name: dtype for name, dtype in _SCHEMA.items() if name != "at"})
-    at = (moments * 1e6).round().cast(pl.Int64).cast(pl.Datetime("us", "UTC"))
-    return frame.with_columns(at).select(list(_SCHEMA)), lost
+    moments = pl.Series("time", columns.pop("time"), dtype=pl.Float64)
+    frame = pl.DataFrame(columns, schema={name: dtype for name, dtype in _SCHEMA.items() if name != "time"})
+    times = (moments * 1e6).round().cast(pl.Int64).cast(pl.Datetime("us", "UTC"))
+    return frame.with_columns(times).select(list(_SCHEMA)), lost
 
 
 def _add(columns: dict[str, list[Any]], room: Room, record: _Record) -> None:
@@ -166,7 +166,7 @@ def _add(columns: dict[str, list[Any]], room: Room, record: _Record) -> None:
         value, others = (None, None) if answer is None else answer
         features = None if record.rows is None else dict(zip(room.features, record.rows[place], strict=True))
         columns["id"].append(f"{name}-{place}" if many else name)
-        columns["at"].append(record.at)
+        columns["time"].append(record.at)
         columns["release"].append(room.generation)
         columns["tier"].append(tier)
         columns["model"].append(room.models.get(tier))

@@ -35,7 +35,7 @@ _SCHEMA: Final[dict[str, Any]] = {
     "key": pl.String,
     "outcome": pl.String,
     "value": pl.Float64,
-    "at": pl.Datetime("us", "UTC"),
+    "time": pl.Datetime("us", "UTC"),
     "received": pl.Datetime("us", "UTC"),
     "sender": pl.String,
     "digest": pl.String,
@@ -129,7 +129,7 @@ def _frame(rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
         pl.Series(name, [each.hex() for each in values] if name == "digest" else values, dtype=_raw(dtype))
         for (name, dtype), values in zip(_SCHEMA.items(), columns, strict=True)
     ]
-    return pl.DataFrame(found).cast({"at": _SCHEMA["at"], "received": _SCHEMA["received"]})
+    return pl.DataFrame(found).cast({"time": _SCHEMA["time"], "received": _SCHEMA["received"]})
 
 
 def _raw(dtype: Any) -> Any:
