@@ -125,6 +125,7 @@ def test_many_at_once_share_transactions_and_each_is_told_its_own(house, monkeyp
 
 def test_what_cannot_be_kept_is_not_acknowledged(project, tmp_path):
     house, outbox = _opened(project, tmp_path, Keyring(None))
+    assert told(house, [{"id": "b", "outcome": "yes"}])[0] == 200
     outbox._database.execute("drop table waiting")
     status, found = told(house, [{"id": "a", "outcome": "yes"}])
     assert (status, found["error"]["code"]) == (503, "NotKept")

@@ -7,7 +7,7 @@ import zlib
 import polars as pl
 import pytest
 
-from interlock.errors import SettingsError
+from interlock.errors import SettingsError, StoreFault
 from interlock.records import Release
 from interlock.serve import journal as module
 from interlock.serve.clerk import frame_of
@@ -278,3 +278,9 @@ def test_a_row_of_the_log_is_plain_text_and_numbers(project, tmp_path):
     rows.write_parquet(tmp_path / "log.parquet")
     share = pl.read_parquet(tmp_path / "log.parquet").select((pl.col("prediction") == "yes").mean()).item()
     assert share in (0.0, 1.0)
+
+
+def test_no_place_for_the_log_is_told_before_anything_is_served(project, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreFault, match=r"serve\.log\.on = false"):
+        Journal(tmp_path / "file" / "spool", QUIET, project.clock)

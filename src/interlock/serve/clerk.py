@@ -40,6 +40,7 @@ _GROUP: Final = "group.json"
 _MOST_BYTES: Final = 32 << 20
 """Segments of a group are together not much larger."""
 _LAST_S: Final = 20.0
+_SHORTEST_S: Final = 0.1
 _SCHEMA: Final[dict[str, Any]] = {
     "id": pl.String,
     "time": pl.Datetime("us", "UTC"),
@@ -209,7 +210,7 @@ class Clerk:
         self._start()
 
     def _start(self) -> None:
-        program = [sys.executable, "-m", "interlock.serve.clerk"]
+        program = [sys.executable, "-P", "-m", "interlock.serve.clerk"]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -258,7 +259,7 @@ def main() -> None:
     pipe = sys.stdin.buffer
     settings = msgspec.json.decode(pipe.readline(), type=Settings, dec_hook=lambda kind, value: kind(value))
     tables = open_tables(settings, SystemClock())
-    every_s = seconds(settings.serve.log.commit)
+    every_s = max(seconds(settings.serve.log.commit), _SHORTEST_S)
     last = False
     while True:
         try:

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from interlock.answer.predict import Live
-from interlock.errors import SettingsError
+from interlock.errors import SettingsError, StoreFault
 from interlock.model.rows import Row
 from interlock.ports import Clock
 from interlock.records import Column
@@ -40,6 +40,7 @@ Redaction: TypeAlias = Literal["drop", "hash"]
 _BLOCK_BYTES: Final = 1 << 20
 """A buffer that is larger is written at once."""
 _SEGMENT_BYTES: Final = 16 << 20
+_SHORTEST_S: Final = 0.005
 _CHANCES: Final = 2**32
 _encoder = msgspec.msgpack.Encoder()
 
@@ -83,7 +84,10 @@ class Tally:
 
 
 class Journal:
-    """The log of one server. All methods but the writer's are called in the thread of the loop."""
+    """The log of one server. All methods but the writer's are called in the thread of the loop.
+
+    Raises :class:`StoreFault` when there is no place for it.
+    """
 
     def __init__(self, folder: Path, log: Log, clock: Clock, salt: bytes = b"") -> None:
         self.durable = log.durable
@@ -108,7 +112,14 @@ class Journal:
         self._monotonic = clock.monotonic
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
-        make_folder(folder)
+        try:
+            make_folder(folder)
+        except OSError as error:
+            raise StoreFault(
+                f"The prediction log cannot be kept in {folder}: {error.strerror}.",
+                next_step="Make it writable, or set serve.log.on = false.",
+                path=str(folder),
+            ) from error
         self._thread = threading.Thread(target=self._write_all, name="interlock-log", daemon=True)
         self._thread.start()
 
@@ -183,7 +194,7 @@ class Journal:
         assert self._loop is not None
         self._wall = self._clock.now().timestamp() - self._clock.monotonic()
         self._hand_over()
-        self._loop.call_later(seconds(self._log.flush), self._tick)
+        self._loop.call_later(max(seconds(self._log.flush), _SHORTEST_S), self._tick)
 
     def tally(self) -> Tally:
         """What became of records so far."""

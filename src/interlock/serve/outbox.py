@@ -56,28 +56,35 @@ class Outcome(NamedTuple):
 
 
 class Outbox:
-    """The file, opened by one process. Methods raise :class:`StoreFault`, and then nothing of the call was kept."""
+    """The file, opened by one process when it first has something to keep.
+
+    Methods raise :class:`StoreFault`, and then nothing of the call was kept.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _FILE
-        with _faults(self._path):
-            make_folder(folder)
-            self._database = _open(self._path)
+        self._database: sqlite3.Connection | None = None
 
     def add(self, outcomes: Iterable[Outcome]) -> list[bool]:
         """Keep each that was not kept before; whether it was new. All are on the disk when this returns."""
-        with _faults(self._path), _transaction(self._database):
-            return [self._add(each) for each in outcomes]
-
-    def _add(self, outcome: Outcome) -> bool:
-        if self._database.execute("insert or ignore into seen values (?)", (outcome.digest,)).rowcount == 0:
-            return False
-        self._database.execute("insert into waiting values (null, ?, ?, ?, ?, ?, ?, ?, ?)", outcome)
-        return True
+        with _faults(self._path):
+            if self._database is None:
+                make_folder(self._path.parent)
+                self._database = _open(self._path)
+            with _transaction(self._database):
+                return [_added(self._database, each) for each in outcomes]
 
     def close(self) -> None:
         """Let go of the file."""
-        self._database.close()
+        if self._database is not None:
+            self._database.close()
+
+
+def _added(database: sqlite3.Connection, outcome: Outcome) -> bool:
+    if database.execute("insert or ignore into seen values (?)", (outcome.digest,)).rowcount == 0:
+        return False
+    database.execute("insert into waiting values (null, ?, ?, ?, ?, ?, ?, ?, ?)", outcome)
+    return True
 
 
 def has_waiting(folder: Path) -> bool:
