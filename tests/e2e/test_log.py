@@ -5,13 +5,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import duckdb
 import polars as pl
 import pytest
 
@@ -116,7 +115,7 @@ def test_a_killed_server_loses_no_more_than_it_said_and_nothing_is_there_twice(p
 
 
 def test_outcomes_find_their_predictions_in_the_lake(project: Path) -> None:
-    with serving(project, "--insecure") as served:
+    with serving(project, "--insecure", before=("--set", "serve.log.durable=true")) as served:
         names = []
         for width in (-2.0, 0.5, 2.0):
             status, headers, _ = served.ask("/predict", {"width": width, "weight": 0.0})
@@ -158,8 +157,7 @@ def test_any_reader_of_delta_or_parquet_reads_the_log(project: Path) -> None:
         served.ask("/batch", {"instances": [{"width": 1.5, "weight": 1.0}, {"width": -1.5, "weight": -1.0}]})
     query = (
         "select avg(cast(prediction = 'yes' as int)), avg((features->>'$.width')::double), count(*) "
-        "from read_parquet('.interlock/lake/tables/predictions/*.parquet')"
+        f"from read_parquet('{project}/.interlock/lake/tables/predictions/*.parquet')"
     )
-    program = f"import duckdb; print(duckdb.sql({query!r}).fetchone())"
-    done = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "(0.5, 0.0, 2)"
+    with duckdb.connect() as connection:
+        assert connection.sql(query).fetchall() == [(0.5, 0.0, 2)]
