@@ -48,37 +48,36 @@ MODES = {
 
 
 def append_us(records: int, log: Log) -> tuple[float, float, int]:
-    """Microseconds a record in the median and the worst of blocks of 1,000, and how many were lost."""
+    """Microseconds of processor time a record, the median and p99 of blocks of 1,000, and how many were lost."""
     columns = tuple(Column(name=name, type="float", nullable=False) for name in COLUMNS)
     live = Live(1, (), columns)
     row = (0.1, 2.5, 3.25, -4.0, 5.5, 0.0, 1e-3, 12.75, 5, 17, "hotel", "category-3")
     names = [b"%026x" % number for number in range(records)]
     took: list[float] = []
 
+    def served(name: bytes) -> Served:
+        answered = Answered([("yes", (0.25, 0.75))], ["champion"])
+        return Served("/predict", 200, None, (row,), "champion", 0.001, answered, name, live)
+
     async def main(folder: Path) -> int:
         journal = Journal(folder, log, SystemClock(), b"salt")
         journal.open(asyncio.get_running_loop())
         for first in range(0, records, 1_000):
-            began = time.perf_counter()
-            for name in names[first : first + 1_000]:
-                answered = Answered([("yes", (0.25, 0.75))], ["champion"])
-                journal.append(Served("/predict", 200, None, (row,), "champion", 0.001, answered, name, live))
-            took.append((time.perf_counter() - began) * 1e3)
+            block = names[first : first + 1_000]
+            began = time.thread_time()
+            for name in block:
+                journal.append(served(name))
+            between = time.thread_time()
+            for name in block:
+                served(name)  # what there is without a log
+            took.append((2 * between - began - time.thread_time()) * 1e3)
             await asyncio.sleep(0)
         journal.close()
         return journal.lost
 
-    def without() -> float:
-        began = time.perf_counter()
-        for name in names:
-            answered = Answered([("yes", (0.25, 0.75))], ["champion"])
-            Served("/predict", 200, None, (row,), "champion", 0.001, answered, name, live)
-        return (time.perf_counter() - began) / records * 1e6
-
     with tempfile.TemporaryDirectory() as folder:
         lost = asyncio.run(main(Path(folder) / "spool"))
-    bare = without()
-    return statistics.median(took) - bare, max(took) - bare, lost
+    return statistics.median(took), sorted(took)[int(len(took) * 0.99)], lost
 
 
 def make_project(folder: Path) -> Path:
@@ -100,6 +99,7 @@ def make_project(folder: Path) -> Path:
 class _Client(asyncio.Protocol):
     def __init__(self, request: bytes, took: list[float]) -> None:
         self._request, self._took, self._began = request, took, 0.0
+        self._got = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -110,7 +110,11 @@ class _Client(asyncio.Protocol):
         self._transport.write(self._request)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
-        assert data.startswith(b"HTTP/1.1 200"), data
+        self._got += data
+        if not self._got.endswith(b"}"):  # the ordinary lane writes head and body one after the other
+            return
+        assert self._got.startswith(b"HTTP/1.1 200"), self._got
+        self._got = b""
         self._took.append(time.perf_counter() - self._began)
         self._ask()
 
@@ -155,7 +159,9 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=16)
     asked = parser.parse_args()
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores\n")
-    print("| Journal.append, 12 features | us a record | worst 1,000, us a record | lost |\n| --- | --- | --- | --- |")
+    print(
+        "| Journal.append, 12 features | CPU us a record | p99 of 1,000, CPU us a record | lost |\n| --- | --- | --- | --- |"
+    )
     logs = {
         "all features": Log(memory_mb=1_000.0),
         "no features": Log(keep="none", memory_mb=1_000.0),
