@@ -255,7 +255,7 @@ def work(settings: Settings, tables: Tables) -> None:
 
 def main() -> None:
     """Work until the pipe from the server ends, and then once more."""
-    os.nice(5)
+    os.nice(10)
     pipe = sys.stdin.buffer
     settings = msgspec.json.decode(pipe.readline(), type=Settings, dec_hook=lambda kind, value: kind(value))
     tables = open_tables(settings, SystemClock())
