@@ -1,6 +1,7 @@
 """Segments become rows once, whatever interrupts it."""
 
 import itertools
+import threading
 
 import msgspec
 import polars as pl
@@ -122,6 +123,17 @@ def test_two_do_not_work_on_one_folder(spool, tables, monkeypatch):
     monkeypatch.setattr(tables, "append", meanwhile)
     assert take_away(spool, tables) == 1
     assert others == [0]
+
+
+def test_the_last_one_waits_for_another_and_finds_what_that_one_missed(spool, tables):
+    segment(spool, "a")
+    second = threading.Thread(target=lambda: take_away(spool, tables, wait=True))
+    with clerk._alone(spool, wait=False) as alone:
+        assert alone
+        second.start()
+        segment(spool, "b")
+    second.join(timeout=30.0)
+    assert ids(tables) == ["a", "b"]
 
 
 def test_large_segments_make_several_groups(spool, tables, monkeypatch):

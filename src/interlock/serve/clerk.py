@@ -81,11 +81,11 @@ def log_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Whether nobody else works on the folder; if so, nobody does until the end."""
+def _alone(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether nobody else works on the folder; if so, nobody does until the end. ``wait`` for whoever does."""
     descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         yield False
@@ -96,9 +96,12 @@ def _alone(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def take_away(folder: Path, tables: Tables) -> int:
-    """Commit all sealed segments of a folder, and give the number of groups. Raises what the table raises."""
-    with _alone(folder) as alone:
+def take_away(folder: Path, tables: Tables, *, wait: bool = False) -> int:
+    """Commit all sealed segments of a folder, and give the number of groups. Raises what the table raises.
+
+    Where another clerk is at work it is left to that one, or waited for.
+    """
+    with _alone(folder, wait=wait) as alone:
         groups = 0
         if not alone:
             return 0
@@ -244,10 +247,10 @@ def _has_work(folder: Path) -> bool:
     return files.is_dir() and any(each.suffix in (OPEN, SEALED) or each.name == _GROUP for each in files.iterdir())
 
 
-def work(settings: Settings, tables: Tables) -> None:
-    """Take everything away that is ready."""
+def work(settings: Settings, tables: Tables, *, last: bool) -> None:
+    """Take everything away that is ready; the ``last`` time what another clerk may have just missed, too."""
     folder = log_folder(settings)
-    if (folder / PREDICTIONS).is_dir() and take_away(folder / PREDICTIONS, tables):
+    if (folder / PREDICTIONS).is_dir() and take_away(folder / PREDICTIONS, tables, wait=last):
         tables.maintain(PREDICTIONS)
     if move(folder, tables):
         tables.maintain(OUTCOMES)
@@ -263,7 +266,7 @@ def main() -> None:
     last = False
     while True:
         try:
-            work(settings, tables)
+            work(settings, tables, last=last)
         except (InterlockError, OSError) as error:
             sys.stderr.write(f"the log waits on this disk: {error}\n")
         if last:
