@@ -166,5 +166,4 @@ def test_any_reader_of_delta_or_parquet_reads_the_log(project: Path) -> None:
 def test_the_logs_of_several_workers_are_one(project: Path) -> None:
     with serving(project, "--insecure", before=("--set", "serve.workers=2")) as served:
         names = [served.ask("/predict", {"width": 1.0, "weight": 0.0})[1]["interlock-prediction-id"] for _ in range(60)]
-    assert len({name[:16] for name in names}) == 2
     assert sorted(rows(project, "predictions")["id"]) == sorted(names)
