@@ -284,3 +284,11 @@ def test_no_place_for_the_log_is_told_before_anything_is_served(project, tmp_pat
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreFault, match=r"serve\.log\.on = false"):
         Journal(tmp_path / "file" / "spool", QUIET, project.clock)
+
+
+def test_a_spool_that_nobody_empties_is_bounded(project, tmp_path):
+    rig = Rig(project, tmp_path, Log(flush="1h", durable=True, spool_mb=0.0001))
+    rows, _ = rig.run(*[("/predict", RECORD)] * 3)
+    assert [reply.status for reply in rig.replies] == [200, 503, 503]
+    assert (rows.height, rig.journal.lost, rig.journal.problem) == (1, 2, "there is no room on the disk")
+    assert rig.replies[1].fixed.pairs == ((b"retry-after", b"1"),)
