@@ -31,6 +31,13 @@ class Serve(Section, frozen=True, kw_only=True):
     ] = ""
     max_body_mb: Annotated[Positive, Meta(description="Largest body of a request, in 10^6 bytes.")] = 10.0
     max_rows: Annotated[Count, Meta(description="Most records of one request.")] = 10_000
+    probabilities: Annotated[
+        bool,
+        Meta(
+            description="JSON replies of a model that gives labels tell the probability of each class, where a request "
+            "does not say otherwise (`?probabilities=false`)."
+        ),
+    ] = False
     reach: Annotated[
         NotNegative | None,
         Meta(

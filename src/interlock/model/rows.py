@@ -6,8 +6,9 @@ their order, or further columns by name), or None. A row that the model refuses 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypeAlias, overload
 
 import numpy as np
 import polars as pl
@@ -27,6 +28,47 @@ Given: TypeAlias = Answer | InterlockError
 _EXP_LIMIT = 709.782712893384
 """``exp`` of more than this is infinite."""
 _PREFIX = "probability_"
+
+
+class Framed(Sequence[Row]):
+    """Rows that are a frame too, of the types of the signature: who answers many at once takes the frame.
+
+    The rows themselves are made when somebody first asks for one.
+    """
+
+    __slots__ = ("_rows", "frame")
+
+    def __init__(self, frame: pl.DataFrame, rows: Sequence[Row] | None = None) -> None:
+        self.frame = frame
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+        if self._rows is None:
+            self._rows = self.frame.rows()
+        return self._rows[place]
+
+    def select(self, names: Sequence[str]) -> "Framed":
+        """Some of the columns."""
+        return Framed(self.frame.select(names))
+
+    def take(self, places: Sequence[int]) -> "Framed":
+        """Some of the rows."""
+        return self if len(places) == len(self) else Framed(self.frame[list(places)])
+
+
+class FramedAnswers(list[Given]):
+    """Answers that came as a frame, and still have it."""
+
+    def __init__(self, given: Iterable[Given], frame: pl.DataFrame) -> None:
+        super().__init__(given)
+        self.frame = frame
 
 
 class Rows(Protocol):
@@ -71,7 +113,7 @@ class _Same:
 
 
 class FrameRows:
-    """Makes a frame of the rows. Rows that are refused together are asked again one by one."""
+    """Makes a frame of the rows. Rows that are refused together are asked again in halves, down to one."""
 
     def __init__(self, answer: Callable[[pl.DataFrame], pl.DataFrame], signature: Signature) -> None:
         self._answer = answer
@@ -79,16 +121,18 @@ class FrameRows:
 
     def together(self, rows: Sequence[Row]) -> list[Given]:
         """Ask for all at once; raises :class:`UserCodeFailed` when the model refuses any."""
-        return answers_of(self._answer(frame_of(rows, self._schema)), len(rows))
+        frame = rows.frame if isinstance(rows, Framed) else frame_of(rows, self._schema)
+        return answers_of(self._answer(frame), len(rows))
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
-        """Ask for all at once, and one by one where that is refused."""
+        """Ask for all at once, and in halves where that is refused."""
         try:
             return self.together(rows)
         except InterlockError as error:
             if len(rows) == 1:
                 return [error]
-        return [given for row in rows for given in self.answers([row])]
+        half = len(rows) // 2
+        return [*self.answers(rows[:half]), *self.answers(rows[half:])]
 
 
 def schema_of(signature: Signature) -> dict[str, pl.DataType]:
@@ -117,11 +161,11 @@ def answers_of(frame: pl.DataFrame, rows: int) -> list[Given]:
     frame = spelled(frame)
     values = frame["prediction"].to_list()
     if frame.width == 1:
-        return [(value, None) for value in values]
+        return FramedAnswers(((value, None) for value in values), frame)
     others = frame.drop("prediction")
     if others.columns == [f"{_PREFIX}{place}" for place in range(others.width)]:
-        return list(zip(values, others.rows(), strict=True))
-    return list(zip(values, others.rows(named=True), strict=True))
+        return FramedAnswers(zip(values, others.rows(), strict=True), frame)
+    return FramedAnswers(zip(values, others.rows(named=True), strict=True), frame)
 
 
 # ---- linear ------------------------------------------------------------------------------------------------------
@@ -153,6 +197,9 @@ class _LinearRows:
         self._single = [term.single() for term in self._terms] if len(form.intercepts) == 1 else []
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
+        if isinstance(rows, Framed):
+            with suppress(UserCodeFailed):  # one by one tells which row it was
+                return answers_of(self._form.answer(rows.frame), len(rows))
         one = self._one if len(self._intercepts) == 1 else self._several
         return [one(row) for row in rows]
 
@@ -275,7 +322,7 @@ class _TreeRows:
         self._readable = all(feature is not None for feature in self._features)
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
-        if not self._readable:
+        if not self._readable or isinstance(rows, Framed):
             return self._frames.answers(rows)
         matrix = np.array([[feature(row) for feature in self._features if feature] for row in rows])
         trees, raw = self._form.trees, self._form.predict_rows(matrix)

@@ -8,7 +8,9 @@ import msgspec
 
 from interlock.errors import DataRefused, InterlockError
 from interlock.serve.door import Door, Fixed, Headers, Reply, failure
+from interlock.serve.forms import PLAIN
 from interlock.serve.keys import Keyring, Scope, presented
+from interlock.serve.protocols import how_of, place_of
 
 Scope_: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,7 +29,10 @@ class Page:
 
 
 class App:
-    """Routes by exact path. Deny by default: a route without a scope is said to be open, one by one."""
+    """Routes by exact path, or by one of the Open Inference Protocol with the names of model and version in it.
+
+    Deny by default: a route without a scope is said to be open, one by one.
+    """
 
     def __init__(self, door: Door, keyring: Keyring, pages: Mapping[str, Page], *, max_body: int) -> None:
         self._door = door
@@ -57,8 +62,10 @@ class App:
         return (
             method == "POST"
             and path in self._predictions
+            and "{" not in path
             and self._turned_away(headers, "predict") is None
-            and self._kind_refused(headers) is None
+            and self._kind_refused(path, headers) is None
+            and _is_plain(headers)
             and told.isdigit()
             and int(told) <= self._max_body
         )
@@ -74,8 +81,12 @@ class App:
         await _send(send, reply, head=scope["method"] == "HEAD")
 
     async def _reply(self, scope: Scope_, receive: Receive) -> Reply:
-        path, method = scope["path"], scope["method"]
-        headers = dict(scope["headers"])
+        path, named = place_of(scope["path"])
+        reply = await self._routed(scope, path, named, receive)
+        return _as_v2(reply) if path.startswith("/v2") and reply.status >= 400 else reply
+
+    async def _routed(self, scope: Scope_, path: str, named: Mapping[str, str], receive: Receive) -> Reply:
+        method, headers = scope["method"], dict(scope["headers"])
         page = self._pages.get(path)
         if page is None and path not in self._predictions:
             return self._no("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
@@ -83,13 +94,21 @@ class App:
         refusal = self._turned_away(headers, wanted)
         if refusal is not None:
             return refusal
+        if not self._is_served(named):
+            return self._no("NotFound", "There is no such model or version.", "GET /v2/models/NAME tells it.", 404)
         if page is not None:
             if method not in ("GET", "HEAD"):
                 return self._no("MethodNotAllowed", f"{path} is read with GET.", "", 405, ((b"allow", b"GET, HEAD"),))
             return page.answer(headers)
         if method != "POST":
             return self._no("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
-        return await self._predicted(path, headers, receive, self.client_of(headers, scope.get("client")))
+        return await self._predicted(scope, path, headers, receive)
+
+    def _is_served(self, named: Mapping[str, str]) -> bool:
+        """Whether the model and the version in a path are those that answer."""
+        room = self._door.room
+        name, version = named.get("name", room.name), named.get("version", str(room.live.generation))
+        return (name, version) == (room.name, str(room.live.generation))
 
     def _turned_away(self, headers: Mapping[bytes, bytes], wanted: Scope | None) -> Reply | None:
         if wanted is None:
@@ -106,19 +125,23 @@ class App:
             )
         return None
 
-    async def _predicted(self, path: str, headers: Mapping[bytes, bytes], receive: Receive, client: object) -> Reply:
-        refusal = self._kind_refused(headers)
+    async def _predicted(self, scope: Scope_, path: str, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+        refusal = self._kind_refused(path, headers)
         if refusal is not None:
             return refusal
         try:
+            how = how_of(headers, scope.get("query_string", b""))
             body = await self._body(headers, receive)
         except InterlockError as error:
             return failure(error, self._door.name())
-        return await self._door.reply(path, body, client)
+        _, named = place_of(scope["path"])
+        if not self._is_served(named):  # another release came while the body did
+            return self._no("NotFound", "There is no such version any more.", "GET /v2/models/NAME tells it.", 404)
+        return await self._door.reply(path, body, self.client_of(headers, scope.get("client")), how)
 
-    def _kind_refused(self, headers: Mapping[bytes, bytes]) -> Reply | None:
-        kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-        if kind != b"application/json":
+    def _kind_refused(self, path: str, headers: Mapping[bytes, bytes]) -> Reply | None:
+        kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower().decode("latin-1")
+        if not self._door.takes(path, "image/*" if kind.startswith("image/") else kind):
             return self._no("Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return self._no("Unsupported", "The body is compressed.", "Send it as it is.", 415)
@@ -153,6 +176,21 @@ class App:
         name = self._door.name()
         error = {"code": code, "message": message, "next_step": next_step, "id": name.decode()}
         return Reply(status, _encode({"error": error}), name, Fixed(headers))
+
+
+def _is_plain(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the head says nothing about body and reply but that they are JSON."""
+    try:
+        return how_of(headers) == PLAIN
+    except DataRefused:
+        return False
+
+
+def _as_v2(reply: Reply) -> Reply:
+    """An error as the Open Inference Protocol has it: one text."""
+    told = msgspec.json.decode(reply.body)["error"]
+    text = f"{told['message']} {told['next_step']}".rstrip()
+    return reply._replace(body=_encode({"error": text, "code": told["code"], "id": told["id"]}))
 
 
 async def _send(send: Send, reply: Reply, *, head: bool) -> None:

@@ -16,7 +16,8 @@ from interlock.answer.reading import Reader
 from interlock.errors import DataRefused, InterlockError
 from interlock.model.rows import Row
 from interlock.records import Tier, short
-from interlock.serve.forms import Asked, JsonForms, json_forms, written
+from interlock.serve.forms import PLAIN, Asked, Forms, How
+from interlock.serve.protocols import forms_of
 
 JSON = b"application/json"
 ID = b"interlock-prediction-id"
@@ -67,18 +68,20 @@ class Served(NamedTuple):
 
 
 class Room(NamedTuple):
-    """A release behind the door: what answers, what reads its records, and the headers that name it."""
+    """A release behind the door: what answers, what reads its records, the headers that name it, the model's name."""
 
     live: Live
     reader: Reader
-    forms: JsonForms
+    forms: Forms
     fixed: dict[str, Fixed]
+    name: str
 
 
-def room_of(live: Live, *, most_rows: int) -> Room:
+def room_of(live: Live, *, most_rows: int, name: str = "model", probabilities: bool = False) -> Room:
     """Make ready what belongs to one release."""
     reader = Reader(live.columns)
-    return Room(live, reader, json_forms(reader, most_rows), {})
+    forms = forms_of(reader, live, most_rows=most_rows, name=name, probabilities=probabilities)
+    return Room(live, reader, forms, {}, name)
 
 
 class Ids:
@@ -113,29 +116,33 @@ class Door:
         """A new prediction id."""
         return self._ids.next()
 
-    def now(self, route: str, body: bytes, client: object = None) -> Reply | None:
+    def takes(self, route: str, kind: str) -> bool:
+        """Whether a route takes bodies of this type."""
+        return kind in self.room.forms.routes[route]
+
+    def now(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply | None:
         """The reply, where nothing has to be waited for; else None."""
         started, room = self._clock(), self.room
         try:
-            asked = room.forms.routes[route](body)
+            asked = room.forms.read(route, body, how)
             answered = room.live.answer_here(asked.rows)
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too, and ends nothing but the request
             return self._failed(route, error, started, client)
         return None if answered is None else self._reply(room, route, asked, answered, started, client)
 
-    async def later(self, route: str, body: bytes, client: object = None) -> Reply:
+    async def later(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply:
         """The reply, waiting for models in other processes."""
         started, room = self._clock(), self.room
         try:
-            asked = room.forms.routes[route](body)
+            asked = room.forms.read(route, body, how)
             answered = await room.live.answer(asked.rows)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(route, error, started, client)
         return self._reply(room, route, asked, answered, started, client)
 
-    async def reply(self, route: str, body: bytes, client: object = None) -> Reply:
+    async def reply(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply:
         """The reply, by whichever way."""
-        return self.now(route, body, client) or await self.later(route, body, client)
+        return self.now(route, body, client, how) or await self.later(route, body, client, how)
 
     def _reply(self, room: Room, route: str, asked: Asked, answered: Answered, started: float, client: object) -> Reply:
         name = self._ids.next()
@@ -143,8 +150,12 @@ class Door:
         if tier == "abstain":
             reply = _abstained(answered, name)
         else:
-            body = written(answered.answers, asked.shape)  # type: ignore[arg-type]
-            reply = Reply(200, body, name, room.fixed.get(tier) or _fixed(room, tier))
+            try:
+                body, kind, further = asked.write(answered, room.live)
+            except InterlockError as error:  # what was asked for is not among the answers
+                return self._failed(route, error, started, client)
+            fixed = room.fixed.get(tier) or _fixed(room, tier)
+            reply = Reply(200, body, name, Fixed((*fixed.pairs, *further)) if further else fixed, kind)
         self._observe(Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered))
         return reply
 

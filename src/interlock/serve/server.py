@@ -5,14 +5,14 @@ import importlib.util
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from socket import socket
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -26,8 +26,9 @@ from interlock.records import Release, short
 from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
-from interlock.serve.keys import SCOPES, Keyring, new_key, read_keys
-from interlock.serve.openapi import document
+from interlock.serve.keys import SCOPES, Keyring, new_key, presented, read_keys
+from interlock.serve.openapi import Described, document
+from interlock.serve.pages import docs_page, greeting, protocol_pages
 from interlock.serve.reload import Follower
 from interlock.settings import Settings
 from interlock.units import seconds
@@ -69,7 +70,7 @@ def serve(parts: Parts, orders: Orders) -> None:
         room, release = follower.first()
         door = Door(room, lambda served: _tell(duty, served))
         duty.enter(room.live, release)
-        app = App(door, keyring, _pages(door, settings), max_body=int(settings.serve.max_body_mb * 1e6))
+        app = App(door, keyring, _pages(door, settings, keyring), max_body=int(settings.serve.max_body_mb * 1e6))
         house.append(_House(door, duty, follower))
         _run(app, settings, orders, house[0])
 
@@ -169,13 +170,15 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _pages(door: Door, settings: Settings) -> dict[str, Page]:
+def _pages(door: Door, settings: Settings, keyring: Keyring) -> dict[str, Page]:
     def text(body: bytes, kind: bytes = b"text/plain; charset=utf-8") -> Reply:
         return Reply(200, body, content_type=kind)
 
-    def root(headers: object) -> Reply:
-        del headers
+    def root(headers: Mapping[bytes, bytes]) -> Reply:
         live = door.room.live
+        if b"text/html" in headers.get(b"accept", b""):
+            key = keyring.find(presented(headers))
+            return greeting(settings.model.name, live, headers, may_predict=key is not None and "predict" in key.scopes)
         facts = {
             "message": f"Hello from {settings.model.name}",
             "release": live.generation,
@@ -184,30 +187,46 @@ def _pages(door: Door, settings: Settings) -> dict[str, Page]:
         }
         return Reply(200, _encode(facts))
 
-    described: list[tuple[Room, bytes]] = []
+    described: list[tuple[Room, dict[str, Any]]] = []
 
-    def openapi(headers: object) -> Reply:
-        del headers
+    def told() -> dict[str, Any]:
         room = door.room
         if not described or described[0][0] is not room:
-            signature = room.live.seats[0].signature
-            described[:] = [(room, _encode(document(settings.model.name, signature, open_routes=_OPEN)))]
-        return Reply(200, described[0][1])
+            about = Described(
+                name=settings.model.name,
+                generation=room.live.generation,
+                signature=room.live.seats[0].signature,
+                bodies={path: tuple(forms) for path, forms in room.forms.routes.items()},
+                pages={path: (says, pages[path].scope is not None) for path, says in _SAYS.items()},
+            )
+            described[:] = [(room, document(about))]
+        return described[0][1]
 
-    return {
+    pages = {
         "/": Page(root, None),
         "/ping": Page(lambda _: text(b"pong"), None),
         "/healthz": Page(lambda _: text(b"ok"), None),
         "/readyz": Page(lambda _: text(b"ready"), None),
-        "/openapi.json": Page(openapi, "predict"),
+        "/openapi.json": Page(lambda _: Reply(200, _encode(told())), "predict"),
+        "/docs": Page(lambda _: docs_page(told()), "predict"),
+        **protocol_pages(door),
     }
+    return pages
 
 
-_OPEN: Final = {
-    "/": "Who answers here.",
+_SAYS: Final = {
+    "/": "Who answers here: for programs as JSON, for people as a page.",
     "/ping": "Is there anybody?",
     "/healthz": "The server runs.",
     "/readyz": "A release is loaded and answers.",
+    "/docs": "This document as a page.",
+    "/v2": "Open Inference Protocol: the server.",
+    "/v2/health/live": "Open Inference Protocol: the server runs.",
+    "/v2/health/ready": "Open Inference Protocol: a release is loaded and answers.",
+    "/v2/models/{name}": "Open Inference Protocol: the model, its inputs and outputs.",
+    "/v2/models/{name}/ready": "Open Inference Protocol: the model answers.",
+    "/v2/models/{name}/versions/{version}": "The model, by the generation of its release.",
+    "/v2/models/{name}/versions/{version}/ready": "This release answers.",
 }
 
 
