@@ -11,10 +11,14 @@ import pyarrow as pa
 import pytest
 
 from answer.kit import SIGNATURE, rows
+from interlock.answer.predict import Answered, Live, Seat
+from interlock.answer.reading import Reader
+from interlock.errors import DataRefused
 from interlock.model.rows import Framed
+from interlock.records import Column, Output, Signature
 from interlock.serve.forms import ARROW, CSV, JSON, MANY, PLAIN, How
 from interlock.serve.keys import Keyring
-from interlock.serve.protocols import INFER, how_of, place_of
+from interlock.serve.protocols import INFER, forms_of, how_of, place_of
 from serve.conftest import house_of
 
 RECORD = {"x": 1.0, "n": 3, "colour": "red"}
@@ -380,3 +384,112 @@ def test_paths_with_names_in_them():
     )
     assert place_of("/v2/models/a/b/infer") == ("/v2/models/a/b/infer", {})
     assert place_of("/predict") == ("/predict", {})
+
+
+# ---- models of other columns -------------------------------------------------------------------------------------
+
+
+def forms_for(*columns, output=None, **options):
+    """The forms of a model that takes these columns."""
+    seat = Seat(
+        tier="champion", model="m" * 64, signature=Signature(inputs=columns, output=output), check=lambda _: None
+    )
+    live = Live(5, (seat,), columns)
+    return forms_of(Reader(columns), live, most_rows=100, name="m", probabilities=False), live
+
+
+def column(name, kind, *, nullable=False):
+    return Column(name=name, type=kind, nullable=nullable)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/invocations"])
+def test_the_value_of_the_only_column_may_come_as_it_is(path):
+    forms, _ = forms_for(column("picture", "bytes"))
+    for kind in ("image/*", "application/octet-stream"):
+        assert list(forms.read(path, b"\x89PNG\0", How(kind=kind)).rows) == [(b"\x89PNG\0",)]
+    with pytest.raises(DataRefused, match="Field 'picture' is empty"):
+        forms.read(path, b"", How(kind="image/*"))
+    texts, _ = forms_for(column("text", "str", nullable=True))
+    assert list(texts.read(path, "grün\n".encode(), How(kind="text/plain")).rows) == [("grün\n",)]
+    assert list(texts.read(path, b"", How(kind="text/plain")).rows) == [(None,)]
+    with pytest.raises(DataRefused, match="not UTF-8"):
+        texts.read(path, b"\xff", How(kind="text/plain"))
+    assert "text/plain" not in forms.routes[path]
+    assert set(forms_for(column("a", "str"), column("b", "str"))[0].routes["/predict"]) == {JSON}
+
+
+def test_bytes_come_as_tensors_raw_or_in_base64():
+    forms, _ = forms_for(column("picture", "bytes"))
+    given = {"name": "picture", "shape": [2], "datatype": "BYTES", "data": ["iVA=", "AA=="]}
+    assert list(forms.read(INFER, json.dumps({"inputs": [given]}).encode(), PLAIN).rows) == [(b"\x89P",), (b"\0",)]
+    with pytest.raises(DataRefused, match="Field 'picture' of record 0 is not UTF-8, or not base64"):
+        forms.read(INFER, json.dumps({"inputs": [given | {"data": ["§", "AA=="]}]}).encode(), PLAIN)
+
+
+@pytest.mark.parametrize("data", [[1, 2.5, 3, 4.5], [[1, 2.5], [3, 4.5]]])
+def test_one_tensor_of_all_columns_where_all_are_numbers(data):
+    forms, _ = forms_for(column("a", "int"), column("b", "float"))
+    given = {"name": "input-0", "shape": [2, 2], "datatype": "FP64", "data": data}
+    rows = [(1, 2.5), (3, 4.5)]
+    assert list(forms.read(INFER, json.dumps({"inputs": [given]}).encode(), PLAIN).rows) == rows
+    raw = np.array(rows, "<f4").tobytes()
+    head = given | {"datatype": "FP32", "parameters": {"binary_data_size": len(raw)}}
+    del head["data"]
+    told = json.dumps({"inputs": [head]}).encode()
+    assert list(forms.read(INFER, told + raw, How(json_bytes=len(told))).rows) == rows
+    with pytest.raises(DataRefused, match="Field 'a' of record 1 is not a whole number"):
+        forms.read(INFER, json.dumps({"inputs": [given | {"data": [1, 2, 3.5, 4]}]}).encode(), PLAIN)
+    texts, _ = forms_for(column("a", "int"), column("b", "str"))
+    with pytest.raises(DataRefused, match="for models that take numbers only"):
+        texts.read(INFER, json.dumps({"inputs": [given]}).encode(), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("output", "answers", "datatype", "data"),
+    [
+        (Output(kind="number", type="float"), [0.1], "FP64", [0.1]),
+        (Output(kind="label", type="int", classes=(0, 1)), [1], "INT64", [1]),
+        (Output(kind="label", type="bool", classes=(False, True)), [True], "BOOL", [True]),
+        (Output(kind="ranking", type="str"), [["a", "ü"]], "BYTES", ['["a","ü"]']),
+        (Output(kind="text", type="str"), ["told"], "BYTES", ["told"]),
+        (None, [{"x": 1}], "BYTES", ['{"x":1}']),
+    ],
+)
+def test_answers_of_every_kind_are_tensors_and_tables(output, answers, datatype, data):
+    forms, live = forms_for(column("x", "float"), output=output)
+    asked_ = forms.read(INFER, b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP64","data":[1]}]}', PLAIN)
+    answered = Answered([(answer, None) for answer in answers], ["champion"] * len(answers))
+    (found,) = json.loads(asked_.write(answered, live).body)["outputs"]
+    assert (found["datatype"], found["data"]) == (datatype, data)
+    for accept in (CSV, ARROW):
+        written = forms.read("/batch", b'{"instances":[1]}', How(accept=accept)).write(answered, live)
+        if accept == ARROW:
+            (told,) = pl.read_ipc_stream(io.BytesIO(written.body))["prediction"].to_list()
+            assert told == answers[0] or json.loads(told) == answers[0]
+        else:
+            assert written.body.decode().startswith("prediction\n")
+
+
+def test_probabilities_are_told_by_the_classes_of_who_answered():
+    forms, live = forms_for(column("x", "float"), output=Output(kind="label", type="bool", classes=(False, True)))
+    other = Signature(inputs=live.columns, output=Output(kind="label", type="bool", classes=(True, False)))
+    live.seats += (Seat(tier="last-good", model="o" * 64, signature=other, check=lambda _: None),)
+    answered = Answered(
+        [(True, (0.25, 0.75)), (True, (0.5, 0.5)), (True, None)], ["champion", "last-good", "last-good"]
+    )
+    asked_ = forms.read("/batch", b'{"instances":[1, 2, 3]}', How(probabilities=True))
+    assert json.loads(asked_.write(answered, live).body)["probabilities"] == [
+        {"false": 0.25, "true": 0.75},
+        {"true": 0.5, "false": 0.5},
+        None,
+    ]
+    table = forms.read("/batch", b'{"instances":[1, 2, 3]}', How(probabilities=True, accept=ARROW))
+    frame = pl.read_ipc_stream(io.BytesIO(table.write(answered, live).body))
+    assert frame.rows() == [(True, 0.25, 0.75), (True, 0.5, 0.5), (True, None, None)]
+    told = forms.read(
+        INFER,
+        b'{"inputs":[{"name":"x","shape":[3],"datatype":"FP64","data":[1,2,3]}],"outputs":[{"name":"probabilities"}]}',
+        PLAIN,
+    )
+    with pytest.raises(DataRefused, match="gives no probabilities"):
+        told.write(answered, live)
