@@ -6,7 +6,7 @@ their order, or further columns by name), or None. A row that the model refuses 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, overload
 
@@ -50,9 +50,14 @@ class Framed(Sequence[Row]):
     @overload
     def __getitem__(self, place: slice) -> Sequence[Row]: ...
     def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+        if self._rows is not None:
+            return self._rows[place]
+        return self.frame[place].rows() if isinstance(place, slice) else self.frame.row(place)
+
+    def __iter__(self) -> Iterator[Row]:
         if self._rows is None:
             self._rows = self.frame.rows()
-        return self._rows[place]
+        return iter(self._rows)
 
     def select(self, names: Sequence[str]) -> "Framed":
         """Some of the columns."""
