@@ -318,6 +318,8 @@ def changed(place, **members):
         (changed(0, data=[1.0, 2.0]), 400, "The input 'x' has another number of values"),
         (changed(0, shape=[]), 400, "The input 'x' has a shape that no such tensor has"),
         (changed(0, shape=[-1]), 400, "The input 'x' has a shape that no such tensor has"),
+        (changed(0, shape=[1] * 2_000), 400, "The input 'x' has a shape that no such tensor has"),
+        (b'{"inputs": [], "x": ' + b"1" * 5_000 + b"}", 400, "The body"),
         (changed(0, shape=[10**12]), 413, "The request has 1,000,000,000,000 records"),
         (changed(0, shape=[2], data=[1.0, 2.0]), 400, "The tensors are not of one length"),
         (changed(0, shape=[1, 2], data=[[1.0, 2.0]]), 400, "The input 'x' is to have the shape (n) or (n, 1)"),

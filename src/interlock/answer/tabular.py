@@ -149,7 +149,7 @@ def rows_of_arrow(body: bytes, columns: Sequence[Column], most: int) -> Framed:
         table.validate(full=True)
         wanted = [name for name in dict.fromkeys(column.name for column in columns) if name in table.column_names]
         frame = pl.DataFrame(table.select(wanted)) if wanted else pl.DataFrame()
-    except (pa.ArrowException, ValueError, KeyError, *FAILED) as error:
+    except (pa.ArrowException, ValueError, TypeError, KeyError, *FAILED) as error:
         raise malformed(
             f"The body is no Arrow IPC stream that can be read ({type(error).__name__}).",
             "Write it with pyarrow.ipc.new_stream, or Polars' write_ipc_stream.",

@@ -45,6 +45,7 @@ _NUMPY: Final[Mapping[str, str]] = {
 _DATATYPES: Final[Mapping[str, str]] = {"bool": "BOOL", "int": "INT64", "float": "FP64"}
 """Of columns and answers; all others are BYTES."""
 _NUMERIC: Final = frozenset(_DATATYPES)
+_MOST_DIMENSIONS: Final = 8
 _PROTOCOL: Final = "Send what the Open Inference Protocol describes, one tensor for each column: GET /openapi.json."
 
 
@@ -147,9 +148,11 @@ def _rows(asked: _Inference, binary: memoryview, records: Records) -> Framed:
     for given in asked.inputs:
         if given.name in tensors:
             raise malformed(f"The input '{given.name[:60]}' is there twice.", _PROTOCOL)
+        if not 0 < len(given.shape) <= _MOST_DIMENSIONS or min(given.shape) < 0:
+            _refuse(given, "has a shape that no such tensor has")
+        records.bound(given.shape[0])
         count = math.prod(given.shape)
-        if not given.shape or min(given.shape) < 0 or count > records.most_rows * max(len(columns), 1):
-            records.bound(given.shape[0] if given.shape else 0)
+        if count > records.most_rows * max(len(columns), 1):
             _refuse(given, "has a shape that no such tensor has")
         values, binary = _values(given, count, binary)
         tensors[given.name] = given, values
