@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interlock.answer import predict
 from interlock.answer.guard import FAULTS, Constancy, Limits, check_of, constancy_limit, sieve_of
 from interlock.answer.predict import Seat
 from interlock.data.profile import ColumnProfile, Profile
@@ -167,6 +168,13 @@ def labelled(found):
     return pl.DataFrame(found, schema=schema, orient="row")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _a_few_are_many():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "_MANY", 16)
+        yield
+
+
 def seat_of(output, limit=None):
     return Seat(
         tier="champion",
@@ -178,7 +186,7 @@ def seat_of(output, limit=None):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(found=LABELLED, good=st.lists(st.sampled_from([("no", 0.75, 0.25), ("yes", 0.25, 0.75)]), min_size=16))
 @pytest.mark.parametrize("shares", [True, False])
 def test_many_labels_are_judged_as_each_is(shares, found, good):
@@ -193,7 +201,7 @@ def test_many_labels_are_judged_as_each_is(shares, found, good):
             assert any(abs(sum(each[1] or (1.0,)) - 1.0) > 9e-5 for each in answers)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(found=NUMBERED)
 def test_many_numbers_are_judged_as_each_is(found):
     output = Output(kind="number", type="float", low=10.0, high=30.0)
@@ -216,7 +224,7 @@ def test_a_column_of_another_type_is_left_to_the_check():
     assert sieve_of(None, LIMITS) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     calls=st.lists(
         st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["no", "no", "no", "yes"])), min_size=16, max_size=60),

@@ -14,9 +14,9 @@ from answer.kit import SIGNATURE, rows
 from interlock.answer.predict import Answered, Live, Seat
 from interlock.answer.reading import Reader
 from interlock.errors import DataRefused
-from interlock.model.rows import Framed
+from interlock.model.rows import MANY, Framed
 from interlock.records import Column, Output, Signature
-from interlock.serve.forms import ARROW, CSV, JSON, MANY, PLAIN, How
+from interlock.serve.forms import ARROW, CSV, JSON, PLAIN, How
 from interlock.serve.keys import Keyring
 from interlock.serve.protocols import INFER, forms_of, how_of, place_of
 from serve.conftest import house_of
@@ -100,7 +100,8 @@ def predictions(content):
 
 @pytest.mark.parametrize("name", bodies(GOLDEN))
 @pytest.mark.parametrize("times", [1, MANY // len(GOLDEN)])
-def test_the_same_rows_get_the_same_answers_to_the_bit(house, name, times):
+def test_the_same_rows_get_the_same_answers_to_the_bit(project, name, times):
+    house = house_of(project, Keyring(None), max_rows=2_000, max_body=1_000_000)
     records = GOLDEN * times
     path, body, kind = bodies(records)[name]
     _, _, expected = asked(house, "/batch", {"instances": GOLDEN}, query=b"probabilities=true")
@@ -228,9 +229,9 @@ def test_a_frame_that_lacks_a_column_or_holds_lists_is_told_by_its_name(house):
 
 def test_one_bad_answer_among_many_is_mended_alone(project, tmp_path):
     """Rows of a frame that the champion refuses go to the next tier; the others keep its answers."""
-    house = house_of(project, Keyring(None), max_rows=1_000, max_body=100_000)
+    house = house_of(project, Keyring(None), max_rows=2_000, max_body=1_000_000)
     live = house.door.room.live
-    whole = rows(300).drop("id")
+    whole = rows(MANY).drop("id")
     records = whole.to_dicts()
     before = json.loads(asked(house, "/batch", {"instances": records})[2])["predictions"]
     champion = live.seats[0].here

@@ -17,8 +17,8 @@ from interlock.records import Column, Signature, Tier
 
 _Judged: TypeAlias = tuple[Sequence[Given], Sequence[Cause | None]]
 """What a seat gave, and what is wrong with each."""
-_MANY: Final = 16
-"""Answers that are looked through by columns; fewer are quicker one by one."""
+_MANY: Final = 256
+"""So many answers are looked through by columns; fewer are quicker one by one."""
 TIERS: Final[tuple[Tier, ...]] = ("champion", "last-good", "baseline", "abstain")
 
 

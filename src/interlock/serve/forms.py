@@ -15,14 +15,12 @@ from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader, malformed
 from interlock.answer.tabular import too_many
 from interlock.data.casting import DTYPES
-from interlock.model.rows import Answer, Framed, Row, frame_of
+from interlock.model.rows import MANY, Answer, Framed, Row, frame_of
 from interlock.records import Tier
 
 JSON: Final = "application/json"
 CSV: Final = "text/csv"
 ARROW: Final = "application/vnd.apache.arrow.stream"
-MANY: Final = 64
-"""From so many records on, JSON goes through a frame too."""
 
 Shape: TypeAlias = Literal["prediction", "predictions", "array"]
 """How answers are written: ``{"prediction": …}``, ``{"predictions": […]}`` or a bare array."""
