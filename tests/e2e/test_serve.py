@@ -204,6 +204,25 @@ def verb(project: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
     return found
 
 
+def test_several_workers_share_a_port_a_key_and_the_breaker(mad: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(mad, project)
+    with serving(project, before=("--set", "serve.workers=2")) as served:
+        key = {"authorization": "Bearer " + served.wait_for("this key opens every door").rsplit(" ", 1)[1]}
+        with ThreadPoolExecutor(8) as people:
+            found = list(people.map(lambda _: served.ask("/predict", row(1.0), key), range(40)))
+        assert {(status, headers["interlock-tier"]) for status, headers, _ in found} == {(200, "champion")}
+        assert len({headers["interlock-prediction-id"][:16] for _, headers, _ in found}) == 2
+        verb(project, "trip", "--because", "a test")
+        served.wait_for("release 3 answers now")
+        time.sleep(0.5)
+        with ThreadPoolExecutor(8) as people:
+            found = list(people.map(lambda _: served.ask("/predict", row(1.0), key), range(40)))
+        assert {headers["interlock-tier"] for _, headers, _ in found} == {"last-good"}
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(timeout=40) == 0
+
+
 def test_few_rows_and_many_are_answered_alike(mad: Path) -> None:
     """A call carries few rows itself, and many by files: the answers are the same, and no file is left."""
     rows = [row(number / 100 - 7, 0.3) for number in range(1_400)]
