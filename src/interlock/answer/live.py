@@ -108,6 +108,7 @@ class Loader:
             elsewhere=model.elsewhere,
             pick=picker(columns, model.signature),
             constancy=None if limit is None else Constancy(limit),
+            packed_at=model.opened.bundle.at,
         )
 
     def _model(self, digest: str) -> Model:

@@ -27,6 +27,11 @@ class Elsewhere(Protocol):
         """One answer or error per row, in order."""
         ...
 
+    @property
+    def waiting(self) -> int:
+        """Rows that wait."""
+        ...
+
     def close(self) -> None:
         """Let go of it."""
         ...
@@ -48,6 +53,7 @@ class Seat:
     elsewhere: Elsewhere | None = None
     pick: Callable[[Row], Row] | None = None
     constancy: Constancy | None = None
+    packed_at: str = ""
 
     def picked(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows as this model takes them."""

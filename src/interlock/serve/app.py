@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import msgspec
 
 from interlock.errors import DataRefused, InterlockError
-from interlock.serve.door import Door, Fixed, Headers, Reply, failure
+from interlock.serve.door import Door, Fixed, Headers, Reply, Served, failure
 from interlock.serve.keys import Keyring, Scope, presented
 
 Scope_: TypeAlias = MutableMapping[str, Any]
@@ -74,8 +75,24 @@ class App:
         await _send(send, reply, head=scope["method"] == "HEAD")
 
     async def _reply(self, scope: Scope_, receive: Receive) -> Reply:
-        path, method = scope["path"], scope["method"]
-        headers = dict(scope["headers"])
+        started = perf_counter()
+        path, headers = scope["path"], dict(scope["headers"])
+        client = self.client_of(headers, scope.get("client"))
+        reply, body = self._unasked(scope["method"], path, headers), b""
+        if reply is None:
+            try:
+                body = await self._body(headers, receive)
+            except InterlockError as error:
+                reply = failure(error, self._door.name())
+        if reply is None:
+            return await self._door.reply(path, body, client)  # which tells of it itself
+        known = path if path in self._pages or path in self._predictions else "other"
+        seconds = perf_counter() - started
+        self._door.tell(Served(known, reply.status, client, (), "abstain", seconds, None, reply.name))
+        return reply
+
+    def _unasked(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Reply | None:
+        """The reply that needs no model: a page, or a refusal; else None."""
         page = self._pages.get(path)
         if page is None and path not in self._predictions:
             return self._no("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
@@ -89,7 +106,7 @@ class App:
             return page.answer(headers)
         if method != "POST":
             return self._no("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
-        return await self._predicted(path, headers, receive, self.client_of(headers, scope.get("client")))
+        return self._kind_refused(headers)
 
     def _turned_away(self, headers: Mapping[bytes, bytes], wanted: Scope | None) -> Reply | None:
         if wanted is None:
@@ -105,16 +122,6 @@ class App:
                 "Forbidden", f"This key does not open what needs '{wanted}'.", "Ask for one that does.", 403
             )
         return None
-
-    async def _predicted(self, path: str, headers: Mapping[bytes, bytes], receive: Receive, client: object) -> Reply:
-        refusal = self._kind_refused(headers)
-        if refusal is not None:
-            return refusal
-        try:
-            body = await self._body(headers, receive)
-        except InterlockError as error:
-            return failure(error, self._door.name())
-        return await self._door.reply(path, body, client)
 
     def _kind_refused(self, headers: Mapping[bytes, bytes]) -> Reply | None:
         kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()

@@ -55,7 +55,7 @@ class Reply(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What the door tells of each request. ``answered`` is None where its rows could not be read."""
+    """What is told of each request. ``answered`` is None where no rows were read, and of pages and refusals."""
 
     route: str
     status: int
@@ -64,6 +64,7 @@ class Served(NamedTuple):
     tier: Tier
     seconds: float
     answered: Answered | None
+    name: bytes = b""
 
 
 class Room(NamedTuple):
@@ -100,7 +101,7 @@ class Door:
         self, room: Room, observe: Callable[[Served], None], clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.room = room
-        self._observe = observe
+        self.tell = observe
         self._clock = clock
         self._ids = Ids()
 
@@ -145,13 +146,13 @@ class Door:
         else:
             body = written(answered.answers, asked.shape)  # type: ignore[arg-type]
             reply = Reply(200, body, name, room.fixed.get(tier) or _fixed(room, tier))
-        self._observe(Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered))
+        self.tell(Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered, name))
         return reply
 
     def _failed(self, route: str, error: Exception, started: float, client: object) -> Reply:
         name = self.name()
         reply = failure(error, name) if isinstance(error, InterlockError) else fault(error, name)
-        self._observe(Served(route, reply.status, client, (), "abstain", self._clock() - started, None))
+        self.tell(Served(route, reply.status, client, (), "abstain", self._clock() - started, None, name))
         return reply
 
 

@@ -27,6 +27,7 @@ from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keys import SCOPES, Keyring, new_key, read_keys
+from interlock.serve.metrics import Metrics, require_prometheus
 from interlock.serve.openapi import document
 from interlock.serve.reload import Follower
 from interlock.settings import Settings
@@ -51,6 +52,7 @@ def serve(parts: Parts, orders: Orders) -> None:
     """
     settings = parts.settings
     _require_uvicorn()
+    require_prometheus()
     keyring = _keyring(settings, orders)
     with ExitStack() as stack:
         runner = _Lazy(settings)
@@ -67,14 +69,16 @@ def serve(parts: Parts, orders: Orders) -> None:
 
         follower = Follower(parts, loader, show, orders.say)
         room, release = follower.first()
-        door = Door(room, lambda served: _tell(duty, served))
+        door = Door(room, lambda served: _tell(metrics, duty, served))
+        metrics = Metrics(parts.clock, lambda: door.room, duty)
         duty.enter(room.live, release)
-        app = App(door, keyring, _pages(door, settings), max_body=int(settings.serve.max_body_mb * 1e6))
+        app = App(door, keyring, _pages(door, settings, metrics), max_body=int(settings.serve.max_body_mb * 1e6))
         house.append(_House(door, duty, follower))
-        _run(app, settings, orders, house[0])
+        _run(app, settings, orders, house[0], metrics)
 
 
-def _tell(duty: Duty, served: Served) -> None:
+def _tell(metrics: Metrics, duty: Duty, served: Served) -> None:
+    metrics.saw(served)
     if served.answered is not None:
         duty.saw(served.client, served.rows, served.answered)
 
@@ -169,7 +173,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _pages(door: Door, settings: Settings) -> dict[str, Page]:
+def _pages(door: Door, settings: Settings, metrics: Metrics) -> dict[str, Page]:
     def text(body: bytes, kind: bytes = b"text/plain; charset=utf-8") -> Reply:
         return Reply(200, body, content_type=kind)
 
@@ -200,6 +204,7 @@ def _pages(door: Door, settings: Settings) -> dict[str, Page]:
         "/healthz": Page(lambda _: text(b"ok"), None),
         "/readyz": Page(lambda _: text(b"ready"), None),
         "/openapi.json": Page(openapi, "predict"),
+        "/metrics": Page(metrics.page, "read"),
     }
 
 
@@ -211,14 +216,16 @@ _OPEN: Final = {
 }
 
 
-def _run(app: App, settings: Settings, orders: Orders, house: _House) -> None:
+def _run(app: App, settings: Settings, orders: Orders, house: _House, metrics: Metrics) -> None:
     import uvicorn
 
     from interlock.serve.lane import Lane, protocol_of
 
+    lane = Lane(house.door, app)
+    metrics.in_fast_lane = lambda: lane.answered
     config = uvicorn.Config(
         app,
-        http=protocol_of(Lane(house.door, app)),
+        http=protocol_of(lane),
         host=settings.serve.host,
         port=settings.serve.port,
         log_config=None,
