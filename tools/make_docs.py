@@ -167,11 +167,11 @@ def metrics_page() -> str:
 
 def online_metrics_page() -> str:
     """Every metric of a server."""
+    how = "[How to read them](../how-to/watch-a-server.md)."
     lines = [
         "# Metrics of a server",
         "",
-        "Generated from `src/interlock/serve/metrics.py` by `make docs`. "
-        "[How to read them](../how-to/watch-a-server.md).",
+        f"Generated from `src/interlock/serve/metrics.py` by `make docs`. {how}",
         "",
         "| name | kind | labels | what it says |",
         "| --- | --- | --- | --- |",

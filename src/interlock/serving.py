@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from interlock.units import Count, Duration, Fraction, NotNegative, Positive, Rate, Section
+from interlock.units import Count, Duration, Fraction, NotNegative, Positive, Rate, Section, Share
 
 
 class Serve(Section, frozen=True, kw_only=True):
@@ -38,6 +38,24 @@ class Serve(Section, frozen=True, kw_only=True):
             "answered by the next tier.",
         ),
     ] = 1.0
+    access_log: Annotated[
+        str,
+        Meta(
+            description="A line of JSON for each request goes to this file, or to `stderr`: when, id, route, status, "
+            "tier, ms, name of the key. Empty: none."
+        ),
+    ] = ""
+    traces: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://\S+)?$",
+            description="OpenTelemetry spans of requests go to this address, by OTLP over HTTP. Empty: none. Extra "
+            "`telemetry`.",
+        ),
+    ] = ""
+    traces_sample: Annotated[
+        Share, Meta(description="Share of the requests that are traced, of those that came without a trace.")
+    ] = 0.1
     drain: Annotated[Duration, Meta(description="Requests that run get so long when the server stops.")] = "30s"
 
 

@@ -10,6 +10,7 @@ import msgspec
 from interlock.errors import DataRefused, InterlockError
 from interlock.serve.door import Door, Fixed, Headers, Reply, Served, failure
 from interlock.serve.keys import Keyring, Scope, presented
+from interlock.serve.tracing import PARENT
 
 Scope_: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -77,6 +78,7 @@ class App:
     async def _reply(self, scope: Scope_, receive: Receive) -> Reply:
         started = perf_counter()
         path, headers = scope["path"], dict(scope["headers"])
+        PARENT.set(headers.get(b"traceparent", b""))
         client = self.client_of(headers, scope.get("client"))
         reply, body = self._unasked(scope["method"], path, headers), b""
         if reply is None:

@@ -65,6 +65,7 @@ class Served(NamedTuple):
     seconds: float
     answered: Answered | None
     name: bytes = b""
+    live: Live | None = None
 
 
 class Room(NamedTuple):
@@ -146,7 +147,9 @@ class Door:
         else:
             body = written(answered.answers, asked.shape)  # type: ignore[arg-type]
             reply = Reply(200, body, name, room.fixed.get(tier) or _fixed(room, tier))
-        self.tell(Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered, name))
+        self.tell(
+            Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered, name, room.live)
+        )
         return reply
 
     def _failed(self, route: str, error: Exception, started: float, client: object) -> Reply:

@@ -21,6 +21,8 @@ MOST_HEADS: Final = 4_096
 """Heads remembered; then all are forgotten and learnt again."""
 LONGEST_HEAD: Final = 4_096
 _END: Final = b"\r\n\r\n"
+_ITS_OWN: Final = (b"transfer-encoding", b"expect", b"upgrade", b"connection", b"traceparent")
+"""Headers that the ordinary lane follows; a trace has a head of its own for each request."""
 
 
 class Head(NamedTuple):
@@ -131,7 +133,7 @@ class _Connection(HttpToolsProtocol):
             or not length.isdigit()
             or self.parser.get_http_version() != "1.1"
             or not self.parser.should_keep_alive()
-            or any(name in headers for name in (b"transfer-encoding", b"expect", b"upgrade", b"connection"))
+            or any(name in headers for name in _ITS_OWN)
             or self.url != self.scope["raw_path"]
         ):
             return None

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from socket import socket
 from threading import Lock
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -23,6 +23,7 @@ from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
 from interlock.ports import Parts
 from interlock.records import Release, short
+from interlock.serve.access import STDERR, AccessLog
 from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
@@ -30,10 +31,12 @@ from interlock.serve.keys import SCOPES, Keyring, new_key, read_keys
 from interlock.serve.metrics import Metrics, require_prometheus
 from interlock.serve.openapi import document
 from interlock.serve.reload import Follower
+from interlock.serve.tracing import Tracer
 from interlock.settings import Settings
 from interlock.units import seconds
 
 _encode = msgspec.json.Encoder().encode
+Watcher: TypeAlias = Callable[[Served], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +72,43 @@ def serve(parts: Parts, orders: Orders) -> None:
 
         follower = Follower(parts, loader, show, orders.say)
         room, release = follower.first()
-        door = Door(room, lambda served: _tell(metrics, duty, served))
         metrics = Metrics(parts.clock, lambda: door.room, duty)
+        watchers = [metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
+        door = Door(room, _telling(watchers))
         duty.enter(room.live, release)
         app = App(door, keyring, _pages(door, settings, metrics), max_body=int(settings.serve.max_body_mb * 1e6))
         house.append(_House(door, duty, follower))
         _run(app, settings, orders, house[0], metrics)
 
 
-def _tell(metrics: Metrics, duty: Duty, served: Served) -> None:
-    metrics.saw(served)
-    if served.answered is not None:
-        duty.saw(served.client, served.rows, served.answered)
+def _telling(watchers: list[Watcher]) -> Watcher:
+    def tell(served: Served) -> None:
+        for watcher in watchers:
+            watcher(served)
+
+    return tell
+
+
+def _voting(duty: Duty) -> Watcher:
+    def saw(served: Served) -> None:
+        if served.answered is not None:
+            duty.saw(served.client, served.rows, served.answered)
+
+    return saw
+
+
+def _outward(parts: Parts, orders: Orders, stack: ExitStack) -> Iterator[Watcher]:
+    """What else is told of each request, where the settings ask for it."""
+    settings = parts.settings.serve
+    if settings.access_log:
+        to = None if settings.access_log == STDERR else Path(parts.settings.path(settings.access_log))
+        log = AccessLog(to, parts.clock, orders.say)
+        stack.callback(log.close)
+        yield log.saw
+    if settings.traces:
+        tracer = Tracer(settings.traces, parts.settings.model.name, settings.traces_sample, orders.say)
+        stack.callback(tracer.close)
+        yield tracer.saw
 
 
 class _House:
