@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -10,6 +11,7 @@ import msgspec
 from interlock.errors import DataRefused, InterlockError
 from interlock.serve.door import Door, Fixed, Headers, Reply, Served, failure
 from interlock.serve.keys import Keyring, Scope, presented
+from interlock.serve.quota import Bucket
 from interlock.serve.tracing import PARENT
 
 Scope_: TypeAlias = MutableMapping[str, Any]
@@ -33,7 +35,7 @@ class App:
 
     def __init__(self, door: Door, keyring: Keyring, pages: Mapping[str, Page], *, max_body: int) -> None:
         self._door = door
-        self._keyring = keyring
+        self.keyring = keyring
         self._pages = dict(pages)
         self._max_body = max_body
         self._predictions = frozenset(door.routes)
@@ -50,8 +52,13 @@ class App:
 
     def client_of(self, headers: Mapping[bytes, bytes], peer: Sequence[Any] | None) -> object:
         """Who asks: the key, and the address without its port."""
-        key = self._keyring.find(presented(headers))
+        key = self.keyring.find(presented(headers))
         return (key.name if key is not None else "", peer[0] if peer else "")
+
+    def bucket_of(self, headers: Mapping[bytes, bytes]) -> Bucket | None:
+        """What is left of the quota of the key; None where it has none."""
+        key = self.keyring.find(presented(headers))
+        return None if key is None else self.keyring.bucket(key)
 
     def passes(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> bool:
         """Whether a request with such a head may be handed to the door with its body, and there is no more to say."""
@@ -99,7 +106,7 @@ class App:
         if page is None and path not in self._predictions:
             return self._no("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
         wanted: Scope | None = "predict" if page is None else page.scope
-        refusal = self._turned_away(headers, wanted)
+        refusal = self._turned_away(headers, wanted) or (self._over_quota(headers) if wanted is not None else None)
         if refusal is not None:
             return refusal
         if page is not None:
@@ -113,7 +120,7 @@ class App:
     def _turned_away(self, headers: Mapping[bytes, bytes], wanted: Scope | None) -> Reply | None:
         if wanted is None:
             return None
-        key = self._keyring.find(presented(headers))
+        key = self.keyring.find(presented(headers))
         if key is None:
             challenge: Headers = ((b"www-authenticate", b"Bearer"),)
             return self._no(
@@ -124,6 +131,18 @@ class App:
                 "Forbidden", f"This key does not open what needs '{wanted}'.", "Ask for one that does.", 403
             )
         return None
+
+    def _over_quota(self, headers: Mapping[bytes, bytes]) -> Reply | None:
+        bucket = self.bucket_of(headers)
+        if bucket is None:
+            return None
+        wait_s = bucket.wait_s()
+        if wait_s == 0.0:
+            bucket.take()
+            return None
+        again: Headers = ((b"retry-after", b"%d" % ceil(wait_s)),)
+        message = f"The quota of this key, {bucket.quota}, is used up."
+        return self._no("QuotaUsed", message, f"Ask again in {ceil(wait_s)} s.", 429, again)
 
     def _kind_refused(self, headers: Mapping[bytes, bytes]) -> Reply | None:
         kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from interlock.serve.app import App
 from interlock.serve.door import Door, Reply
+from interlock.serve.quota import Bucket
 
 MOST_HEADS: Final = 4_096
 """Heads remembered; then all are forgotten and learnt again."""
@@ -31,6 +32,7 @@ class Head(NamedTuple):
     route: str
     length: int
     client: object
+    bucket: Bucket | None = None
 
 
 class Lane:
@@ -82,11 +84,18 @@ class _Connection(HttpToolsProtocol):
                 super().data_received(data)
                 return
             last = end + known.length
+            bucket = known.bucket
+            if bucket is not None and bucket.wait_s() > 0.0:
+                self._head = b""
+                super().data_received(data)  # which says so
+                return
             reply = self.shared.door.now(known.route, data[end:last], known.client)
             if reply is None:
                 self._head = b""
                 super().data_received(data)
                 return
+            if bucket is not None:
+                bucket.take()
             self.shared.answered += 1
             self._is_active = True
             self.server_state.total_requests += 1
@@ -140,7 +149,8 @@ class _Connection(HttpToolsProtocol):
         path = self.scope["path"]
         if not self.shared.app.passes(self.scope["method"], path, headers):
             return None
-        return Head(path, int(length), self.shared.app.client_of(headers, self.client))
+        app = self.shared.app
+        return Head(path, int(length), app.client_of(headers, self.client), app.bucket_of(headers))
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that was idle since the timer was set, and only then."""

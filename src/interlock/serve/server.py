@@ -27,7 +27,8 @@ from interlock.serve.access import STDERR, AccessLog
 from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
-from interlock.serve.keys import SCOPES, Keyring, new_key, read_keys
+from interlock.serve.keyfile import KeyFile
+from interlock.serve.keys import SCOPES, Key, Keyring, new_key, read_keys
 from interlock.serve.metrics import Metrics, require_prometheus
 from interlock.serve.openapi import document
 from interlock.serve.reload import Follower
@@ -56,6 +57,9 @@ def serve(parts: Parts, orders: Orders) -> None:
     settings = parts.settings
     _require_uvicorn()
     require_prometheus()
+    house: list[_House] = []
+    keyring = Keyring(())
+    file = _key_file(settings, orders, lambda keys: house[0].soon(keyring.replace, keys))  # looks before it is read
     keyring = _keyring(settings, orders)
     with ExitStack() as stack:
         runner = _Lazy(settings)
@@ -65,7 +69,6 @@ def serve(parts: Parts, orders: Orders) -> None:
         )
         duty = Duty(parts, terms_of(settings), orders.say)
         stack.callback(duty.close)
-        house: list[_House] = []
 
         def show(room: Room, release: Release) -> None:
             house[0].show(room, release)
@@ -78,6 +81,8 @@ def serve(parts: Parts, orders: Orders) -> None:
         duty.enter(room.live, release)
         app = App(door, keyring, _pages(door, settings, metrics), max_body=int(settings.serve.max_body_mb * 1e6))
         house.append(_House(door, duty, follower))
+        if file is not None:
+            house[0].also.append(file)
         _run(app, settings, orders, house[0], metrics)
 
 
@@ -118,6 +123,7 @@ class _House:
         self.door = door
         self._duty = duty
         self._follower = follower
+        self.also: list[KeyFile] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking: asyncio.TimerHandle | None = None
 
@@ -125,6 +131,8 @@ class _House:
         """Begin to follow releases, and time."""
         self._loop = asyncio.get_running_loop()
         self._follower.start()
+        for each in self.also:
+            each.start()
         self._tick()
 
     def close(self) -> None:
@@ -132,11 +140,17 @@ class _House:
         if self._ticking is not None:
             self._ticking.cancel()
         self._follower.close()
+        for each in self.also:
+            each.close()
 
     def show(self, room: Room, release: Release) -> None:
         """Show a release into the room; called in the thread of the follower."""
+        self.soon(self._enter, room, release)
+
+    def soon(self, act: Callable[..., None], *given: object) -> None:
+        """Let something happen in the thread of the loop."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._enter, room, release)
+            self._loop.call_soon_threadsafe(act, *given)
 
     def _enter(self, room: Room, release: Release) -> None:
         self._duty.enter(room.live, release)
@@ -175,6 +189,12 @@ class _Lazy:
             if self._runner is not None:
                 self._runner.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _key_file(settings: Settings, orders: Orders, show: Callable[[tuple[Key, ...]], None]) -> KeyFile | None:
+    if orders.insecure or not settings.serve.keys_file:
+        return None
+    return KeyFile(Path(settings.path(settings.serve.keys_file)), show, orders.say)
 
 
 def _keyring(settings: Settings, orders: Orders) -> Keyring:
@@ -251,6 +271,7 @@ def _run(app: App, settings: Settings, orders: Orders, house: _House, metrics: M
 
     lane = Lane(house.door, app)
     metrics.in_fast_lane = lambda: lane.answered
+    app.keyring.on_change = lane.forget
     config = uvicorn.Config(
         app,
         http=protocol_of(lane),
