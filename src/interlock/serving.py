@@ -7,6 +7,19 @@ from msgspec import Meta
 from interlock.units import Count, Duration, Fraction, NotNegative, Positive, Rate, Section, Share
 
 
+class Oidc(Section, frozen=True, kw_only=True):
+    """[serve.oidc]: tokens of an identity provider open doors as keys do. Extra `oidc`."""
+
+    issuer: Annotated[str, Meta(description="Who must have issued a token: its claim `iss`. Empty: no tokens.")] = ""
+    audience: Annotated[str, Meta(description="Whom a token must be meant for: its claim `aud`.")] = ""
+    jwks: Annotated[
+        str, Meta(description="The provider's keys: an https:// address, or a file of the project. RS256 and ES256.")
+    ] = ""
+    scopes: Annotated[
+        str, Meta(min_length=1, description="Claim that lists the scopes: predict, feedback, operate, read.")
+    ] = "scope"
+
+
 class Serve(Section, frozen=True, kw_only=True):
     """[serve]: the release answers online; see `interlock serve`."""
 
@@ -56,6 +69,7 @@ class Serve(Section, frozen=True, kw_only=True):
     traces_sample: Annotated[
         Share, Meta(description="Share of the requests that are traced, of those that came without a trace.")
     ] = 0.1
+    oidc: Annotated[Oidc, Meta(description="Tokens of an identity provider.")] = Oidc()
     drain: Annotated[Duration, Meta(description="Requests that run get so long when the server stops.")] = "30s"
 
 

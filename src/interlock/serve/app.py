@@ -67,6 +67,7 @@ class App:
             method == "POST"
             and path in self._predictions
             and self._turned_away(headers, "predict") is None
+            and self.keyring.is_lasting(presented(headers))
             and self._kind_refused(headers) is None
             and told.isdigit()
             and int(told) <= self._max_body

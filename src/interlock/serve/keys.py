@@ -50,6 +50,8 @@ class Keyring:
 
     def __init__(self, keys: tuple[Key, ...] | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.tokens: Callable[[bytes], Key | None] = lambda _: None
+        """Asked for what is none of the keys."""
         self.on_change: Callable[[], None] = lambda: None
         self._buckets: dict[str, Bucket] = {}
         self._known: dict[bytes, Key] = {}
@@ -83,7 +85,13 @@ class Keyring:
             found = self._keys.get(hashlib.sha256(presented).hexdigest())
             if found is not None:
                 self._known[presented] = found  # at most as many as there are keys
+            else:
+                found = self.tokens(presented)
         return found
+
+    def is_lasting(self, presented: bytes) -> bool:
+        """Whether it opens until the keys change: a key, and no token, which has an end."""
+        return self._keys is None or presented in self._known
 
 
 _ANYBODY: Final = Key(name="anybody", sha256="0" * 64, scopes=SCOPES)

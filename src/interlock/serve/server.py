@@ -30,6 +30,7 @@ from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keyfile import KeyFile
 from interlock.serve.keys import SCOPES, Key, Keyring, new_key, read_keys
 from interlock.serve.metrics import Metrics, require_prometheus
+from interlock.serve.oidc import Issuer, reader_of
 from interlock.serve.openapi import document
 from interlock.serve.reload import Follower
 from interlock.serve.tracing import Tracer
@@ -83,6 +84,11 @@ def serve(parts: Parts, orders: Orders) -> None:
         house.append(_House(door, duty, follower))
         if file is not None:
             house[0].also.append(file)
+        if settings.serve.oidc.issuer and not orders.insecure:
+            read, refresh_s = reader_of(settings.serve.oidc, settings.path)
+            issuer = Issuer(settings.serve.oidc, read, orders.say, refresh_s=refresh_s)
+            keyring.tokens = issuer.find
+            house[0].also.append(issuer)
         _run(app, settings, orders, house[0], metrics)
 
 
@@ -123,7 +129,7 @@ class _House:
         self.door = door
         self._duty = duty
         self._follower = follower
-        self.also: list[KeyFile] = []
+        self.also: list[KeyFile | Issuer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking: asyncio.TimerHandle | None = None
 
