@@ -70,6 +70,24 @@ class Serve(Section, frozen=True, kw_only=True):
         Share, Meta(description="Share of the requests that are traced, of those that came without a trace.")
     ] = 0.1
     oidc: Annotated[Oidc, Meta(description="Tokens of an identity provider.")] = Oidc()
+    request_timeout: Annotated[
+        Duration,
+        Meta(description="A request that has not arrived whole by then is refused, and its connection closed."),
+    ] = "30s"
+    max_connections: Annotated[Count, Meta(description="Most connections of one process; one more is refused.")] = (
+        10_000
+    )
+    tls_cert: Annotated[
+        str, Meta(description="File with the certificate, and those that it hangs on (PEM). Empty: plain HTTP.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="File with the private key of tls_cert (PEM).")] = ""
+    linger: Annotated[
+        Duration,
+        Meta(
+            description="After SIGTERM requests are still taken for so long, while /readyz says 503. Let it be longer "
+            "than a load balancer needs to see that."
+        ),
+    ] = "0s"
     drain: Annotated[Duration, Meta(description="Requests that run get so long when the server stops.")] = "30s"
 
 

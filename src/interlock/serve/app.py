@@ -81,7 +81,7 @@ class App:
         if scope["type"] != "http":
             return
         reply = await self._reply(scope, receive)
-        await _send(send, reply, head=scope["method"] == "HEAD")
+        await _send(send, reply, head=scope["method"] == "HEAD", last=self._door.is_closing)
 
     async def _reply(self, scope: Scope_, receive: Receive) -> Reply:
         started = perf_counter()
@@ -105,17 +105,19 @@ class App:
         """The reply that needs no model: a page, or a refusal; else None."""
         page = self._pages.get(path)
         if page is None and path not in self._predictions:
-            return self._no("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
+            return self.refusal("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
         wanted: Scope | None = "predict" if page is None else page.scope
         refusal = self._turned_away(headers, wanted) or (self._over_quota(headers) if wanted is not None else None)
         if refusal is not None:
             return refusal
         if page is not None:
             if method not in ("GET", "HEAD"):
-                return self._no("MethodNotAllowed", f"{path} is read with GET.", "", 405, ((b"allow", b"GET, HEAD"),))
+                return self.refusal(
+                    "MethodNotAllowed", f"{path} is read with GET.", "", 405, ((b"allow", b"GET, HEAD"),)
+                )
             return page.answer(headers)
         if method != "POST":
-            return self._no("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
+            return self.refusal("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
         return self._kind_refused(headers)
 
     def _turned_away(self, headers: Mapping[bytes, bytes], wanted: Scope | None) -> Reply | None:
@@ -124,11 +126,11 @@ class App:
         key = self.keyring.find(presented(headers))
         if key is None:
             challenge: Headers = ((b"www-authenticate", b"Bearer"),)
-            return self._no(
+            return self.refusal(
                 "NoKey", "No valid key came with the request.", "Send 'Authorization: Bearer KEY'.", 401, challenge
             )
         if wanted not in key.scopes:
-            return self._no(
+            return self.refusal(
                 "Forbidden", f"This key does not open what needs '{wanted}'.", "Ask for one that does.", 403
             )
         return None
@@ -143,14 +145,16 @@ class App:
             return None
         again: Headers = ((b"retry-after", b"%d" % ceil(wait_s)),)
         message = f"The quota of this key, {bucket.quota}, is used up."
-        return self._no("QuotaUsed", message, f"Ask again in {ceil(wait_s)} s.", 429, again)
+        return self.refusal("QuotaUsed", message, f"Ask again in {ceil(wait_s)} s.", 429, again)
 
     def _kind_refused(self, headers: Mapping[bytes, bytes]) -> Reply | None:
         kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
         if kind != b"application/json":
-            return self._no("Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415)
+            return self.refusal(
+                "Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415
+            )
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            return self._no("Unsupported", "The body is compressed.", "Send it as it is.", 415)
+            return self.refusal("Unsupported", "The body is compressed.", "Send it as it is.", 415)
         return None
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
@@ -178,18 +182,21 @@ class App:
             too_large=True,
         )
 
-    def _no(self, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
+    def refusal(self, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
+        """A reply that says no, with an id."""
         name = self._door.name()
         error = {"code": code, "message": message, "next_step": next_step, "id": name.decode()}
         return Reply(status, _encode({"error": error}), name, Fixed(headers))
 
 
-async def _send(send: Send, reply: Reply, *, head: bool) -> None:
+async def _send(send: Send, reply: Reply, *, head: bool, last: bool) -> None:
     headers = [
         (b"content-type", reply.content_type),
         (b"content-length", str(len(reply.body)).encode()),
         *reply.headers,
     ]
+    if last:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head else reply.body})
 

@@ -104,6 +104,8 @@ class Door:
         self.room = room
         self.tell = observe
         self._clock = clock
+        self.is_closing = False
+        """The server ends: every reply says that its connection closes."""
         self._ids = Ids()
 
     @property

@@ -12,10 +12,11 @@ odd headers, and whatever arrives while an answer of the ordinary lane is still 
 
 from typing import Final, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from interlock.serve.app import App
-from interlock.serve.door import Door, Reply
+from interlock.serve.bounds import Bounded, Bounds
+from interlock.serve.door import Door, Reply, Served
 from interlock.serve.quota import Bucket
 
 MOST_HEADS: Final = 4_096
@@ -45,7 +46,9 @@ class Lane:
         self.answered = 0
 
     def learn(self, head: bytes, found: Head) -> None:
-        """Remember a head."""
+        """Remember a head, but not at the end, when each reply says that the connection closes."""
+        if self.door.is_closing:
+            return
         if len(self.heads) >= MOST_HEADS:
             self.heads.clear()
         self.heads[head] = found
@@ -55,16 +58,17 @@ class Lane:
         self.heads.clear()
 
 
-def protocol_of(lane: Lane) -> type[HttpToolsProtocol]:
+def protocol_of(lane: Lane, within: Bounds | None = None) -> type[Bounded]:
     """The protocol of a server with this lane, for uvicorn's option ``http``."""
 
     class Connection(_Connection):
         shared = lane
+        bounds = within or Bounds()
 
     return Connection
 
 
-class _Connection(HttpToolsProtocol):
+class _Connection(Bounded):
     shared: Lane
     _head: bytes = b""
     _is_parsing = False
@@ -96,11 +100,20 @@ class _Connection(HttpToolsProtocol):
                 return
             if bucket is not None:
                 bucket.take()
+            if self._arriving is not None:
+                self._arrived()
             self.shared.answered += 1
             self._is_active = True
             self.server_state.total_requests += 1
             self.transport.write(self._written(reply))
             data = data[last:]
+
+    def refusal(self, code: str, message: str, next_step: str, status: int) -> bytes:
+        """The bytes of a reply that ends the connection, and that is told like any other."""
+        app = self.shared.app
+        reply = app.refusal(code, message, next_step, status, ((b"connection", b"close"),))
+        self.shared.door.tell(Served("other", status, ("", ""), (), "abstain", 0.0, None, reply.name))
+        return self._written(reply)
 
     def _written(self, reply: Reply) -> bytes:
         """The bytes of a reply, as the ordinary lane would write them."""

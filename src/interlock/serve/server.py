@@ -4,13 +4,11 @@ import asyncio
 import importlib.util
 import secrets
 import shutil
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from socket import socket
 from threading import Lock
 from typing import Final, TypeAlias
 
@@ -35,7 +33,6 @@ from interlock.serve.openapi import document
 from interlock.serve.reload import Follower
 from interlock.serve.tracing import Tracer
 from interlock.settings import Settings
-from interlock.units import seconds
 
 _encode = msgspec.json.Encoder().encode
 Watcher: TypeAlias = Callable[[Served], None]
@@ -242,6 +239,10 @@ def _pages(door: Door, settings: Settings, metrics: Metrics) -> dict[str, Page]:
         }
         return Reply(200, _encode(facts))
 
+    def ready(headers: object) -> Reply:
+        del headers
+        return Reply(503, b"closing", content_type=b"text/plain") if door.is_closing else text(b"ready")
+
     described: list[tuple[Room, bytes]] = []
 
     def openapi(headers: object) -> Reply:
@@ -256,7 +257,7 @@ def _pages(door: Door, settings: Settings, metrics: Metrics) -> dict[str, Page]:
         "/": Page(root, None),
         "/ping": Page(lambda _: text(b"pong"), None),
         "/healthz": Page(lambda _: text(b"ok"), None),
-        "/readyz": Page(lambda _: text(b"ready"), None),
+        "/readyz": Page(ready, None),
         "/openapi.json": Page(openapi, "predict"),
         "/metrics": Page(metrics.page, "read"),
     }
@@ -271,51 +272,23 @@ _OPEN: Final = {
 
 
 def _run(app: App, settings: Settings, orders: Orders, house: _House, metrics: Metrics) -> None:
-    import uvicorn
-
-    from interlock.serve.lane import Lane, protocol_of
+    from interlock.serve.lane import Lane
+    from interlock.serve.listening import Way, listen
 
     lane = Lane(house.door, app)
     metrics.in_fast_lane = lambda: lane.answered
     app.keyring.on_change = lane.forget
-    config = uvicorn.Config(
-        app,
-        http=protocol_of(lane),
-        host=settings.serve.host,
-        port=settings.serve.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        timeout_graceful_shutdown=max(1, round(seconds(settings.serve.drain))),
-        timeout_keep_alive=75,
-    )
     live = house.door.room.live
 
-    class _Server(uvicorn.Server):
-        """Tells where it listens, and ends as an ordinary program when it is told to."""
+    def ready(address: str) -> None:
+        house.open()
+        orders.say(f"{settings.model.name}, release {live.generation}, answers at {address}")
 
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            """Stop at SIGTERM and SIGINT; uvicorn itself would raise them again, before we let go of workers."""
-            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-            try:
-                yield
-            finally:
-                for number, action in before.items():
-                    signal.signal(number, action)
+    def end() -> None:
+        house.door.is_closing = True
+        lane.forget()
 
-        async def startup(self, sockets: list[socket] | None = None) -> None:
-            await super().startup(sockets=sockets)
-            if self.started:
-                house.open()
-                port = self.servers[0].sockets[0].getsockname()[1]
-                orders.say(
-                    f"{settings.model.name}, release {live.generation}, answers at http://{settings.serve.host}:{port}"
-                )
-
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as loops:
-        try:
-            loops.run(_Server(config).serve())
-        finally:
-            house.close()
+    try:
+        listen(app, lane, settings, Way(ready, end))
+    finally:
+        house.close()
