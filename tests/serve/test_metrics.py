@@ -117,6 +117,14 @@ def test_it_is_told_as_the_client_takes_it(counted, accept, kind):
     }
 
 
+def test_one_of_several_workers_tells_of_itself_by_name(counted):
+    counted._worker = {"worker": "7"}
+    text = counted.page({}).body.decode()
+    samples_ = [sample for family in plain(text) for sample in family.samples]
+    assert {sample.labels["worker"] for sample in samples_} == {"7"}
+    assert not any(sample.name.startswith("process_") for sample in samples_)
+
+
 def test_every_metric_is_documented_and_nothing_else(counted):
     told = set(re.findall(r"^\| `(interlock_\w+)`", PAGE.read_text(), flags=re.MULTILINE))
     assert told == set(METRICS)

@@ -58,7 +58,7 @@ class AccessLog:
             sys.stderr.buffer.write(lines)
             sys.stderr.buffer.flush()
             return
-        with self._to.open("ab") as file:
+        with self._to.open("ab", buffering=0) as file:
             file.write(lines)
 
 

@@ -42,7 +42,12 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 def new_key(name: str, scopes: tuple[Scope, ...], quota: str | None = None) -> tuple[str, Key]:
     """A random key: its text, which nobody keeps, and the record of it."""
     text = PREFIX + secrets.token_urlsafe(32)
-    return text, Key(name=name, sha256=hashlib.sha256(text.encode()).hexdigest(), scopes=scopes, quota=quota)
+    return text, key_of(name, text, scopes, quota)
+
+
+def key_of(name: str, text: str, scopes: tuple[Scope, ...], quota: str | None = None) -> Key:
+    """The record of a key with this text."""
+    return Key(name=name, sha256=hashlib.sha256(text.encode()).hexdigest(), scopes=scopes, quota=quota)
 
 
 class Keyring:

@@ -26,12 +26,15 @@ class Way(NamedTuple):
     end: Callable[[], None]
 
 
-def listen(app: App, lane: Lane, settings: Settings, way: Way) -> None:
-    """Answer until SIGTERM or SIGINT; raises :class:`SettingsError` for a certificate that cannot be used."""
+def listen(app: App, lane: Lane, settings: Settings, way: Way, given: socket | None = None) -> None:
+    """Answer at the port of the settings, or at one that is ``given`` open, until SIGTERM or SIGINT.
+
+    Raises :class:`SettingsError` for a certificate that cannot be used.
+    """
     config = _config(app, lane, settings)
     server = _Server(config, settings, way)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as loops:
-        loops.run(server.serve())
+        loops.run(server.serve(sockets=None if given is None else [given]))
 
 
 def _config(app: App, lane: Lane, settings: Settings) -> uvicorn.Config:

@@ -82,9 +82,13 @@ class _Route:
 
 
 class Metrics:
-    """The counts of one server; everything happens in the thread of its loop."""
+    """The counts of one process; everything happens in the thread of its loop.
 
-    def __init__(self, clock: Clock, room: Callable[[], Room], watched: Watched) -> None:
+    ``worker`` is its name where several answer on one port: a label of everything, since each tells of itself alone.
+    """
+
+    def __init__(self, clock: Clock, room: Callable[[], Room], watched: Watched, *, worker: str = "") -> None:
+        self._worker = {"worker": worker} if worker else {}
         self._clock = clock
         self._room = room
         self._watched = watched
@@ -120,7 +124,8 @@ class Metrics:
 
         registry = CollectorRegistry()
         registry.register(self)
-        ProcessCollector(registry=registry)
+        if not self._worker:
+            ProcessCollector(registry=registry)
         if OPEN_METRICS in headers.get(b"accept", b"").lower():
             body, kind = open_metrics.generate_latest(registry, version="1.0.0"), open_metrics.CONTENT_TYPE_LATEST
         else:
@@ -133,19 +138,19 @@ class Metrics:
         """All metrics, as the client library takes them; every name of :data:`METRICS` once."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        values = self._values()
+        values, more = self._values(), tuple(self._worker.values())
         for name, told in METRICS.items():
             if told.kind == "histogram":
-                times = HistogramMetricFamily(name, told.says, labels=told.labels)
+                times = HistogramMetricFamily(name, told.says, labels=(*self._worker, *told.labels))
                 for path, route in sorted(self._routes.items()):
-                    times.add_metric([path], _cumulated(route.cells), sum_value=route.seconds)
+                    times.add_metric([*more, path], _cumulated(route.cells), sum_value=route.seconds)
                 yield times
                 continue
             family: Any = (CounterMetricFamily if told.kind == "counter" else GaugeMetricFamily)(
-                name, told.says, labels=told.labels
+                name, told.says, labels=(*self._worker, *told.labels)
             )
             for labels, value in values[name].items():
-                family.add_metric(labels, value)
+                family.add_metric((*more, *labels), value)
             yield family
 
     def _values(self) -> dict[str, dict[tuple[str, ...], float]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,12 +27,13 @@ from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keyfile import KeyFile
-from interlock.serve.keys import SCOPES, Key, Keyring, new_key, read_keys
+from interlock.serve.keys import SCOPES, Key, Keyring, key_of, new_key, read_keys
 from interlock.serve.metrics import Metrics, require_prometheus
 from interlock.serve.oidc import Issuer, reader_of
 from interlock.serve.openapi import document
 from interlock.serve.reload import Follower
 from interlock.serve.tracing import Tracer
+from interlock.serve.workers import Crew, Inherited, inherited, open_port, own_command
 from interlock.settings import Settings
 
 _encode = msgspec.json.Encoder().encode
@@ -55,10 +57,14 @@ def serve(parts: Parts, orders: Orders) -> None:
     settings = parts.settings
     _require_uvicorn()
     require_prometheus()
+    given = inherited()
+    if settings.serve.workers > 1 and given is None:
+        _lead(settings, orders)
+        return
     house: list[_House] = []
     keyring = Keyring(())
     file = _key_file(settings, orders, lambda keys: house[0].soon(keyring.replace, keys))  # looks before it is read
-    keyring = _keyring(settings, orders)
+    keyring = _keyring(settings, orders, given)
     with ExitStack() as stack:
         runner = _Lazy(settings)
         stack.callback(runner.close)
@@ -73,7 +79,7 @@ def serve(parts: Parts, orders: Orders) -> None:
 
         follower = Follower(parts, loader, show, orders.say)
         room, release = follower.first()
-        metrics = Metrics(parts.clock, lambda: door.room, duty)
+        metrics = Metrics(parts.clock, lambda: door.room, duty, worker="" if given is None else str(os.getpid()))
         watchers = [metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers))
         duty.enter(room.live, release)
@@ -86,7 +92,28 @@ def serve(parts: Parts, orders: Orders) -> None:
             issuer = Issuer(settings.serve.oidc, read, orders.say, refresh_s=refresh_s)
             keyring.tokens = issuer.find
             house[0].also.append(issuer)
-        _run(app, settings, orders, house[0], metrics)
+        _run(app, settings, orders, house[0], metrics, given)
+
+
+def _lead(settings: Settings, orders: Orders) -> None:
+    """Keep the workers; each is this program again, with the open port."""
+    key = ""
+    if not orders.insecure and not settings.serve.keys_file:
+        key, _ = new_key("printed-at-start", SCOPES)
+        orders.say(_PRINTED.format(key=key))
+    _keyring(settings, orders, Inherited(listening=-1, ready=-1, key=key))  # what is wrong is told once, and not by all
+    with open_port(settings.serve.host, settings.serve.port) as port:
+        scheme = "https" if settings.serve.tls_cert else "http"
+        address = f"{scheme}://{settings.serve.host}:{port.getsockname()[1]}"
+        count = settings.serve.workers
+
+        def all_ready() -> None:
+            orders.say(f"{settings.model.name}, with {count} workers, answers at {address}")
+
+        Crew(own_command(), count, port, key=key).run(all_ready, orders.say)
+
+
+_PRINTED: Final = "No serve.keys_file: this key opens every door until the server stops: {key}"
 
 
 def _telling(watchers: list[Watcher]) -> Watcher:
@@ -200,7 +227,7 @@ def _key_file(settings: Settings, orders: Orders, show: Callable[[tuple[Key, ...
     return KeyFile(Path(settings.path(settings.serve.keys_file)), show, orders.say)
 
 
-def _keyring(settings: Settings, orders: Orders) -> Keyring:
+def _keyring(settings: Settings, orders: Orders, given: Inherited | None = None) -> Keyring:
     if orders.insecure:
         if not _is_loopback(settings.serve.host):
             raise Misuse(
@@ -210,8 +237,10 @@ def _keyring(settings: Settings, orders: Orders) -> Keyring:
         return Keyring(None)
     if settings.serve.keys_file:
         return Keyring(read_keys(Path(settings.path(settings.serve.keys_file))))
+    if given is not None:
+        return Keyring((key_of("printed-at-start", given.key, SCOPES),))
     text, key = new_key("printed-at-start", SCOPES)
-    orders.say(f"No serve.keys_file: this key opens every door until the server stops: {text}")
+    orders.say(_PRINTED.format(key=text))
     return Keyring((key,))
 
 
@@ -271,7 +300,9 @@ _OPEN: Final = {
 }
 
 
-def _run(app: App, settings: Settings, orders: Orders, house: _House, metrics: Metrics) -> None:
+def _run(
+    app: App, settings: Settings, orders: Orders, house: _House, metrics: Metrics, given: Inherited | None
+) -> None:
     from interlock.serve.lane import Lane
     from interlock.serve.listening import Way, listen
 
@@ -282,6 +313,9 @@ def _run(app: App, settings: Settings, orders: Orders, house: _House, metrics: M
 
     def ready(address: str) -> None:
         house.open()
+        if given is not None:
+            given.tell_ready()
+            return
         orders.say(f"{settings.model.name}, release {live.generation}, answers at {address}")
 
     def end() -> None:
@@ -289,6 +323,6 @@ def _run(app: App, settings: Settings, orders: Orders, house: _House, metrics: M
         lane.forget()
 
     try:
-        listen(app, lane, settings, Way(ready, end))
+        listen(app, lane, settings, Way(ready, end), None if given is None else given.socket())
     finally:
         house.close()
