@@ -109,6 +109,7 @@ class Loader:
             pick=picker(columns, model.signature),
             constancy=None if limit is None else Constancy(limit),
             sieve=sieve_of(model.signature.output, self._limits),
+            packed_at=model.opened.bundle.at,
         )
 
     def _model(self, digest: str) -> Model:

@@ -84,6 +84,11 @@ class Pool:
         self._bell.put(True)
         return await asked.future
 
+    @property
+    def waiting(self) -> int:
+        """Rows that no worker has taken yet."""
+        return self._rows_waiting
+
     def close(self) -> None:
         """End the workers; whoever still waits is told."""
         with self._lock:

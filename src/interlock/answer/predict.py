@@ -29,6 +29,11 @@ class Elsewhere(Protocol):
         """One answer or error per row, in order."""
         ...
 
+    @property
+    def waiting(self) -> int:
+        """Rows that wait."""
+        ...
+
     def close(self) -> None:
         """Let go of it."""
         ...
@@ -51,6 +56,7 @@ class Seat:
     pick: Callable[[Row], Row] | None = None
     constancy: Constancy | None = None
     sieve: Sieve | None = None
+    packed_at: str = ""
 
     def picked(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows as this model takes them."""

@@ -2,15 +2,19 @@
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from math import ceil
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import msgspec
 
 from interlock.errors import DataRefused, InterlockError
-from interlock.serve.door import Door, Fixed, Headers, Reply, failure
+from interlock.serve.door import Door, Fixed, Headers, Reply, Served, failure
 from interlock.serve.forms import PLAIN
 from interlock.serve.keys import Keyring, Scope, presented
 from interlock.serve.protocols import how_of, place_of
+from interlock.serve.quota import Bucket
+from interlock.serve.tracing import PARENT
 
 Scope_: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -36,7 +40,7 @@ class App:
 
     def __init__(self, door: Door, keyring: Keyring, pages: Mapping[str, Page], *, max_body: int) -> None:
         self._door = door
-        self._keyring = keyring
+        self.keyring = keyring
         self._pages = dict(pages)
         self._max_body = max_body
         self._predictions = frozenset(door.routes)
@@ -53,8 +57,13 @@ class App:
 
     def client_of(self, headers: Mapping[bytes, bytes], peer: Sequence[Any] | None) -> object:
         """Who asks: the key, and the address without its port."""
-        key = self._keyring.find(presented(headers))
+        key = self.keyring.find(presented(headers))
         return (key.name if key is not None else "", peer[0] if peer else "")
+
+    def bucket_of(self, headers: Mapping[bytes, bytes]) -> Bucket | None:
+        """What is left of the quota of the key; None where it has none."""
+        key = self.keyring.find(presented(headers))
+        return None if key is None else self.keyring.bucket(key)
 
     def passes(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> bool:
         """Whether a request with such a head may be handed to the door with its body, and there is no more to say."""
@@ -64,6 +73,7 @@ class App:
             and path in self._predictions
             and "{" not in path
             and self._turned_away(headers, "predict") is None
+            and self.keyring.is_lasting(presented(headers))
             and self._kind_refused(path, headers) is None
             and _is_plain(headers)
             and told.isdigit()
@@ -78,31 +88,54 @@ class App:
         if scope["type"] != "http":
             return
         reply = await self._reply(scope, receive)
-        await _send(send, reply, head=scope["method"] == "HEAD")
+        await _send(send, reply, head=scope["method"] == "HEAD", last=self._door.is_closing)
 
     async def _reply(self, scope: Scope_, receive: Receive) -> Reply:
+        started = perf_counter()
         path, named = place_of(scope["path"])
-        reply = await self._routed(scope, path, named, receive)
+        headers = dict(scope["headers"])
+        PARENT.set(headers.get(b"traceparent", b""))
+        client = self.client_of(headers, scope.get("client"))
+        reply, body, how = self._unasked(scope["method"], path, named, headers), b"", PLAIN
+        if reply is None:
+            try:
+                how = how_of(headers, scope.get("query_string", b""))
+                body = await self._body(headers, receive)
+            except InterlockError as error:
+                reply = failure(error, self._door.name())
+        if reply is None and not self._is_served(named):  # another release came while the body did
+            again = "GET /v2/models/NAME tells it."
+            reply = self.refusal("NotFound", "There is no such version any more.", again, 404)
+        if reply is None:
+            reply = await self._door.reply(path, body, client, how)  # which tells of it itself
+        else:
+            known = path if path in self._pages or path in self._predictions else "other"
+            seconds = perf_counter() - started
+            self._door.tell(Served(known, reply.status, client, (), "abstain", seconds, None, reply.name))
         return _as_v2(reply) if path.startswith("/v2") and reply.status >= 400 else reply
 
-    async def _routed(self, scope: Scope_, path: str, named: Mapping[str, str], receive: Receive) -> Reply:
-        method, headers = scope["method"], dict(scope["headers"])
+    def _unasked(
+        self, method: str, path: str, named: Mapping[str, str], headers: Mapping[bytes, bytes]
+    ) -> Reply | None:
+        """The reply that needs no model: a page, or a refusal; else None."""
         page = self._pages.get(path)
         if page is None and path not in self._predictions:
-            return self._no("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
+            return self.refusal("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
         wanted: Scope | None = "predict" if page is None else page.scope
-        refusal = self._turned_away(headers, wanted)
+        refusal = self._turned_away(headers, wanted) or (self._over_quota(headers) if wanted is not None else None)
         if refusal is not None:
             return refusal
         if not self._is_served(named):
-            return self._no("NotFound", "There is no such model or version.", "GET /v2/models/NAME tells it.", 404)
+            return self.refusal("NotFound", "There is no such model or version.", "GET /v2/models/NAME tells it.", 404)
         if page is not None:
             if method not in ("GET", "HEAD"):
-                return self._no("MethodNotAllowed", f"{path} is read with GET.", "", 405, ((b"allow", b"GET, HEAD"),))
+                return self.refusal(
+                    "MethodNotAllowed", f"{path} is read with GET.", "", 405, ((b"allow", b"GET, HEAD"),)
+                )
             return page.answer(headers)
         if method != "POST":
-            return self._no("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
-        return await self._predicted(scope, path, headers, receive)
+            return self.refusal("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
+        return self._kind_refused(path, headers)
 
     def _is_served(self, named: Mapping[str, str]) -> bool:
         """Whether the model and the version in a path are those that answer."""
@@ -113,38 +146,38 @@ class App:
     def _turned_away(self, headers: Mapping[bytes, bytes], wanted: Scope | None) -> Reply | None:
         if wanted is None:
             return None
-        key = self._keyring.find(presented(headers))
+        key = self.keyring.find(presented(headers))
         if key is None:
             challenge: Headers = ((b"www-authenticate", b"Bearer"),)
-            return self._no(
+            return self.refusal(
                 "NoKey", "No valid key came with the request.", "Send 'Authorization: Bearer KEY'.", 401, challenge
             )
         if wanted not in key.scopes:
-            return self._no(
+            return self.refusal(
                 "Forbidden", f"This key does not open what needs '{wanted}'.", "Ask for one that does.", 403
             )
         return None
 
-    async def _predicted(self, scope: Scope_, path: str, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
-        refusal = self._kind_refused(path, headers)
-        if refusal is not None:
-            return refusal
-        try:
-            how = how_of(headers, scope.get("query_string", b""))
-            body = await self._body(headers, receive)
-        except InterlockError as error:
-            return failure(error, self._door.name())
-        _, named = place_of(scope["path"])
-        if not self._is_served(named):  # another release came while the body did
-            return self._no("NotFound", "There is no such version any more.", "GET /v2/models/NAME tells it.", 404)
-        return await self._door.reply(path, body, self.client_of(headers, scope.get("client")), how)
+    def _over_quota(self, headers: Mapping[bytes, bytes]) -> Reply | None:
+        bucket = self.bucket_of(headers)
+        if bucket is None:
+            return None
+        wait_s = bucket.wait_s()
+        if wait_s == 0.0:
+            bucket.take()
+            return None
+        again: Headers = ((b"retry-after", b"%d" % ceil(wait_s)),)
+        message = f"The quota of this key, {bucket.quota}, is used up."
+        return self.refusal("QuotaUsed", message, f"Ask again in {ceil(wait_s)} s.", 429, again)
 
     def _kind_refused(self, path: str, headers: Mapping[bytes, bytes]) -> Reply | None:
         kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower().decode("latin-1")
         if not self._door.takes(path, "image/*" if kind.startswith("image/") else kind):
-            return self._no("Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415)
+            return self.refusal(
+                "Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415
+            )
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            return self._no("Unsupported", "The body is compressed.", "Send it as it is.", 415)
+            return self.refusal("Unsupported", "The body is compressed.", "Send it as it is.", 415)
         return None
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
@@ -172,7 +205,8 @@ class App:
             too_large=True,
         )
 
-    def _no(self, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
+    def refusal(self, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
+        """A reply that says no, with an id."""
         name = self._door.name()
         error = {"code": code, "message": message, "next_step": next_step, "id": name.decode()}
         return Reply(status, _encode({"error": error}), name, Fixed(headers))
@@ -193,12 +227,14 @@ def _as_v2(reply: Reply) -> Reply:
     return reply._replace(body=_encode({"error": text, "code": told["code"], "id": told["id"]}))
 
 
-async def _send(send: Send, reply: Reply, *, head: bool) -> None:
+async def _send(send: Send, reply: Reply, *, head: bool, last: bool) -> None:
     headers = [
         (b"content-type", reply.content_type),
         (b"content-length", str(len(reply.body)).encode()),
         *reply.headers,
     ]
+    if last:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head else reply.body})
 

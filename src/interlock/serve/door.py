@@ -56,7 +56,7 @@ class Reply(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What the door tells of each request. ``answered`` is None where its rows could not be read."""
+    """What is told of each request. ``answered`` is None where no rows were read, and of pages and refusals."""
 
     route: str
     status: int
@@ -65,6 +65,8 @@ class Served(NamedTuple):
     tier: Tier
     seconds: float
     answered: Answered | None
+    name: bytes = b""
+    live: Live | None = None
 
 
 class Room(NamedTuple):
@@ -103,8 +105,10 @@ class Door:
         self, room: Room, observe: Callable[[Served], None], clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.room = room
-        self._observe = observe
+        self.tell = observe
         self._clock = clock
+        self.is_closing = False
+        """The server ends: every reply says that its connection closes."""
         self._ids = Ids()
 
     @property
@@ -156,13 +160,15 @@ class Door:
                 return self._failed(route, error, started, client)
             fixed = room.fixed.get(tier) or _fixed(room, tier)
             reply = Reply(200, body, name, Fixed((*fixed.pairs, *further)) if further else fixed, kind)
-        self._observe(Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered))
+        self.tell(
+            Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered, name, room.live)
+        )
         return reply
 
     def _failed(self, route: str, error: Exception, started: float, client: object) -> Reply:
         name = self.name()
         reply = failure(error, name) if isinstance(error, InterlockError) else fault(error, name)
-        self._observe(Served(route, reply.status, client, (), "abstain", self._clock() - started, None))
+        self.tell(Served(route, reply.status, client, (), "abstain", self._clock() - started, None, name))
         return reply
 
 

@@ -33,6 +33,7 @@ _ERRORS: Final[Mapping[str, str]] = {
     "413": "The body, or its number of records, is too large.",
     "415": "The body is of a type that the route does not take, or compressed.",
     "422": "A record does not fit the signature, or every model that learnt refused it.",
+    "429": "The quota of the key is used up; Retry-After says in how many seconds to ask again.",
     "503": "Nobody has an acceptable answer now.",
 }
 _HEADERS: Final[Mapping[str, str]] = {
