@@ -199,6 +199,14 @@ def test_trees_answer_as_frames_do_to_the_bit(boosters, name, rows):
         assert repr(rows_of(boosters[name], SIGNATURE).answers(many)) == repr(found * 20)
 
 
+def test_rows_of_whole_numbers_alone_are_read_as_numbers(boosters):
+    whole = boosters["number"]
+    form = LightGbm(Trees(features=(Plain(column="rooms"), Plain(column="stars")) * 2, outputs=1), whole._text)
+    rows = [(None, number, None, None, number % 3) for number in range(-3, 4)]
+    assert repr(by_rows(form, rows)) == repr(by_frame(form, rows))
+    assert len({given[0] for given in by_rows(form, rows)}) > 1
+
+
 def test_trees_whose_features_must_be_spelled_go_by_frame(boosters):
     whole = boosters["number"]
     features = (

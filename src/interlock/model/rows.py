@@ -331,7 +331,8 @@ class _TreeRows:
     def answers(self, rows: Sequence[Row]) -> list[Given]:
         if not self._readable or (isinstance(rows, Framed) and len(rows) >= MANY):
             return self._frames.answers(rows)
-        matrix = np.array([[feature(row) for feature in self._features if feature] for row in rows])
+        # of whole numbers alone numpy would make whole numbers, and the booster reads their bits as those of floats
+        matrix = np.array([[feature(row) for feature in self._features if feature] for row in rows], dtype=np.float64)
         trees, raw = self._form.trees, self._form.predict_rows(matrix)
         if not trees.classes:
             return [(row[0], None) for row in raw.tolist()]
