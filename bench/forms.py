@@ -1,8 +1,9 @@
 """How long does a model take to answer one row, and 100,000, by itself and by its compiled form? Prints a table.
 
-One row: the median of many calls; natively a pandas frame of one row into ``predict`` and ``predict_proba`` as Interlock asks
-them, by the form a tuple, as the server does. Many rows: the best of three, from the same Polars frame. The forms agree with the
-model, as they would have to when it is packed; a kind without such a form is told.
+One row: the median of many calls; natively a pandas frame of one row into ``predict`` and ``predict_proba``, as a
+worker process asks them (the way to that process and back is not counted); by the form a tuple, as the server does.
+Many rows: the best of three, from the same Polars frame. A form is shown only where it agrees with the model on 4,000
+rows and on the made ones.
 
 ``python bench/forms.py [--rows 100000]``
 """

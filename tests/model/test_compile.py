@@ -82,6 +82,43 @@ class TestCompile:
         assert form.answer(ROWS)["prediction"].to_list() == pytest.approx(list(model.predict(frame)), rel=1e-9)
         assert pl.read_ipc(tmp_path / "answers.arrow").height == 3
 
+    def test_trees_are_kept_and_graphs_are_not_tried(self, tmp_path):
+        from sklearn.ensemble import RandomForestRegressor
+
+        signature = Signature(inputs=SIGNATURE.inputs[:2], output=SIGNATURE.output)
+        frame = ROWS.select("x", "n").to_pandas()
+        model = RandomForestRegressor(5, random_state=0).fit(frame, [1.0, 2.0, 4.0])
+        result = compiled(tmp_path, model, signature)
+        assert (result["form"], result["reason"]) == ("forest", "")
+        forms = result["parity"]["forms"]
+        assert {name: tried["verdict"] for name, tried in forms.items()} == {
+            "native": "the user's own code",
+            "forest": "kept",
+            "onnx float64": "not tried",
+            "onnx float32": "not tried",
+        }
+        assert 0 < forms["forest"]["one_row_ms"] < forms["native"]["one_row_ms"]
+        assert forms["forest"]["rows"] > 3 + result["parity"]["made_rows"] / 2
+        form = load_form(tmp_path / "fast", "forest", signature)
+        assert form.answer(ROWS)["prediction"].to_list() == model.predict(frame).tolist()
+        assert not any(path.suffix == ".pkl" for path in (tmp_path / "fast").iterdir())
+
+    def test_a_graph_where_nothing_else_answers(self, tmp_path):
+        pytest.importorskip("onnxruntime")
+        from sklearn.impute import SimpleImputer
+        from sklearn.neural_network import MLPRegressor
+        from sklearn.pipeline import make_pipeline
+
+        signature = Signature(inputs=SIGNATURE.inputs[:2], output=SIGNATURE.output)
+        network = MLPRegressor(hidden_layer_sizes=(4,), solver="lbfgs", max_iter=5000, random_state=0)
+        model = make_pipeline(SimpleImputer(), network).fit(ROWS.select("x", "n").to_pandas(), [1.0, 2.0, 4.0])
+        result = compiled(tmp_path, model, signature)
+        forms = result["parity"]["forms"]
+        assert (result["form"], forms["onnx float64"]["verdict"]) == ("onnx", "kept")
+        assert forms["linear"] == {"verdict": "refused", "reason": "no rule for MLPRegressor"}
+        assert forms["onnx float32"]["verdict"] == "not tried"
+        assert load_form(tmp_path / "fast", "onnx", signature).answer(ROWS).height == 3
+
     def test_an_unknown_model_is_native(self, tmp_path):
         result = compiled(tmp_path, Halves())
         assert (result["form"], result["reason"], result["answered"]) == ("native", "no rule for Halves", True)

@@ -159,8 +159,14 @@ class _Bench(NamedTuple):
             return _Tried(None, bounded(str(error), _REASON_CHARS), {})
         except Exception as error:  # noqa: BLE001 - a model of another version may lack any attribute
             return _Tried(None, f"it could not be read: {_words(error)}", {})
-        tried = [self._compared(form) for form in forms]
-        return next((one for one in tried if one.form is not None), tried[0])
+        first = None
+        for form in forms:
+            tried = self._compared(form)
+            if tried.form is not None:
+                return tried
+            first = first or tried
+        assert first is not None
+        return first
 
     def _compared(self, form: Form) -> _Tried:
         cases = [*self.cases, *self._splits(form)]
