@@ -25,6 +25,7 @@ class Candidate(NamedTuple):
 
 def candidates(model: Any, signature: Signature) -> list[Candidate]:
     """What to try for ``model``, in the order of trying."""
+    model = _found(model)
     symbols, rest = follow(model, signature)
     final = rest[-1]
     classes = signature.output.classes if signature.output else None
@@ -39,6 +40,14 @@ def candidates(model: Any, signature: Signature) -> list[Candidate]:
             for name, narrow in (("onnx float64", False), ("onnx float32", True))
         ]
     return found
+
+
+def _found(model: Any) -> Any:
+    """The model that a search of scikit-learn found; any other as it is."""
+    searched = type(model).__module__.startswith("sklearn.model_selection") and type(model).__name__.endswith(
+        "SearchCV"
+    )
+    return model.best_estimator_ if searched else model
 
 
 def _forests(rest: Sequence[Any], symbols: list[Symbol], classes: Sequence[Value] | None) -> Sequence[Form]:

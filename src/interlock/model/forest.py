@@ -28,9 +28,9 @@ Shape: TypeAlias = Literal[
 ]  # fmt: skip
 """How sums become answers. ``shares`` are the mean shares of the classes; ``…-from`` says yes from a score of 0 on."""
 
-_BLOCK_ROWS = 4096
-_STEPS = 300
-"""So many steps at most are walked in Python for one row; more are taken by numpy."""
+_BLOCK_ROWS = 8192
+_LISTED = 200_000
+"""So many inner nodes at most are kept as lists too (30 MB): for one row, plain Python walks those faster than numpy."""
 _ALONE = 8
 """So many rows at most are answered one after the other."""
 _WHOLE = 20_000
@@ -98,15 +98,14 @@ class TreeForest:
         self.forest = forest
         self.nodes = nodes
         self._inner = len(nodes.feature)
-        self._depth = _depth(forest, nodes)
+        _check(forest, nodes)
+        self._feature = nodes.feature.astype(np.intp)
         self._children = np.stack([nodes.left, nodes.right], axis=1).ravel().astype(np.intp)
         self._cased = np.flatnonzero(nodes.bits >= 0)
         kind = np.float32 if forest.single else np.float64
         self._values = nodes.values.astype(kind)
         self._base = np.array(forest.base, dtype=kind)
-        self._stay = np.arange(self._inner + len(nodes.values))
-        few = len(nodes.roots) * self._depth <= _STEPS and not len(self._cased)
-        self._walk = self._walker() if few else None
+        self._walk = self._walker() if self._inner <= _LISTED else None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -178,34 +177,38 @@ class TreeForest:
         for number, root in enumerate(self.nodes.roots.tolist()):
             leaves = self._leaves(flat, places, root, gaps)
             if self._values.shape[1] == 1:
-                sums[number % len(sums)] += self._values[leaves, 0]
+                sums[number % len(sums)] += self._values[:, 0].take(leaves)
             else:
-                sums += self._values[leaves].T
+                sums += self._values.take(leaves, axis=0).T
         return sums / len(self.nodes.roots) if self.forest.mean else sums
 
     def _leaves(self, flat: Floats, places: NDArray[np.intp], root: int, gaps: bool) -> NDArray[np.intp]:
-        """The leaf, counted from 0, that each row reaches in one tree."""
+        """The leaf, counted from 0, that each row reaches in one tree. Rows that have arrived are walked no further."""
         inner = self._inner
-        node = np.full(len(places), root, dtype=np.intp)
-        waiting = np.arange(len(places)) if root < inner else np.arange(0)
-        while len(waiting):
-            at = node[waiting]
-            turn = self._turns(flat[places[waiting] + self.nodes.feature[at]], at, gaps)
-            at = self._children[2 * at + turn]
-            node[waiting] = at
-            waiting = waiting[at < inner]
-        return node - inner
+        result = np.full(len(places), root, dtype=np.intp)
+        if root >= inner:
+            return result - inner
+        rows, at = np.arange(len(places)), result
+        while len(rows):
+            turn = self._turns(flat.take(places + self._feature.take(at)), at, gaps)
+            at = self._children.take(2 * at + turn)
+            going = np.flatnonzero(at < inner)
+            if len(going) < len(at):
+                there = np.flatnonzero(at >= inner)
+                result[rows.take(there)] = at.take(there)
+                rows, places, at = rows.take(going), places.take(going), at.take(going)
+        return result - inner
 
     def _turns(self, values: Floats, at: NDArray[np.intp], gaps: bool) -> NDArray[np.bool_]:
         """Whether ``values`` go right at the nodes ``at``."""
-        turn: NDArray[np.bool_] = values > self.nodes.threshold[at]
+        turn: NDArray[np.bool_] = values > self.nodes.threshold.take(at)
         if len(self._cased):
-            bits = self.nodes.bits[at]
+            bits = self.nodes.bits.take(at)
             cased = np.flatnonzero(bits >= 0)
             codes = np.nan_to_num(values[cased], nan=0.0).astype(np.intp)
             turn[cased] = ~self.nodes.members[bits[cased], codes]
         if gaps:
-            turn = np.where(np.isnan(values), self.nodes.missing_right[at], turn)
+            turn = np.where(np.isnan(values), self.nodes.missing_right.take(at), turn)
         return turn
 
     # -- rows --
@@ -247,63 +250,48 @@ class TreeForest:
 
     def _row_leaves(self, row: Floats) -> Any:
         """The leaf of each tree, counted from 0, for one row."""
-        inner, nodes = self._inner, self.nodes
         gaps = bool(np.isnan(row).any())
-        node = nodes.roots.astype(np.intp)
-        if inner <= _WHOLE:
-            step, own = self._stay.copy(), self._stay[:inner]
-            step[:inner] = self._children[2 * own + self._turns(row[nodes.feature], own, gaps)]
-            for _ in range(self._depth):
-                node = step[node]
-            return node - inner
-        waiting = np.flatnonzero(node < inner)
+        node = self.nodes.roots.astype(np.intp)
+        waiting = np.flatnonzero(node < self._inner)
         while len(waiting):
             at = node[waiting]
-            at = self._children[2 * at + self._turns(row[nodes.feature[at]], at, gaps)]
-            node[waiting] = at
-            waiting = waiting[at < inner]
-        return node - inner
+            turn = self._turns(row.take(self._feature.take(at)), at, gaps)
+            at = node[waiting] = self._children.take(2 * at + turn)
+            waiting = waiting[at < self._inner]
+        return node - self._inner
 
     def _walker(self) -> Callable[[list[float]], Given | None]:
-        """What answers one row in plain Python, where there are few steps: numpy's calls would cost more than they."""
-        nodes, inner, forest = self.nodes, self._inner, self.forest
-        feature, threshold, left, right = (
-            part.tolist() for part in (nodes.feature, nodes.threshold, nodes.left, nodes.right)
-        )
-        roots, base, classes = nodes.roots.tolist(), list(forest.base), forest.classes
-        leaves = self._values.tolist()
-        singles = [leaf[0] for leaf in leaves]
-        single = struct.Struct(f"{len(forest.features)}f")
-        plain, divisor = forest.shape in ("number", "shares") and not forest.single, float(len(roots))
+        """What answers one row in plain Python: for one row, numpy's calls cost more than the steps they take."""
+        forest, leaves = self.forest, self._values.tolist()
+        reached = _walk(self.nodes)
+        narrow = struct.Struct(f"{len(forest.features)}f")
+        base, classes, divisor = list(forest.base), forest.classes, float(len(self.nodes.roots))
+        plain = forest.shape in ("number", "shares") and not forest.single
 
         def answer(row: list[float]) -> Given | None:
             try:
-                values: Sequence[float] = single.unpack(single.pack(*row)) if forest.narrow else row
+                values: Sequence[float] = narrow.unpack(narrow.pack(*row)) if forest.narrow else row
             except OverflowError:  # beyond float32
                 return self._at_once([row])[0]
-            if not all(map(math.isfinite, values)):
-                return self._at_once([row])[0]
-            reached = []
-            for root in roots:
-                node = root
-                while node < inner:
-                    node = right[node] if values[feature[node]] > threshold[node] else left[node]
-                reached.append(node - inner)
+            gaps = any(map(math.isnan, values))
+            if gaps and not forest.gaps:
+                return None
+            found = reached(values, gaps)
             if not plain:
-                codes, numbers = self._linked(self._added(reached)[:, np.newaxis])
-                return (
-                    (classes[int(codes[0])], tuple(numbers[:, 0].tolist())) if classes else (float(numbers[0, 0]), None)
-                )
+                codes, numbers = self._linked(self._added(found)[:, np.newaxis])
+                shares = numbers[:, 0].tolist()
+                return (classes[int(codes[0])], tuple(shares)) if classes else (shares[0], None)
             if not classes:
                 total = base[0]
-                for leaf in reached:
-                    total += singles[leaf]
+                for leaf in found:
+                    total += leaves[leaf][0]
                 return (total / divisor if forest.mean else total), None
             sums = base
-            for leaf in reached:
+            for leaf in found:
                 sums = [one + other for one, other in zip(sums, leaves[leaf], strict=True)]
-            shares = tuple([one / divisor for one in sums] if forest.mean else sums)
-            return classes[shares.index(max(shares))], shares
+            if forest.mean:
+                sums = [one / divisor for one in sums]
+            return classes[sums.index(max(sums))], tuple(sums)
 
         return answer
 
@@ -386,6 +374,43 @@ _LINKS = {
 }
 
 
+# ---- one row -----------------------------------------------------------------------------------------------------
+
+
+def _walk(nodes: Nodes) -> Callable[[Sequence[float], bool], list[int]]:
+    """What gives the leaf that a row reaches in each tree, counted from 0; told whether a value of it is missing."""
+    feature, threshold, left, right, missing_right, bits, roots = (
+        getattr(nodes, name).tolist()
+        for name in ("feature", "threshold", "left", "right", "missing_right", "bits", "roots")
+    )
+    members, inner = nodes.members.tolist(), len(feature)
+    cased = any(number >= 0 for number in bits)
+
+    def carefully(values: Sequence[float], node: int) -> int:
+        while node < inner:
+            value = values[feature[node]]
+            if math.isnan(value):
+                turn = missing_right[node]
+            elif bits[node] >= 0:
+                turn = not members[bits[node]][int(value)]
+            else:
+                turn = value > threshold[node]
+            node = right[node] if turn else left[node]
+        return node - inner
+
+    def reached(values: Sequence[float], gaps: bool) -> list[int]:
+        if gaps or cased:
+            return [carefully(values, root) for root in roots]
+        found = []
+        for node in roots:
+            while node < inner:
+                node = right[node] if values[feature[node]] > threshold[node] else left[node]  # noqa: PLW2901
+            found.append(node - inner)
+        return found
+
+    return reached
+
+
 # ---- loading -----------------------------------------------------------------------------------------------------
 
 
@@ -408,8 +433,8 @@ def _corrupt(what: str) -> BundleCorrupt:
     return BundleCorrupt(f"The form 'forest' is damaged: {what}.", next_step="Pack again.", form="forest")
 
 
-def _depth(forest: Forest, nodes: Nodes) -> int:
-    """Check every index, and give the number of levels of the deepest tree."""
+def _check(forest: Forest, nodes: Nodes) -> None:
+    """Check every index and size; raises :class:`BundleCorrupt`."""
     inner, leaves, trees = len(nodes.feature), len(nodes.values), len(nodes.roots)
     everything = inner + leaves
     own = np.arange(inner)
@@ -436,12 +461,6 @@ def _depth(forest: Forest, nodes: Nodes) -> int:
         codes = [*made.values, made.unknown, made.missing] if isinstance(made, Mapped) else [-1.0]
         if any(code is not None and not (0 <= code < 256 and code == int(code)) for code in codes):
             raise _corrupt("a category has a code that no set can hold")
-    depth, front = 0, np.unique(nodes.roots[nodes.roots < inner])
-    while len(front):
-        depth += 1
-        front = np.unique(np.concatenate([nodes.left[front], nodes.right[front]]))
-        front = front[front < inner]
-    return depth
 
 
 def _fits(forest: Forest, width: int, outputs: int) -> bool:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from interlock.errors import BundleCorrupt
 from interlock.model.columns import Value
 from interlock.model.fold import Symbol, Unfoldable, labels_of, matrix_columns
 from interlock.model.onnx_graph import Graph, OnnxForm
@@ -31,7 +32,11 @@ def exported(
     labels = labels_of(final, classes) if hasattr(final, "classes_") else ()
     probabilities = bool(labels) and hasattr(final, "predict_proba")
     graph = Graph(features=features, narrow=narrow, probabilities=probabilities, classes=labels)
-    return OnnxForm(graph, _converted(list(steps), len(features), classifies=bool(labels), narrow=narrow))
+    content = _converted(list(steps), len(features), classifies=bool(labels), narrow=narrow)
+    try:
+        return OnnxForm(graph, content)
+    except BundleCorrupt as error:
+        raise Unfoldable(f"ONNX: the runtime lacks an operator of {type(final).__name__} in this precision") from error
 
 
 def _converted(steps: list[Any], width: int, *, classifies: bool, narrow: bool) -> bytes:
