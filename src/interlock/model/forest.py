@@ -30,7 +30,7 @@ Shape: TypeAlias = Literal[
 
 _BLOCK_ROWS = 8192
 _LISTED = 200_000
-"""So many inner nodes at most are kept as lists too (30 MB): for one row, plain Python walks those faster than numpy."""
+"""So many inner nodes at most are kept as lists too (30 MB): one row is walked there faster than by numpy."""
 _ALONE = 8
 """So many rows at most are answered one after the other."""
 _WHOLE = 20_000
