@@ -298,7 +298,7 @@ scalar = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
 )  # fmt: skip
 keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=4).filter(
-    lambda key: key.strip() and key[0] != "_" and key == key.casefold()
+    lambda key: key.strip() and key[0] != "_" and key == key.casefold() and "\0" not in key
 )
 
 

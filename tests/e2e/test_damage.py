@@ -1,20 +1,18 @@
 """A champion that is damaged while it is live: the last good model answers, by the program itself."""
 
-import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from e2e.crash_driver import in_child
 from e2e.small_project import make_project, write_rows
 from e2e.test_turn import interlock
-from interlock.answer import batch, tiers
 from interlock.app import open_parts
 from interlock.cli.progress import Silent
 from interlock.configuration import load_settings
@@ -152,28 +150,44 @@ def test_a_champion_that_cannot_be_unpickled_here_is_stood_in_for(
     assert f"The champion {champion[:12]} of release 2 cannot be loaded: " in result.sentence
 
 
+KILLED = """
+import importlib, os, signal, sys
+from pathlib import Path
+from interlock.app import open_parts
+from interlock.cli.progress import Silent
+from interlock.configuration import load_settings
+from interlock.loop import run_turn
+
+project, owner, name, after = Path(sys.argv[1]), importlib.import_module(sys.argv[2]), sys.argv[3], sys.argv[4] == "1"
+original = getattr(owner, name)
+
+
+def killed(*arguments, **named):
+    if after:
+        original(*arguments, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+setattr(owner, name, killed)
+with open_parts(load_settings(project)) as parts:
+    run_turn(parts, Silent())
+"""
+"""A turn, in a program of its own, that is killed at a call of one function: before it, or after it."""
+
+
 @pytest.mark.parametrize(
-    ("owner", "name", "after"), [(tiers, "_note", True), (batch, "_record", False), (os, "fsync", False)]
+    ("owner", "name", "after"),
+    [("interlock.answer.tiers", "_note", True), ("interlock.answer.batch", "_record", False), ("os", "fsync", False)],
 )
 def test_a_kill_is_cured_by_the_next_turn(
-    project: Path, two_releases: tuple[Path, str, str], owner: Any, name: str, after: bool
+    project: Path, two_releases: tuple[Path, str, str], owner: str, name: str, after: bool
 ) -> None:
     damage(project, two_releases[2])
 
-    def turn() -> None:
-        original: Callable[..., Any] = getattr(owner, name)
-
-        def killed(*arguments: Any, **named: Any) -> Any:
-            if after:
-                original(*arguments, **named)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        setattr(owner, name, killed)
-        with open_parts(load_settings(project)) as parts:
-            run_turn(parts, Silent())
-
-    status, _ = in_child(turn)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(project), owner, name, str(int(after))], timeout=100, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
     ended = interlock(project, "run", code=3)
     assert "answers in its place" in ended["sentence"]
     with sqlite3.connect(project / ".interlock" / "state.db") as database:

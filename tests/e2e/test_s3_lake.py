@@ -83,16 +83,17 @@ def test_a_changed_byte_and_a_missing_object_are_refused_by_name(far: Path, s3: 
     write_rows(far / "to_score" / "later.csv", 30_000, 20, labelled=False)
     shutil.rmtree(far / ".interlock" / "cache")
     refused = interlock(far, "run", code=3)
-    assert [problem["code"] for problem in refused["problems"]] == ["BundleCorrupt"]
+    assert [problem["code"] for problem in refused["problems"]] == ["ChampionDamaged"]
     assert "model/model.pkl" in refused["problems"][0]["message"]
-    assert keys(s3, bucket, "lake-predictions/later") == []
+    assert [batch["tier"] for batch in refused["batches"]] == ["baseline"]
+    write_rows(far / "to_score" / "evening.csv", 31_000, 20, labelled=False)
 
     s3.delete_object(Bucket=bucket, Key=key)
     (missing,) = interlock(far, "verify", code=3)["problems"]
     assert "model/model.pkl" in missing
     assert "is missing" in missing
     s3.put_object(Bucket=bucket, Key=key, Body=good)
-    assert [batch["status"] for batch in interlock(far, "run")["batches"]] == ["published"]
+    assert [batch["tier"] for batch in interlock(far, "run")["batches"]] == ["champion"]
 
     (part,) = keys(s3, bucket, "lake/tables/sources/data/part-")
     s3.delete_object(Bucket=bucket, Key=part)

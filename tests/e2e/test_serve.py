@@ -177,7 +177,7 @@ def test_a_champion_that_keeps_failing_goes_off_duty_and_stays_so(mad: Path, tmp
     status = verb(project, "status")
     assert (status["release"]["cause"], status["release"]["route"]) == ("breaker", "last-good")
     write_rows(project / "to_score" / "later.csv", 30_000, 20, labelled=False)
-    assert {batch["tier"] for batch in verb(project, "run", code=1)["batches"]} == {"last-good"}
+    assert {batch["tier"] for batch in verb(project, "run")["batches"]} == {"last-good"}
     with serving(project, "--insecure") as served:
         assert served.ask("/predict", row(1.0))[1]["interlock-tier"] == "last-good"
         assert verb(project, "reset", "--because", "mended")["state"]["mode"] == "closed"
@@ -202,3 +202,37 @@ def verb(project: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
     assert done.returncode == code, f"{arguments}: {done.stdout} {done.stderr}"
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def test_several_workers_share_a_port_a_key_and_the_breaker(mad: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(mad, project)
+    with serving(project, before=("--set", "serve.workers=2")) as served:
+        key = {"authorization": "Bearer " + served.wait_for("this key opens every door").rsplit(" ", 1)[1]}
+        with ThreadPoolExecutor(8) as people:
+            found = list(people.map(lambda _: served.ask("/predict", row(1.0), key), range(40)))
+        assert {(status, headers["interlock-tier"]) for status, headers, _ in found} == {(200, "champion")}
+        assert len({headers["interlock-prediction-id"][:16] for _, headers, _ in found}) == 2
+        verb(project, "trip", "--because", "a test")
+        served.wait_for("release 3 answers now")
+        time.sleep(0.5)
+        with ThreadPoolExecutor(8) as people:
+            found = list(people.map(lambda _: served.ask("/predict", row(1.0), key), range(40)))
+        assert {headers["interlock-tier"] for _, headers, _ in found} == {"last-good"}
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(timeout=40) == 0
+
+
+def test_few_rows_and_many_are_answered_alike(mad: Path) -> None:
+    """A call carries few rows itself, and many by files: the answers are the same, and no file is left."""
+    rows = [row(number / 100 - 7, 0.3) for number in range(1_400)]
+    with serving(mad, "--insecure") as served:
+        together = served.ask("/batch", {"instances": rows})[2]["predictions"]
+        apart = [
+            answer
+            for start in range(0, len(rows), 350)
+            for answer in served.ask("/batch", {"instances": rows[start : start + 350]})[2]["predictions"]
+        ]
+        assert together == apart
+        assert set(together) == {"yes", "no"}
+        assert not list((mad / ".interlock" / "work").rglob("*.arrow"))

@@ -13,12 +13,14 @@ from interlock.errors import DataRefused, Fault, UserCodeFailed
 from interlock.model.bundle import Opened, session_arguments
 from interlock.model.columns import spelled
 from interlock.model.forms import Form, load_form
-from interlock.model.native import OPEN_MODEL, shape_answers
+from interlock.model.native import OPEN_MODEL, packed, shape_answers, unpacked
 from interlock.model.runner import Runner, Session
 from interlock.records import Column, Signature
 from interlock.settings import Settings
 from interlock.units import seconds
 
+INLINE_ROWS, INLINE_BYTES = 1_024, 256_000
+"""Rows up to so many travel in the call itself, and not by files."""
 CHILD_ROWS = 65_536
 """Rows handed to a worker process at a time; the deadline is for each such call."""
 
@@ -93,17 +95,24 @@ class _InWorker(Predictor):
         return pl.concat(parts)
 
     def _ask(self, frame: pl.DataFrame) -> pl.DataFrame:
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch.mkdir(parents=True, exist_ok=True)  # where a confined model may write
+        try:
+            if frame.height <= INLINE_ROWS and frame.estimated_size() <= INLINE_BYTES:
+                outcome = self._living().call({"given": packed(frame)}, deadline_s=self._deadline_s)
+                return unpacked(outcome.value["given"])
+            return self._by_files(frame)
+        except UserCodeFailed as error:
+            if error.facts.get("cause") not in ("raised", "nonsense"):
+                self.close()
+            raise
+
+    def _by_files(self, frame: pl.DataFrame) -> pl.DataFrame:
         number = next(self._numbers)
         rows, answers = self._scratch / f"{number}-rows.arrow", self._scratch / f"{number}-answers.arrow"
         frame.write_ipc(rows)
         try:
             self._living().call({"rows": str(rows), "answers": str(answers)}, deadline_s=self._deadline_s)
             return pl.read_ipc(answers)
-        except UserCodeFailed as error:
-            if error.facts.get("cause") not in ("raised", "nonsense"):
-                self.close()
-            raise
         finally:
             rows.unlink(missing_ok=True)
             answers.unlink(missing_ok=True)

@@ -39,7 +39,12 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 def new_key(name: str, scopes: tuple[Scope, ...]) -> tuple[str, Key]:
     """A random key: its text, which nobody keeps, and the record of it."""
     text = PREFIX + secrets.token_urlsafe(32)
-    return text, Key(name=name, sha256=hashlib.sha256(text.encode()).hexdigest(), scopes=scopes)
+    return text, key_of(name, text, scopes)
+
+
+def key_of(name: str, text: str, scopes: tuple[Scope, ...]) -> Key:
+    """The record of a key with this text."""
+    return Key(name=name, sha256=hashlib.sha256(text.encode()).hexdigest(), scopes=scopes)
 
 
 class Keyring:

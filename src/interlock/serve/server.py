@@ -26,9 +26,10 @@ from interlock.records import Release, short
 from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
-from interlock.serve.keys import SCOPES, Keyring, new_key, read_keys
+from interlock.serve.keys import SCOPES, Keyring, key_of, new_key, read_keys
 from interlock.serve.openapi import document
 from interlock.serve.reload import Follower
+from interlock.serve.workers import Crew, Inherited, inherited, open_port, own_command
 from interlock.settings import Settings
 from interlock.units import seconds
 
@@ -51,7 +52,11 @@ def serve(parts: Parts, orders: Orders) -> None:
     """
     settings = parts.settings
     _require_uvicorn()
-    keyring = _keyring(settings, orders)
+    given = inherited()
+    if settings.serve.workers > 1 and given is None:
+        _lead(settings, orders)
+        return
+    keyring = _keyring(settings, orders, given)
     with ExitStack() as stack:
         runner = _Lazy(settings)
         stack.callback(runner.close)
@@ -71,7 +76,27 @@ def serve(parts: Parts, orders: Orders) -> None:
         duty.enter(room.live, release)
         app = App(door, keyring, _pages(door, settings), max_body=int(settings.serve.max_body_mb * 1e6))
         house.append(_House(door, duty, follower))
-        _run(app, settings, orders, house[0])
+        _run(app, settings, orders, house[0], given)
+
+
+def _lead(settings: Settings, orders: Orders) -> None:
+    """Keep the workers; each is this program again, with the open port."""
+    key = ""
+    if not orders.insecure and not settings.serve.keys_file:
+        key, _ = new_key("printed-at-start", SCOPES)
+        orders.say(_PRINTED.format(key=key))
+    _keyring(settings, orders, Inherited(listening=-1, ready=-1, key=key))  # what is wrong is told once, and not by all
+    with open_port(settings.serve.host, settings.serve.port) as port:
+        address = f"http://{settings.serve.host}:{port.getsockname()[1]}"
+        count = settings.serve.workers
+
+        def all_ready() -> None:
+            orders.say(f"{settings.model.name}, with {count} workers, answers at {address}")
+
+        Crew(own_command(), count, port, key=key).run(all_ready, orders.say)
+
+
+_PRINTED: Final = "No serve.keys_file: this key opens every door until the server stops: {key}"
 
 
 def _tell(duty: Duty, served: Served) -> None:
@@ -145,7 +170,7 @@ class _Lazy:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def _keyring(settings: Settings, orders: Orders) -> Keyring:
+def _keyring(settings: Settings, orders: Orders, given: Inherited | None = None) -> Keyring:
     if orders.insecure:
         if not _is_loopback(settings.serve.host):
             raise Misuse(
@@ -155,8 +180,10 @@ def _keyring(settings: Settings, orders: Orders) -> Keyring:
         return Keyring(None)
     if settings.serve.keys_file:
         return Keyring(read_keys(Path(settings.path(settings.serve.keys_file))))
+    if given is not None:
+        return Keyring((key_of("printed-at-start", given.key, SCOPES),))
     text, key = new_key("printed-at-start", SCOPES)
-    orders.say(f"No serve.keys_file: this key opens every door until the server stops: {text}")
+    orders.say(_PRINTED.format(key=text))
     return Keyring((key,))
 
 
@@ -211,7 +238,7 @@ _OPEN: Final = {
 }
 
 
-def _run(app: App, settings: Settings, orders: Orders, house: _House) -> None:
+def _run(app: App, settings: Settings, orders: Orders, house: _House, given: Inherited | None) -> None:
     import uvicorn
 
     from interlock.serve.lane import Lane, protocol_of
@@ -247,6 +274,9 @@ def _run(app: App, settings: Settings, orders: Orders, house: _House) -> None:
             await super().startup(sockets=sockets)
             if self.started:
                 house.open()
+                if given is not None:
+                    given.tell_ready()
+                    return
                 port = self.servers[0].sockets[0].getsockname()[1]
                 orders.say(
                     f"{settings.model.name}, release {live.generation}, answers at http://{settings.serve.host}:{port}"
@@ -254,6 +284,6 @@ def _run(app: App, settings: Settings, orders: Orders, house: _House) -> None:
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as loops:
         try:
-            loops.run(_Server(config).serve())
+            loops.run(_Server(config).serve(sockets=None if given is None else [given.socket()]))
         finally:
             house.close()
