@@ -1,5 +1,6 @@
 import pickle
 import sys
+from typing import ClassVar
 
 import msgspec
 import polars as pl
@@ -34,7 +35,10 @@ def _search_path(monkeypatch):
 class Halves:
     """A model that the fold knows nothing of."""
 
+    asked: ClassVar[list[int]] = []
+
     def predict(self, frame):
+        self.asked.append(len(frame))
         return frame["x"].fillna(0.0) / 2
 
 
@@ -120,7 +124,12 @@ class TestCompile:
         assert load_form(tmp_path / "fast", "onnx", signature).answer(ROWS).height == 3
 
     def test_an_unknown_model_is_native(self, tmp_path):
+        Halves.asked.clear()
         result = compiled(tmp_path, Halves())
+        assert set(Halves.asked) == {
+            3,
+            1,
+        }  # the holdout and one row of it, and no made rows: there is nothing to compare
         assert (result["form"], result["reason"], result["answered"]) == ("native", "no rule for Halves", True)
         assert not (tmp_path / "fast").exists()
         assert pl.read_ipc(tmp_path / "answers.arrow")["prediction"].to_list() == [0.25, -0.5, 1.0]

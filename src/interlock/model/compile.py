@@ -9,6 +9,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,8 +111,7 @@ def _compile(
     if native.function is not None:
         reason = "the project has its own predict function"
         return Compiled(form="native", reason=reason, answered=True, parity=parity), None
-    cases = [Case(name="the holdout", rows=holdout, native=expected), *cases_of(own, _made(sample, signature))]
-    bench = _Bench(own=own, signature=signature, sample=sample, cases=cases)
+    bench = _Bench(own, signature, sample, Case(name="the holdout", rows=holdout, native=expected))
     try:
         offered = candidates(native.model, signature)
     except Exception as error:  # noqa: BLE001 - a model of another version may lack any attribute
@@ -143,13 +143,21 @@ def _made(sample: pl.DataFrame, signature: Signature) -> dict[str, pl.DataFrame]
     return {"made rows": made.calm, "rows of rare values": made.risky, "rows of extremes": made.far}
 
 
-class _Bench(NamedTuple):
-    """What every candidate is held against: the native model, ``own``, and its answers to the ``cases``."""
+class _Bench:
+    """What every candidate is held against: the native model, ``own``, its answers to the holdout and to made rows.
 
-    own: Answer
-    signature: Signature
-    sample: pl.DataFrame
-    cases: list[Case]
+    The model is asked about made rows only when there is a form to compare.
+    """
+
+    def __init__(self, own: Answer, signature: Signature, sample: pl.DataFrame, whole: Case) -> None:
+        self._own = own
+        self._signature = signature
+        self._sample = sample
+        self._whole = whole
+
+    @cached_property
+    def _cases(self) -> list[Case]:
+        return [self._whole, *cases_of(self._own, _made(self._sample, self._signature))]
 
     def tried(self, candidate: Candidate) -> _Tried:
         """Make the forms of a candidate, and take the first that agrees."""
@@ -169,11 +177,11 @@ class _Bench(NamedTuple):
         return first
 
     def _compared(self, form: Form) -> _Tried:
-        cases = [*self.cases, *self._splits(form)]
+        cases = [*self._cases, *self._splits(form)]
         found = check_parity(form, cases)
         facts: dict[str, Any] = {"rows": found.rows, "largest_gap": found.largest_gap, "rtol": found.rtol}
         reason = found.reason
-        rows = self.cases[0].rows if self.cases[0].rows.height else self.sample.select(self.signature.names)
+        rows = self._whole.rows if self._whole.rows.height else self._sample.select(self._signature.names)
         if found.agrees and rows.height and not self._alike(form, rows[:_ROWS_COMPARED]):
             reason = "answers single rows otherwise than frames"
         if reason:
@@ -181,19 +189,19 @@ class _Bench(NamedTuple):
         facts["holdout_ms"] = _timed(form.answer, rows)[1] * 1e3
         facts["one_row_ms"] = 0.0
         if rows.height:
-            single, one = rows_of(form, self.signature), rows.rows()[:1]
+            single, one = rows_of(form, self._signature), rows.rows()[:1]
             facts["one_row_ms"] = _one_row_ms(lambda: single.answers(one))
         return _Tried(form, "", facts)
 
     def _splits(self, form: Form) -> list[Case]:
         if not isinstance(form, LightGbm | TreeForest):
             return []
-        rows = split_rows(self.sample, self.signature, form.features, form.thresholds())
-        return cases_of(self.own, {"rows at split thresholds": rows})
+        rows = split_rows(self._sample, self._signature, form.features, form.thresholds())
+        return cases_of(self._own, {"rows at split thresholds": rows})
 
     def _alike(self, form: Form, frame: pl.DataFrame) -> bool:
         """Whether a few rows get as tuples, the way of a server, what they get as a frame."""
-        singles = rows_of(form, self.signature).answers(frame.fill_nan(None).rows())
+        singles = rows_of(form, self._signature).answers(frame.fill_nan(None).rows())
         if any(isinstance(given, InterlockError) for given in singles):
             return False
         together = answers_of(form.answer(frame), frame.height)
