@@ -5,7 +5,7 @@ worker process asks them (the way to that process and back is not counted); by t
 Many rows: the best of three, from the same Polars frame. Times are those of the processor, to be taken with one thread.
 A form is shown only where it agrees with the model on 4,000 rows and on the made ones.
 
-``OMP_NUM_THREADS=1 python bench/forms.py [--rows 100000]``
+``OMP_NUM_THREADS=1 python bench/forms.py [--rows 100000] [--only WORDS]``
 """
 
 import argparse
@@ -167,7 +167,9 @@ def measured(name: str, final: Any, rows: pl.DataFrame) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
-    rows = data(parser.parse_args().rows)
+    parser.add_argument("--only", default="", help="kinds with one of these words, separated by commas")
+    asked = parser.parse_args()
+    rows = data(asked.rows)
     warnings.simplefilter("ignore")
     print(
         f"Python {platform.python_version()}, numpy {np.__version__}, scikit-learn {sklearn.__version__}, xgboost "
@@ -176,6 +178,8 @@ def main() -> None:
     print(f"| model | form | one row, us | by form | | {rows.height:,} rows, s | by form | |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, final in kinds().items():
+        if not any(word in name for word in asked.only.split(",")):
+            continue
         print(measured(name, final, rows), flush=True)
 
 
