@@ -264,7 +264,7 @@ class TreeForest:
         """What answers one row in plain Python: for one row, numpy's calls cost more than the steps they take."""
         forest, leaves = self.forest, self._values.tolist()
         reached = _walk(self.nodes)
-        narrow = struct.Struct(f"{len(forest.features)}f")
+        narrow = struct.Struct(f"<{len(forest.features)}f")  # the standard mode: the native one makes infinities
         base, classes, divisor = list(forest.base), forest.classes, float(len(self.nodes.roots))
         plain = forest.shape in ("number", "shares") and not forest.single
 
