@@ -254,3 +254,19 @@ def test_rows_that_are_refused_together_are_asked_one_by_one():
     assert isinstance(given[1], UserCodeFailed)
     assert asked == [2, 1, 1]
     assert math.isclose(given[0][0], 2.0)
+
+
+def test_whole_numbers_reach_lightgbm_as_floats():
+    import lightgbm
+
+    rng = np.random.default_rng(4)
+    rooms, stars = rng.integers(0, 9, 300), rng.integers(0, 5, 300)
+    data = lightgbm.Dataset(np.stack([rooms, stars], axis=1), rooms * 2.0 - stars, params={"verbose": -1})
+    booster = lightgbm.train({"verbose": -1, "num_threads": 1}, data, 5)
+    spec = Trees(features=(Plain(column="rooms"), Plain(column="stars")), outputs=1)
+    form = LightGbm(spec, booster.model_to_string().encode())
+    rows = [(None, int(room), None, None, int(star)) for room, star in zip(rooms[:9], stars[:9], strict=True)]
+    expected = booster.predict(np.stack([rooms, stars], axis=1)[:9])
+    assert [given[0] for given in rows_of(form, SIGNATURE).answers(rows)] == expected.tolist()
+    assert form.thresholds().keys() <= {0, 1}
+    assert any(0.4 < value % 1 < 0.6 for value in form.thresholds()[0])

@@ -123,13 +123,13 @@ def test_without_a_key_every_route_but_those_said_to_be_open_is_shut(project):
     assert all(served.answered is None for served in house.served)
 
 
-def test_the_doors_of_the_program_are_shut_but_for_four(project):
+def test_the_doors_of_the_program_are_shut_but_for_six(project):
     """The routes that ``interlock serve`` opens, and not those of this file."""
     door = house_of(project, Keyring(())).door
-    pages = _pages(door, project.parts.settings, Metrics(project.clock, lambda: door.room, None))
+    pages = _pages(door, project.parts.settings, Keyring(()), Metrics(project.clock, lambda: door.room, None))
     app = App(door, Keyring(()), pages, max_body=1_000)
     house = House(door, app)
-    assert app.open_routes == {"/", "/ping", "/healthz", "/readyz"}
+    assert app.open_routes == {"/", "/ping", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
     assert "/metrics" in app.routes
     for path in app.routes - app.open_routes:
         for method in ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS"):

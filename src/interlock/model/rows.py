@@ -16,8 +16,10 @@ import polars as pl
 from interlock.data.casting import DTYPES
 from interlock.errors import InterlockError, UserCodeFailed
 from interlock.model.columns import Key, Value, spelled
+from interlock.model.forest import TreeForest
 from interlock.model.forms import CategoryTerm, Constant, Form, Linear, NumberTerm, Ranked
-from interlock.model.trees import LightGbm, Mapped
+from interlock.model.onnx_graph import OnnxForm
+from interlock.model.trees import LightGbm, Mapped, Plain
 from interlock.records import ColumnType, Signature
 
 Row: TypeAlias = tuple[Any, ...]
@@ -94,8 +96,11 @@ def rows_of(form: Form, signature: Signature) -> Rows:
         return _Same((list(form.values), None))
     if isinstance(form, Linear) and all(_is_plain(term, signature) for term in form.terms):
         return _LinearRows(form, signature)
-    if isinstance(form, LightGbm):
-        return _TreeRows(form, signature)
+    if isinstance(form, LightGbm | TreeForest | OnnxForm):
+        matrix = _Matrix(form.features, signature)
+        if matrix.readable:
+            few = _TreeRows(form, matrix) if isinstance(form, LightGbm) else _MatrixRows(form, matrix)
+            return _FewOrMany(few, FrameRows(form.answer, signature))
     return FrameRows(form.answer, signature)
 
 
@@ -317,23 +322,45 @@ def _one_vs_rest(scores: list[float]) -> tuple[float, ...]:
 
 # ---- trees -------------------------------------------------------------------------------------------------------
 
+_Reader: TypeAlias = Callable[[Row], float]
+
+
+class _FewOrMany:
+    """A few rows one way, and a frame of many the way of frames."""
+
+    def __init__(self, few: Rows, many: FrameRows) -> None:
+        self._few, self._many = few, many
+
+    def answers(self, rows: Sequence[Row]) -> list[Given]:
+        way = self._many if isinstance(rows, Framed) and len(rows) >= MANY else self._few
+        return way.answers(rows)
+
+
+class _Matrix:
+    """Makes the matrix of a tree model, shape (rows, features), row by row."""
+
+    def __init__(self, features: Sequence[Plain | Mapped], signature: Signature) -> None:
+        places = {column.name: (place, column.type) for place, column in enumerate(signature.inputs)}
+        readers = [_reader(feature, *places[feature.column]) for feature in features]
+        self._ready = [reader for reader in readers if reader is not None]
+        self.readable = len(self._ready) == len(readers)
+        """Whether every column can be read from rows; else only a frame can spell it."""
+
+    def of(self, rows: Sequence[Row]) -> list[list[float]]:
+        """The matrix, row by row."""
+        readers = self._ready
+        return [[reader(row) for reader in readers] for row in rows]
+
 
 class _TreeRows:
     """:class:`LightGbm` on a matrix made row by row; one call of the booster for all."""
 
-    def __init__(self, form: LightGbm, signature: Signature) -> None:
+    def __init__(self, form: LightGbm, matrix: _Matrix) -> None:
         self._form = form
-        places = {column.name: (place, column.type) for place, column in enumerate(signature.inputs)}
-        self._frames = FrameRows(form.answer, signature)
-        self._features = [self._feature(feature, *places[feature.column]) for feature in form.trees.features]
-        self._readable = all(feature is not None for feature in self._features)
+        self._matrix = matrix
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
-        if not self._readable or (isinstance(rows, Framed) and len(rows) >= MANY):
-            return self._frames.answers(rows)
-        # of whole numbers alone numpy would make whole numbers, and the booster reads their bits as those of floats
-        matrix = np.array([[feature(row) for feature in self._features if feature] for row in rows], dtype=np.float64)
-        trees, raw = self._form.trees, self._form.predict_rows(matrix)
+        trees, raw = self._form.trees, self._form.predict_rows(np.array(self._matrix.of(rows), dtype=np.float64))
         if not trees.classes:
             return [(row[0], None) for row in raw.tolist()]
         if trees.outputs == 1:
@@ -341,21 +368,37 @@ class _TreeRows:
         best = raw.argmax(axis=1).tolist()
         return [(trees.classes[at], tuple(row)) for at, row in zip(best, raw.tolist(), strict=True)]
 
-    @staticmethod
-    def _feature(feature: Any, place: int, kind: ColumnType) -> Callable[[Row], float] | None:
-        """What reads one column of the matrix from a row; None when only a frame can."""
-        if isinstance(feature, Mapped):
-            return _mapped(feature, place, kind)
-        fill = math.nan if feature.fill is None else feature.fill
-        plain = (feature.shift, feature.scale, feature.offset) == (0.0, 1.0, 0.0)
-        shift, scale, offset = feature.shift, feature.scale, feature.offset
 
-        def number(row: Row) -> float:
-            value = row[place]
-            value = fill if value is None else value
-            return value if plain else (value - shift) * scale + offset
+class _MatrixRows:
+    """:class:`TreeForest` or :class:`OnnxForm` on a matrix made row by row."""
 
-        return number if kind in _NUMERIC else None
+    def __init__(self, form: TreeForest | OnnxForm, matrix: _Matrix) -> None:
+        self._form = form
+        self._matrix = matrix
+
+    def answers(self, rows: Sequence[Row]) -> list[Given]:
+        given = self._form.answer_rows(self._matrix.of(rows))
+        return [refused() if answer is None else answer for answer in given]
+
+
+def _reader(feature: Plain | Mapped, place: int, kind: ColumnType) -> _Reader | None:
+    """What reads one column of the matrix from a row; None when only a frame can."""
+    if isinstance(feature, Mapped):
+        return _mapped(feature, place, kind)
+    fill = math.nan if feature.fill is None else feature.fill
+    shift, divisor, scale, offset = feature.shift, feature.divisor, feature.scale, feature.offset
+
+    def untouched(row: Row) -> float:
+        value = row[place]
+        return fill if value is None else float(value)
+
+    def number(row: Row) -> float:
+        value = row[place]
+        return ((fill if value is None else value) - shift) / divisor * scale + offset
+
+    if kind not in _NUMERIC:
+        return None
+    return untouched if feature.untouched else number
 
 
 def _mapped(feature: Mapped, place: int, kind: ColumnType) -> Callable[[Row], float] | None:
