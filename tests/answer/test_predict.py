@@ -68,6 +68,12 @@ def test_the_champion_answers_when_all_is_well():
     assert not live.seats[1].here.asked
 
 
+def test_for_no_rows_nobody_is_asked():
+    live = live_of({"champion": {}, "baseline": {}})
+    live.seats[0].here = type("Never", (), {"answers": lambda self, rows: 1 / 0})()
+    assert live.answer_here([]) == asyncio.run(live.answer([])) == Answered([], [])
+
+
 def test_only_the_rows_that_went_wrong_are_asked_again():
     live = live_of({"champion": {2.0: "nan"}, "last-good": {}, "baseline": {}})
     answered = live.answer_here(rows_of(1, 2, 3))

@@ -259,8 +259,10 @@ class Constancy:
         return True
 
 
-def constancy_limit(reference: Profile) -> int | None:
+def constancy_limit(reference: Profile | None) -> int | None:
     """The limit for a model with these answers on its holdout; None where they were (nearly) constant, or not kept."""
+    if reference is None:
+        return None
     told = reference.column("probability_0") or reference.column("prediction")
     if told is None or told.count == 0:
         return None

@@ -33,7 +33,6 @@ class _Asked:
     rows: Sequence[Row]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[list[Given]]"
-    after: float
 
     def settle(self, given: list[Given] | Exception) -> None:
         """Give the answers to whoever waits, in the thread of its loop."""
@@ -50,7 +49,7 @@ class _Asked:
 
 
 class Pool:
-    """Workers of one model. ``predictors`` are started by :meth:`warm`; each lives in a thread of its own."""
+    """Workers of one model: a predictor each, which lives in a thread of its own."""
 
     def __init__(self, predictors: Sequence[Predictor], signature: Signature, *, most_waiting: int = 10_000) -> None:
         self._signature = signature
@@ -70,7 +69,7 @@ class Pool:
     async def ask(self, rows: Sequence[Row]) -> list[Given]:
         """One answer or error per row; raises :class:`Overloaded` when too much waits already."""
         loop = asyncio.get_running_loop()
-        asked = _Asked(rows, loop, loop.create_future(), loop.time())
+        asked = _Asked(rows, loop, loop.create_future())
         with self._lock:
             if self._closed:
                 raise Overloaded("The model is being taken off.", next_step="Ask again.")

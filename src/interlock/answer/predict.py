@@ -2,8 +2,8 @@
 
 A *seat* is one model of the release, loaded and ready, with what it needs to be asked: its rows picked from those that
 were read, and its guard. The champion is asked first, then last good, then the baseline; when none has an acceptable
-answer, the row is *abstained* from. Nothing here waits, knows HTTP or keeps time beyond what is measured by the clock
-that it is given: models in other processes are asked by :mod:`interlock.answer.pool`.
+answer, the row is *abstained* from. Nothing here knows HTTP or keeps time; models in other processes are asked by
+:mod:`interlock.answer.pool`.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -43,8 +43,7 @@ class Elsewhere(Protocol):
 class Seat:
     """One model of the release. ``here`` answers in this process, ``elsewhere`` in others; one of them is None.
 
-    ``pick`` takes a row as it was read to one of this model; None where it is the same. ``lacks`` are places of columns
-    that the reader did not have to find and this model needs.
+    ``pick`` takes a row as it was read to one of this model; None where it is the same.
     """
 
     tier: Tier
@@ -161,6 +160,8 @@ class Live:
 
     def answer_here(self, rows: Sequence[Row]) -> Answered | None:
         """Answers without waiting; None when a seat that is needed is in another process."""
+        if not rows:
+            return Answered([], [])
         seat = self.seats[self.route]
         if seat.here is None:
             return None

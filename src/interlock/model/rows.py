@@ -360,7 +360,7 @@ class _TreeRows:
         self._matrix = matrix
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
-        trees, raw = self._form.trees, self._form.predict_rows(np.array(self._matrix.of(rows), dtype=np.float64))
+        trees, raw = self._form.trees, self._form.predict_rows(np.array(self._matrix.of(rows)))
         if not trees.classes:
             return [(row[0], None) for row in raw.tolist()]
         if trees.outputs == 1:

@@ -9,7 +9,7 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -150,7 +150,7 @@ class LightGbm:
         """Predict in chunks; labels are the class of the largest probability, the first of equals."""
         raw: Floats = np.empty((self.trees.outputs, frame.height))
         for part in chunks(frame.height):
-            raw[:, part] = self._raw(frame[part]).T
+            raw[:, part] = self._ask(self.trees.matrix(frame[part]), by_row=False).T
         classes = self.trees.classes
         if not classes:
             return pl.DataFrame({"prediction": raw[0]})
@@ -158,67 +158,41 @@ class LightGbm:
             raw = np.stack([1.0 - raw[0], raw[0]])
         return label_frame(classes, raw.argmax(axis=0), raw)
 
-    def _raw(self, frame: pl.DataFrame) -> Floats:
-        """Ask the booster; shape (rows, outputs)."""
-        matrix = self.trees.matrix(frame)
-        result: Floats = np.empty((frame.height, self.trees.outputs))
+    def predict_rows(self, matrix: "np.ndarray[Any, Any]") -> Floats:
+        """Ask for a matrix of shape (rows, features): shape (rows, outputs), the same numbers as by frames."""
+        return self._ask(matrix, by_row=True)
+
+    def _ask(self, matrix: "np.ndarray[Any, Any]", *, by_row: bool) -> Floats:
+        """Ask the booster for a matrix of shape (rows, features), or the other way round; shape (rows, outputs).
+
+        A single row, which is the same bytes either way, goes the booster's own short way: it wakes no threads.
+        """
+        matrix = np.ascontiguousarray(matrix, dtype=np.float64)  # its bytes are read as such, whatever they were
+        rows, width = matrix.shape if by_row else matrix.shape[::-1]
+        result: Floats = np.empty((rows, self.trees.outputs))
         length = ctypes.c_int64()
-        double, by_column, transformed = 1, 0, 0
-        self._check(
-            self._library.LGBM_BoosterPredictForMat(
+        given, wanted = ctypes.c_void_p(matrix.ctypes.data), ctypes.c_void_p(result.ctypes.data)
+        if rows == 1:
+            code = self._library.LGBM_BoosterPredictForMatSingleRowFast(
+                self._fast(), given, ctypes.byref(length), wanted
+            )
+        else:
+            double, transformed = 1, 0
+            code = self._library.LGBM_BoosterPredictForMat(
                 self._handle,
-                matrix.ctypes.data_as(ctypes.c_void_p),
+                given,
                 double,
-                ctypes.c_int32(frame.height),
-                ctypes.c_int32(len(matrix)),
-                by_column,
+                ctypes.c_int32(rows),
+                ctypes.c_int32(width),
+                int(by_row),
                 transformed,
                 0,
                 -1,
                 b"",
                 ctypes.byref(length),
-                result.ctypes.data_as(ctypes.c_void_p),
+                wanted,
             )
-        )
-        if length.value != result.size:
-            raise StoreFault(f"LightGBM gave {length.value} numbers where {result.size} were expected.")
-        return result
-
-    def predict_rows(self, matrix: Floats) -> Floats:
-        """Ask for a matrix of shape (rows, features), C order: shape (rows, outputs), the same numbers as by frames.
-
-        A single row goes the booster's own short way, which wakes no threads.
-        """
-        rows, width = matrix.shape
-        result: Floats = np.empty((rows, self.trees.outputs))
-        length = ctypes.c_int64()
-        if rows == 1:
-            self._check(
-                self._library.LGBM_BoosterPredictForMatSingleRowFast(
-                    self._fast(),
-                    ctypes.c_void_p(matrix.ctypes.data),
-                    ctypes.byref(length),
-                    ctypes.c_void_p(result.ctypes.data),
-                )
-            )
-        else:
-            double, by_row, transformed = 1, 1, 0
-            self._check(
-                self._library.LGBM_BoosterPredictForMat(
-                    self._handle,
-                    ctypes.c_void_p(matrix.ctypes.data),
-                    double,
-                    ctypes.c_int32(rows),
-                    ctypes.c_int32(width),
-                    by_row,
-                    transformed,
-                    0,
-                    -1,
-                    b"",
-                    ctypes.byref(length),
-                    ctypes.c_void_p(result.ctypes.data),
-                )
-            )
+        self._check(code)
         if length.value != result.size:
             raise StoreFault(f"LightGBM gave {length.value} numbers where {result.size} were expected.")
         return result

@@ -127,6 +127,8 @@ class Door:
     def now(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply | None:
         """The reply, where nothing has to be waited for; else None."""
         started, room = self._clock(), self.room
+        if not room.live.is_here:
+            return None  # the body is read by who waits, and only once
         try:
             asked = room.forms.read(route, body, how)
             answered = room.live.answer_here(asked.rows)

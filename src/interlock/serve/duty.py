@@ -21,7 +21,6 @@ from interlock.release.breaker import (
     Act,
     Alarm,
     BreakerPolicy,
-    Call,
     Event,
     Permit,
     Probed,
@@ -30,6 +29,7 @@ from interlock.release.breaker import (
     Tick,
     advance,
     permit,
+    told,
 )
 from interlock.release.duty import record, state_of
 from interlock.release.evidence import Ballot, Detector, threshold
@@ -143,8 +143,8 @@ class Duty:
         if live is None:
             return
         if live.route == 0 and live.seats[0].tier == "champion":
-            if answered.faults or self._ballot.admits(client, self._wall.now_s()):
-                self._vote(client, answered)
+            if self._ballot.admits(client, self._wall.now_s()):
+                self._vote(answered)
             self._since_shadow += 1
             if self._since_shadow >= self._terms.shadow_every:
                 self._since_shadow = 0
@@ -158,11 +158,9 @@ class Duty:
 
     # ---- votes ---------------------------------------------------------------------------------------------------
 
-    def _vote(self, client: object, answered: Answered) -> None:
+    def _vote(self, answered: Answered) -> None:
         """One vote of a client: a failure only where last good had an answer to the very record."""
         faults = [fault for fault in answered.faults if fault.tier == "champion"]
-        if faults and not self._ballot.admits(client, self._wall.now_s()):
-            return
         if not faults:
             for detector in self._detectors.values():
                 detector.vote(failed=False)
@@ -226,9 +224,8 @@ class Duty:
         before = self.state
         self.state, acts = advance(before, event, self._terms.policy)
         self._route()
-        for act in acts:
-            if isinstance(act, Call):
-                self._say(act.message)
+        for message in told(acts):
+            self._say(message)
         if acts:
             self._records.put((self.state, acts))
 

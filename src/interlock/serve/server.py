@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from interlock.answer.guard import Limits
-from interlock.answer.live import loading
+from interlock.answer.live import Loader
 from interlock.errors import Misuse, SettingsError
 from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
@@ -69,9 +69,8 @@ def serve(parts: Parts, orders: Orders) -> None:
     with ExitStack() as stack:
         runner = _Lazy(settings)
         stack.callback(runner.close)
-        loader = stack.enter_context(
-            loading(parts, runner.get, limits=Limits(reach=settings.serve.reach), workers=settings.serve.runners)
-        )
+        loader = Loader(parts, runner.get, limits=Limits(reach=settings.serve.reach), workers=settings.serve.runners)
+        stack.callback(loader.close)
         duty = Duty(parts, terms_of(settings), orders.say)
         stack.callback(duty.close)
 
