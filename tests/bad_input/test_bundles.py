@@ -12,6 +12,7 @@ import pytest
 
 from bad_input.kit import ROWS, accepted, check_ledger, published, release, run
 from e2e.small_project import make_project, write_rows
+from infra.program import exit_of
 
 FILES = [
     "MLmodel",
@@ -168,20 +169,6 @@ def test_verify_names_it_too(project: Path) -> None:
 # ---- by a person's word ------------------------------------------------------------------------------------------
 
 
-def verb(project: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Exit code and answer of a verb."""
-    done = subprocess.run(
-        [sys.executable, "-m", "interlock", *arguments, "--json"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return done.returncode, found
-
-
 def flip(project: Path, digest: str, name: str = "signature.json") -> None:
     path = project / ".interlock" / "lake" / "bundles" / digest / name
     path.chmod(0o644)
@@ -218,7 +205,7 @@ def test_a_rollback_to_a_damaged_bundle_is_refused(two: Path) -> None:
     assert live is not None
     assert live.last_good is not None
     flip(two, live.last_good)
-    code, told = verb(two, "rollback", "--because", "slow", "--to", "1")
+    code, told = exit_of(two, "rollback", "--because", "slow", "--to", "1")
     assert code == 3
     assert told["error"]["code"] == "BundleCorrupt"
     assert told["error"]["message"].startswith("The bundle's file 'signature.json' has the digest ")
@@ -226,7 +213,7 @@ def test_a_rollback_to_a_damaged_bundle_is_refused(two: Path) -> None:
     assert told["error"]["next_step"] == (
         "Restore the bundle from a backup, or release another one: 'interlock rollback'."
     )
-    code, told = verb(two, "rollback", "--because", "slow")
+    code, told = exit_of(two, "rollback", "--because", "slow")
     assert code == 1
     assert told["error"]["message"] == (
         "No earlier release than 2 has another champion that really served and is intact."
@@ -245,7 +232,7 @@ def test_a_report_on_a_damaged_bundle_shows_nothing_of_the_damaged_file(two: Pat
     path = two / ".interlock" / "lake" / "bundles" / live.champion / "code" / "train.py"
     path.chmod(0o644)
     path.write_text("# SECRET of somebody else\n")
-    code, told = verb(two, "report")
+    code, told = exit_of(two, "report")
     assert code == 0
     page = Path(told["html"]).read_text()
     assert "SECRET of somebody else" not in page

@@ -48,7 +48,7 @@ FAULTS = {
     "enospc": (WRITES, errno.ENOSPC, False),
     "full": (WRITES, errno.ENOSPC, True),
 }
-SCRATCH = ".interlock/work/"
+SCRATCH = f"{Path('.interlock', 'work')}/"
 ATTEMPTS = 20
 WEAK = TRAIN.replace("values = np.asarray(X, dtype=float)", "values = np.asarray(X, dtype=float) * [1, -0.3]")
 

@@ -1,15 +1,13 @@
 """Projects whose answers are lists or text, and whose training sees a source for reference."""
 
 import csv
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+
+from infra.program import interlock
 
 pytestmark = pytest.mark.slow
 
@@ -67,22 +65,6 @@ def project(folder: Path, task: str, predict: str, keep: str = "id") -> Path:
 def write(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
-
-
-def interlock(folder: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "interlock", *arguments, "--json"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env=os.environ,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
 
 
 def test_a_ranking_is_judged_published_and_replayed(tmp_path: Path) -> None:

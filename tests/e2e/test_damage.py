@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from e2e.small_project import make_project, write_rows
-from e2e.test_turn import interlock
+from infra.program import interlock
 from interlock.app import open_parts
 from interlock.cli.progress import Silent
 from interlock.configuration import load_settings

@@ -7,11 +7,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from e2e.small_project import make_project, write_rows
+from infra.program import exit_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk, and runs as somebody else")
 pytestmark = [needs_root, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -28,20 +28,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def interlock(project: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    """The program's exit code and what it told."""
-    done = subprocess.run(
-        [sys.executable, "-m", "interlock", "--project", str(project), *words, "--json"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return done.returncode, told
-
-
 def fill(disk: Path, free_kib: int) -> Path:
     """Leave so much space."""
     filler = disk / "filler"
@@ -54,29 +40,29 @@ def fill(disk: Path, free_kib: int) -> Path:
 def test_a_disk_that_fills_up_is_told_and_freed_space_is_enough(disk: Path, free_kib: int) -> None:
     project = make_project(disk / "project")
     filler = fill(disk, free_kib)
-    code, told = interlock(project, "run")
+    code, told = exit_of(project, "run")
     text = json.dumps(told)
     assert code == 3, told
     assert "No space left on device" in text or "the disk is full" in text, told
     assert "Free some space" in text, told
     filler.unlink()
-    code, told = interlock(project, "run")
+    code, told = exit_of(project, "run")
     assert (code, told["outcome"], told["problems"]) == (0, "released", []), told
-    assert interlock(project, "verify")[0] == 0
+    assert exit_of(project, "verify")[0] == 0
     assert len(list((project / "predictions").iterdir())) == 1
 
 
 def test_a_full_disk_in_a_later_turn_leaves_the_champion(disk: Path) -> None:
     project = make_project(disk / "project")
-    assert interlock(project, "run")[0] == 0
+    assert exit_of(project, "run")[0] == 0
     write_rows(project / "inbox" / "b.csv", 400, 300)
     filler = fill(disk, 24)
-    code, told = interlock(project, "run")
+    code, told = exit_of(project, "run")
     assert code == 3, told
     filler.unlink()
-    code, told = interlock(project, "run")
+    code, told = exit_of(project, "run")
     assert (code, told["outcome"], told["problems"]) == (1, "kept", []), told  # 1: the gate held
-    assert interlock(project, "verify")[0] == 0
+    assert exit_of(project, "verify")[0] == 0
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -100,11 +86,11 @@ print(json.dumps(turn(project)))
 def test_a_read_only_disk_is_told_and_nothing_changes(disk: Path, ran_before: bool) -> None:
     project = make_project(disk / "project")
     if ran_before:
-        assert interlock(project, "run")[0] == 0
+        assert exit_of(project, "run")[0] == 0
         write_rows(project / "inbox" / "b.csv", 400, 300)
     before = tree(disk)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    code, told = interlock(project, "run")
+    code, told = exit_of(project, "run")
     assert code == 3, told
     assert "error" in told, told
     assert "Read-only file system" in told["error"]["message"] or "cannot be written" in told["error"]["message"], told
@@ -118,7 +104,7 @@ def test_a_folder_of_somebody_else_is_told_and_nothing_changes(ran_before: bool)
         Path(place).chmod(0o755)
         project = make_project(Path(place) / "project")
         if ran_before:
-            assert interlock(project, "run")[0] == 0
+            assert exit_of(project, "run")[0] == 0
         before = tree(project)
 
         other = make_project(Path(place) / "other")

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from e2e.small_project import TOML, TRAIN, make_project, write_rows
-from e2e.test_turn import interlock
+from infra.program import interlock
 
 pytestmark = pytest.mark.slow
 

@@ -1,20 +1,17 @@
 """``interlock serve`` as a person runs it: a process, its doors, and models that do all they should not."""
 
-import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
 from e2e.followed_project import turn
 from e2e.small_project import make_project, write_rows
+from infra.program import interlock
 from infra.server import serving
 
 pytestmark = pytest.mark.slow
@@ -126,7 +123,7 @@ def test_a_release_made_elsewhere_is_answered_by_at_once(mad: Path, tmp_path: Pa
     shutil.copytree(mad, project)
     with serving(project, "--insecure") as served:
         assert served.ask("/predict", row(1.0))[1]["interlock-release"] == "2"
-        made = verb(project, "rollback", "--because", "a test")["generation"]
+        made = interlock(project, "rollback", "--because", "a test")["generation"]
         served.wait_for(f"release {made} answers now")
         assert served.ask("/predict", row(101.0))[1]["interlock-release"] == str(made)
         assert served.ask("/predict", row(101.0))[1]["interlock-tier"] == "champion"
@@ -174,34 +171,19 @@ def test_a_champion_that_keeps_failing_goes_off_duty_and_stays_so(mad: Path, tmp
         served.wait_for("The champion was taken off duty (type); last good answers.")
         assert served.ask("/predict", row(1.0))[1]["interlock-tier"] == "last-good"
         served.wait_for("release 3 answers now")
-    status = verb(project, "status")
+    status = interlock(project, "status")
     assert (status["release"]["cause"], status["release"]["route"]) == ("breaker", "last-good")
     write_rows(project / "to_score" / "later.csv", 30_000, 20, labelled=False)
-    assert {batch["tier"] for batch in verb(project, "run")["batches"]} == {"last-good"}
+    assert {batch["tier"] for batch in interlock(project, "run")["batches"]} == {"last-good"}
     with serving(project, "--insecure") as served:
         assert served.ask("/predict", row(1.0))[1]["interlock-tier"] == "last-good"
-        assert verb(project, "reset", "--because", "mended")["state"]["mode"] == "closed"
+        assert interlock(project, "reset", "--because", "mended")["state"]["mode"] == "closed"
         served.wait_for("release 4 answers now")
         assert served.ask("/predict", row(1.0))[1]["interlock-tier"] == "champion"
-        verb(project, "trip", "--because", "not yet")
+        interlock(project, "trip", "--because", "not yet")
         served.wait_for("release 5 answers now")
         assert served.ask("/predict", row(1.0))[1]["interlock-tier"] == "last-good"
-    assert verb(project, "verify")["problems"] == []
-
-
-def verb(project: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
-    """Run a verb with --json; its object."""
-    done = subprocess.run(
-        [sys.executable, "-m", "interlock", *arguments, "--json"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == code, f"{arguments}: {done.stdout} {done.stderr}"
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    assert interlock(project, "verify")["problems"] == []
 
 
 def test_several_workers_share_a_port_a_key_and_the_breaker(mad: Path, tmp_path: Path) -> None:
@@ -213,7 +195,7 @@ def test_several_workers_share_a_port_a_key_and_the_breaker(mad: Path, tmp_path:
             found = list(people.map(lambda _: served.ask("/predict", row(1.0), key), range(40)))
         assert {(status, headers["interlock-tier"]) for status, headers, _ in found} == {(200, "champion")}
         assert len({headers["interlock-prediction-id"][:16] for _, headers, _ in found}) == 2
-        verb(project, "trip", "--because", "a test")
+        interlock(project, "trip", "--because", "a test")
         served.wait_for("release 3 answers now")
         time.sleep(0.5)
         with ThreadPoolExecutor(8) as people:

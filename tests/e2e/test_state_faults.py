@@ -10,11 +10,11 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from e2e.small_project import TRAIN, make_project, write_rows
+from infra.program import exit_of
 from interlock import app
 from interlock.app import open_parts
 from interlock.cli.operate import verify_project
@@ -32,25 +32,11 @@ DAY_S = 86_400.0
 BACK_S, FORWARD_S = -DAY_S, 365 * DAY_S
 
 
-def interlock(project: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    """The program's exit code and what it told."""
-    done = subprocess.run(
-        [sys.executable, "-m", "interlock", "--project", str(project), *words, "--json"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return done.returncode, told
-
-
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project after its first turn."""
     project = make_project(tmp_path_factory.mktemp("begun") / "project")
-    code, told = interlock(project, "run")
+    code, told = exit_of(project, "run")
     assert code == 0, told
     return project
 
@@ -136,7 +122,7 @@ def locked(project: Path) -> Iterator[Path]:
 
 
 def test_a_state_that_is_locked_for_long(locked: Path) -> None:
-    code, told = interlock(locked, "run")
+    code, told = exit_of(locked, "run")
     assert code == 3
     assert "is locked by another process" in told["error"]["message"]
     assert "Wait until it ends" in told["error"]["next_step"]
@@ -146,7 +132,7 @@ def test_a_state_of_a_newer_version(project: Path) -> None:
     with sqlite3.connect(state(project)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     before = state(project).read_bytes()
-    code, told = interlock(project, "run")
+    code, told = exit_of(project, "run")
     assert code == 3
     assert "revision 9999" in told["error"]["message"]
     assert "version of Interlock that wrote it" in told["error"]["next_step"]
@@ -159,7 +145,7 @@ def test_a_page_with_a_flipped_byte_is_told_by_some_verb_and_never_by_a_tracebac
         changed = bytearray(content)
         changed[page * 4096] ^= 0xFF  # the kind of the page
         state(project).write_bytes(changed)
-        code, told = interlock(project, "verify")
+        code, told = exit_of(project, "verify")
         assert code != 0 or page_is_spare(project, content, page), (page, told)
         assert "error" not in told or re.search("corrupt|malformed|broken", told["error"]["message"]), told
         if page >= 2:
@@ -177,11 +163,11 @@ def page_is_spare(project: Path, content: bytes, page: int) -> bool:
 def test_a_state_that_was_deleted_while_the_lake_remains(project: Path) -> None:
     published = sorted(path.name for path in (project / "predictions").iterdir())
     state(project).unlink()
-    code, told = interlock(project, "run")
+    code, told = exit_of(project, "run")
     rows = [file["status"] for file in told.get("files", ())]
     assert (code, rows) == (0, ["accepted"]), told
     assert sorted(path.name for path in (project / "predictions").iterdir()) == published
-    assert interlock(project, "verify")[0] == 0
+    assert exit_of(project, "verify")[0] == 0
 
 
 def test_two_turns_at_once_one_works_and_the_other_tells_who_holds_it(project: Path) -> None:
@@ -199,7 +185,7 @@ def test_two_turns_at_once_one_works_and_the_other_tells_who_holds_it(project: P
     assert (code, answer["error"]["code"]) == (3, "LeaseHeld")
     assert f":{winner} since" in answer["error"]["message"]
     assert "without a sign of life it is free at" in answer["error"]["next_step"]
-    assert interlock(project, "verify")[0] == 0
+    assert exit_of(project, "verify")[0] == 0
 
 
 def test_a_turn_of_another_host_is_named(project: Path) -> None:
@@ -212,6 +198,6 @@ def test_a_turn_of_another_host_is_named(project: Path) -> None:
             " expires_at = strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now', '+100 seconds')"
         )
         connection.execute("UPDATE leases SET taken_at = strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now')")
-    code, told = interlock(project, "run")
+    code, told = exit_of(project, "run")
     assert (code, told["error"]["code"]) == (3, "LeaseHeld")
     assert "held by other:7 since" in told["error"]["message"]

@@ -1,38 +1,20 @@
 """The loop on a small project, by the program itself: what a person types, and what they get."""
 
 import csv
-import json
 import os
 import random
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
 from e2e.small_project import TOML, write_rows
+from infra.program import interlock
 
 pytestmark = pytest.mark.slow
-
-
-def interlock(project: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
-    """Run a verb with --json; returns its object."""
-    done = subprocess.run(
-        [sys.executable, "-m", "interlock", *arguments, "--json"],
-        cwd=project,
-        env=os.environ | {"PYTHONWARNINGS": "error::DeprecationWarning:interlock"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
 
 
 def test_from_files_to_published_predictions_and_on(project: Path) -> None:

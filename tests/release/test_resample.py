@@ -412,3 +412,33 @@ def test_a_group_is_counted_once_and_sums_are_by_group():
     assert (group_count(groups, 3), group_count(None, 3), group_count(np.array([], dtype=np.int64), 0)) == (2, 3, 0)
     values = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
     assert in_groups(values, groups).tolist() == [[2.0, 20.0], [4.0, 40.0]]
+
+
+def all_of_them(means):
+    """A metric that would notice a component too many, or one too few."""
+    return means.sum(axis=1)
+
+
+def test_each_model_is_finished_with_its_own_components_alone():
+    rng = np.random.default_rng(4)
+    one, other = rng.normal(1.0, 0.1, (60, 2)), rng.normal(5.0, 0.1, (60, 2))
+    joint = by_sums([one, other], all_of_them, generator(1), 50)
+    assert joint.estimates == pytest.approx([one.mean(axis=0).sum(), other.mean(axis=0).sum()])
+    assert joint.draws.mean(axis=1) == pytest.approx(joint.estimates, abs=0.1)
+
+
+def test_groups_are_finished_with_means_over_rows():
+    rng = np.random.default_rng(5)
+    values, groups = rng.normal([1.0, 7.0], 0.1, (60, 2)), np.repeat(np.arange(20), [1, 5] * 10)
+    joint = by_sums([values, 2.0 * values], all_of_them, generator(1), 50, groups)
+    whole = values.mean(axis=0).sum()
+    assert joint.estimates == pytest.approx([whole, 2.0 * whole])
+    assert joint.draws.mean(axis=1) == pytest.approx([whole, 2.0 * whole], rel=0.02)
+
+
+def test_a_row_that_is_ranked_well_raises_the_area_and_the_rarer_kind_counts():
+    positive = np.array([True] * 8 + [False] * 2)
+    score = np.array([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 0.0, 2.0, 1.0])
+    joint = by_ranks(positive[:, None], [score[:, None]])
+    assert joint.units == 2
+    assert joint.influence[0, 0] > 0.0 > joint.influence[0, 7]

@@ -11,7 +11,7 @@ from interlock.records import Output
 from interlock.serve.app import App, Intake
 from interlock.serve.feedback import MOST_TOLD, Entry, Feedback, entries_of, outcome_of
 from interlock.serve.keys import Keyring, new_key
-from interlock.serve.outbox import Outbox
+from interlock.serve.outcomes import Outcomes
 from serve.conftest import house_of
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
@@ -20,17 +20,17 @@ LABEL = Output(kind="label", type="str", classes=("no", "yes"))
 
 @pytest.fixture
 def house(project, tmp_path):
-    house, outbox = _opened(project, tmp_path, Keyring(None))
+    house, outcomes = _opened(project, tmp_path, Keyring(None))
     yield house
-    outbox.close()
+    outcomes.close()
 
 
 def _opened(project, folder, keyring):
     house = house_of(project, keyring)
-    outbox = Outbox(folder / "outbox")
-    feedback = Feedback(outbox, project.clock, output=lambda: LABEL, name=house.door.name, most=50)
+    outcomes = Outcomes(folder / "outcomes")
+    feedback = Feedback(outcomes, project.clock, output=lambda: LABEL, name=house.door.name, most=50)
     house.app = App(house.door, keyring, {}, max_body=10_000, intakes={"/feedback": Intake(feedback.reply, "feedback")})
-    return house, outbox
+    return house, outcomes
 
 
 def told(house, body, **more):
@@ -92,26 +92,26 @@ def test_what_is_no_feedback_is_refused_and_never_a_fault(house, body, status):
 def test_it_is_for_those_who_may(project, tmp_path):
     text, key = new_key("shop", ("feedback",))
     other, asks = new_key("asks", ("predict",))
-    house, outbox = _opened(project, tmp_path, Keyring((key, asks)))
+    house, outcomes = _opened(project, tmp_path, Keyring((key, asks)))
     body = [{"id": "a", "outcome": "yes"}]
     assert told(house, body)[0] == 401
     assert told(house, body, headers={b"x-api-key": other.encode()})[0] == 403
     assert told(house, body, headers={b"x-api-key": text.encode()})[0] == 200
     assert told(house, body, method="GET", headers={b"x-api-key": text.encode()})[0] == 405
     assert asyncio.run(house.ask("/predict", b"{}", headers={b"x-api-key": text.encode()}))[0] == 403
-    outbox.close()
+    outcomes.close()
 
 
 def test_many_at_once_share_transactions_and_each_is_told_its_own(house, monkeypatch):
     calls = []
-    real = Outbox.add
+    real = Outcomes.add
 
     def counted(self, outcomes):
         outcomes = list(outcomes)
         calls.append(len(outcomes))
         return real(self, outcomes)
 
-    monkeypatch.setattr(Outbox, "add", counted)
+    monkeypatch.setattr(Outcomes, "add", counted)
 
     async def main():
         bodies = [json.dumps([{"id": f"p{number // 2}", "outcome": "yes"}]).encode() for number in range(60)]
@@ -124,12 +124,12 @@ def test_many_at_once_share_transactions_and_each_is_told_its_own(house, monkeyp
 
 
 def test_what_cannot_be_kept_is_not_acknowledged(project, tmp_path):
-    house, outbox = _opened(project, tmp_path, Keyring(None))
+    house, outcomes = _opened(project, tmp_path, Keyring(None))
     assert told(house, [{"id": "b", "outcome": "yes"}])[0] == 200
-    outbox._database.execute("drop table waiting")
+    outcomes._database.execute("drop table waiting")
     status, found = told(house, [{"id": "a", "outcome": "yes"}])
     assert (status, found["error"]["code"]) == (503, "NotKept")
-    outbox.close()
+    outcomes.close()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Every answer is a record; what is not is counted."""
 
 import asyncio
+import io
 import json
 import zlib
 
@@ -13,6 +14,7 @@ from interlock.serve import journal as module
 from interlock.serve.clerk import frame_of
 from interlock.serve.door import Door, room_of
 from interlock.serve.journal import Journal, check_columns, masked
+from interlock.serve.protocols import how_of
 from interlock.serve.segment import adopt, blocks
 from interlock.serving import Log
 from serve.conftest import loader_of, opened_bundle
@@ -34,15 +36,16 @@ class Rig:
         return room_of(loader_of(self.project).load(release, self.project.said.append), most_rows=100)
 
     def run(self, *asked, meanwhile=None):
-        """Ask for each (route, body), one after the other, and give the rows of the log and what was lost."""
+        """Ask for each (route, body, and how it is read), one after the other, and give the rows of the log and what was lost."""
 
         async def main():
             self.journal = Journal(self.folder, self.log, self.project.clock, self.salt)
             settled = self.journal.settled if self.log.durable else None
             self.door = Door(self.room(), self.journal.append, settled=settled)
             self.journal.open(asyncio.get_running_loop())
-            for route, body in asked:
-                self.replies.append(await self.door.reply(route, json.dumps(body).encode()))
+            for route, body, *how in asked:
+                sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.replies.append(await self.door.reply(route, sent, None, *how))
                 if meanwhile is not None:
                     meanwhile(self)
             self.journal.close()
@@ -79,6 +82,17 @@ def test_records_of_one_request_share_its_id(project, tmp_path):
     assert rows["id"].to_list() == [f"{first}-0", f"{first}-1", second]
     assert rows["prediction"].to_list()[:2] == json.loads(rig.replies[0].body)["predictions"]
     assert [json.loads(each)["x"] for each in rows["features"]] == [1.0, -3.0, 1.0]
+
+
+def test_records_that_came_as_a_table_are_rows_like_any_other(project, tmp_path):
+    rig = Rig(project, tmp_path, QUIET)
+    table = io.BytesIO()
+    pl.DataFrame([RECORD, {**RECORD, "x": -3.0}]).write_ipc_stream(table)
+    how = how_of({b"content-type": b"application/vnd.apache.arrow.stream"})
+    rows, lost = rig.run(("/batch", table.getvalue(), how))
+    assert lost == 0
+    assert rows.height == 2
+    assert [json.loads(each) for each in rows["features"]] == [RECORD, {**RECORD, "x": -3.0}]
 
 
 def test_it_tells_who_answered_each_record(project, tmp_path):

@@ -1,98 +1,76 @@
-"""Outcomes are kept once, and moved once."""
+"""What waits is bounded, and whoever adds never waits."""
 
-import hashlib
+import threading
 
-import pytest
-
-from interlock.errors import StoreFault
-from interlock.serve import outbox as module
-from interlock.serve.outbox import OUTCOMES, Outbox, Outcome, has_waiting, move
-from interlock.testing.fakes import MemoryTables
+from interlock.serve.outbox import Outbox
 
 
-def outcome(name, truth="yes", at=1):
-    digest = hashlib.sha256(f"{name} {truth}".encode()).digest()
-    return Outcome(name, None, truth, None, at, 5, "shop", digest)
+def test_everything_is_delivered_in_order_by_another_thread():
+    found, threads = [], set()
 
+    def deliver(items):
+        found.extend(items)
+        threads.add(threading.current_thread())
 
-@pytest.fixture
-def tables(tmp_path):
-    return MemoryTables(tmp_path / "tables")
-
-
-def rows(tables):
-    return tables.scan(OUTCOMES).collect().sort("id", "outcome").select("id", "outcome").rows()
-
-
-def test_each_outcome_is_taken_once(tmp_path):
-    outbox = Outbox(tmp_path)
-    assert outbox.add([outcome("a"), outcome("a"), outcome("b")]) == [True, False, True]
-    assert outbox.add([outcome("a"), outcome("a", "no")]) == [False, True]
+    outbox = Outbox(deliver, print, "things", every_s=0.001)
+    for number in range(1_000):
+        outbox.add(number)
     outbox.close()
-    outbox = Outbox(tmp_path)
-    assert outbox.add([outcome("b")]) == [False]
+    assert found == list(range(1_000))
+    assert threading.current_thread() not in threads
+    assert outbox.lost == 0
+
+
+def test_a_receiver_that_hangs_costs_what_does_not_fit_and_no_time():
+    taken, free, found = threading.Event(), threading.Event(), []
+
+    def deliver(items):
+        taken.set()
+        free.wait(30)
+        found.extend(items)
+
+    outbox = Outbox(deliver, print, "things", most=10, every_s=0.001)
+    outbox.add(0)
+    assert taken.wait(30)
+    for number in range(1, 101):
+        outbox.add(number)
+    assert outbox.lost == 90
+    free.set()
     outbox.close()
+    assert found == [0, *range(91, 101)]
 
 
-def test_what_was_moved_is_still_known(tmp_path, tables):
-    outbox = Outbox(tmp_path)
-    outbox.add([outcome("a"), outcome("b", "no")])
-    assert has_waiting(tmp_path)
-    assert move(tmp_path, tables) == 2
-    assert not has_waiting(tmp_path)
-    assert outbox.add([outcome("a"), outcome("c")]) == [False, True]
+def test_what_fails_is_told_once_and_then_tried_again():
+    said, found, broken = [], [], [True]
+    round_ = threading.Semaphore(0)
+
+    def deliver(items):
+        round_.release()
+        if broken[0]:
+            raise OSError("/secret/path")
+        found.extend(items)
+
+    outbox = Outbox(deliver, said.append, "things", every_s=0.001)
+    for number in range(3):
+        outbox.add(number)
+        assert round_.acquire(timeout=30)
+    broken[0] = False
+    outbox.add("a")
     outbox.close()
-    assert move(tmp_path, tables) == 1
-    assert rows(tables) == [("a", "yes"), ("b", "no"), ("c", "yes")]
-    (first,) = tables.scan(OUTCOMES).filter(id="a").collect().to_dicts()
-    assert (first["time"].timestamp(), first["received"].timestamp(), first["sender"]) == (1e-6, 5e-6, "shop")
-    assert first["digest"] == outcome("a").digest.hex()
+    assert found == ["a"]
+    assert said == ["the things cannot be delivered, and answers go on without: OSError"]
+    assert outbox.lost == 3
 
 
-class Died(BaseException):
-    """The process is gone."""
+def test_closing_does_not_wait_for_ever():
+    taken, free = threading.Event(), threading.Event()
 
+    def deliver(_):
+        taken.set()
+        free.wait(30)
 
-@pytest.mark.parametrize("committed", [False, True])
-def test_nothing_is_moved_twice_after_a_death(tmp_path, tables, monkeypatch, committed):
-    outbox = Outbox(tmp_path)
-    outbox.add([outcome("a")])
-    real = tables.append
-
-    def dies(*given, **named):
-        if committed:
-            real(*given, **named)
-        raise Died
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tables, "append", dies)
-        with pytest.raises(Died):
-            move(tmp_path, tables)
-    outbox.add([outcome("b")])  # it came between the commit and the second try
-    outbox.close()
-    move(tmp_path, tables)
-    assert rows(tables) == [("a", "yes"), ("b", "yes")]
-
-
-def test_many_are_moved_in_groups(tmp_path, tables, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_ROWS", 2)
-    outbox = Outbox(tmp_path)
-    outbox.add([outcome(name) for name in "abcde"])
-    outbox.close()
-    assert move(tmp_path, tables) == 5
-    assert tables.version(OUTCOMES) == 2
-    assert len(rows(tables)) == 5
-
-
-def test_nothing_of_a_call_that_failed_is_kept(tmp_path):
-    outbox = Outbox(tmp_path)
-    with pytest.raises(StoreFault, match=r"outcomes\.db"):
-        outbox.add([outcome("a"), outcome("b")._replace(outcome=None)])
-    assert outbox.add([outcome("a")]) == [True]
-    outbox.close()
-
-
-def test_no_file_is_made_by_looking(tmp_path, tables):
-    assert not has_waiting(tmp_path)
-    assert move(tmp_path, tables) == 0
-    assert list(tmp_path.iterdir()) == []
+    outbox = Outbox(deliver, print, "things", every_s=0.001)
+    outbox.add(1)
+    assert taken.wait(30)
+    outbox.close(within_s=0.01)
+    free.set()

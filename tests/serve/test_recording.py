@@ -36,7 +36,7 @@ def test_without_a_log_nothing_is_written_and_feedback_is_still_taken(project):
     room = house_of(project, Keyring(None)).door.room
     recording = Recording(parts, room, project.said.append)
     assert recording.settled is None
-    assert recording.tally is None
+    assert recording.tally() is None
     door = Door(room, recording.append)
     assert door.now("/predict", json.dumps(RECORD).encode()).status == 200
     assert list(recording.intakes(door)) == ["/feedback"]
@@ -62,7 +62,7 @@ def test_a_loss_is_told(project, monkeypatch):
 
     asyncio.run(main())
     recording.close()
-    lost = recording.tally.lost
+    lost = recording.tally().lost
     assert lost > 10
     told = f"the prediction log lost {lost} records: there is no room in memory"
     assert [line for line in project.said if "lost" in line] == [told]

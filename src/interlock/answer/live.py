@@ -1,21 +1,20 @@
 """A release becomes a :class:`~interlock.answer.predict.Live`: its bundles verified, loaded, warmed and seated."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Final
 
 import msgspec
 
-from interlock.answer.guard import Constancy, Limits, check_of, constancy_limit
+from interlock.answer.guard import Constancy, Limits, check_of, constancy_limit, sieve_of
 from interlock.answer.pool import Pool
 from interlock.answer.predict import Elsewhere, Live, Seat, picker
 from interlock.data.profile import Profile
 from interlock.errors import Fault, InterlockError, UserCodeFailed
 from interlock.model.bundle import Opened, open_bundle
-from interlock.model.forms import load_form
-from interlock.model.manifest import PROFILE
-from interlock.model.predictor import open_predictor
+from interlock.model.predictor import open_form, open_predictor
 from interlock.model.rows import Row, Rows, frame_of, rows_of, schema_of
 from interlock.model.runner import Runner
 from interlock.ports import Parts
@@ -31,7 +30,7 @@ class Model:
     opened: Opened
     here: Rows | None
     elsewhere: Elsewhere | None
-    reference: Profile
+    reference: Profile | None
 
     @property
     def signature(self) -> Signature:
@@ -108,6 +107,8 @@ class Loader:
             elsewhere=model.elsewhere,
             pick=picker(columns, model.signature),
             constancy=None if limit is None else Constancy(limit),
+            sieve=sieve_of(model.signature.output, self._limits),
+            packed_at=model.opened.bundle.at,
         )
 
     def _model(self, digest: str) -> Model:
@@ -118,19 +119,18 @@ class Loader:
         return found
 
     def _ready(self, opened: Opened) -> Model:
-        reference = msgspec.json.decode((opened.path / PROFILE).read_bytes(), type=Profile)
         bundle = opened.bundle
         if bundle.form != "native":
-            here = rows_of(load_form(opened.path / "fast", bundle.form, bundle.signature), bundle.signature)
+            here = rows_of(open_form(opened), bundle.signature)
             for _ in range(_WARM_CALLS):
                 here.answers([typical(bundle.signature)])
-            return Model(opened, here, None, reference)
+            return Model(opened, here, None, opened.reference())
         predictors = [open_predictor(opened, self._runner(), self._settings) for _ in range(self._workers)]
         row = frame_of([typical(bundle.signature)], schema_of(bundle.signature))
         for predictor in predictors:
             with suppress(UserCodeFailed):  # a made row may be refused; that the model was loaded is what counts
                 predictor.predict(row)
-        return Model(opened, None, Pool(predictors, bundle.signature), reference)
+        return Model(opened, None, Pool(predictors, bundle.signature), opened.reference())
 
     def keep(self, live: Live) -> None:
         """Let go of every model that ``live`` does not need."""
@@ -146,24 +146,12 @@ class Loader:
         self._models.clear()
 
 
-@contextmanager
-def loading(parts: Parts, runner: Callable[[], Runner], *, limits: Limits, workers: int) -> Iterator[Loader]:
-    """A loader that lets go of its models at the end."""
-    loader = Loader(parts, runner, limits=limits, workers=workers)
-    try:
-        yield loader
-    finally:
-        loader.close()
-
-
 def typical(signature: Signature) -> Row:
     """A made row of ordinary values: the first category, the middle of the range."""
     return tuple(_ordinary(column) for column in signature.inputs)
 
 
 def _ordinary(column: Column) -> object:
-    from datetime import date, datetime
-
     if column.type == "bool":
         return False
     if column.type in ("int", "float"):

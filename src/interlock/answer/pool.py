@@ -33,7 +33,6 @@ class _Asked:
     rows: Sequence[Row]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[list[Given]]"
-    after: float
 
     def settle(self, given: list[Given] | Exception) -> None:
         """Give the answers to whoever waits, in the thread of its loop."""
@@ -50,7 +49,7 @@ class _Asked:
 
 
 class Pool:
-    """Workers of one model. ``predictors`` are started by :meth:`warm`; each lives in a thread of its own."""
+    """Workers of one model: a predictor each, which lives in a thread of its own."""
 
     def __init__(self, predictors: Sequence[Predictor], signature: Signature, *, most_waiting: int = 10_000) -> None:
         self._signature = signature
@@ -70,7 +69,7 @@ class Pool:
     async def ask(self, rows: Sequence[Row]) -> list[Given]:
         """One answer or error per row; raises :class:`Overloaded` when too much waits already."""
         loop = asyncio.get_running_loop()
-        asked = _Asked(rows, loop, loop.create_future(), loop.time())
+        asked = _Asked(rows, loop, loop.create_future())
         with self._lock:
             if self._closed:
                 raise Overloaded("The model is being taken off.", next_step="Ask again.")
@@ -83,6 +82,11 @@ class Pool:
             self._rows_waiting += len(rows)
         self._bell.put(True)
         return await asked.future
+
+    @property
+    def waiting(self) -> int:
+        """Rows that no worker has taken yet."""
+        return self._rows_waiting
 
     def close(self) -> None:
         """End the workers; whoever still waits is told."""
@@ -120,10 +124,14 @@ class Pool:
 
 def _answer(model: FrameRows, taken: Sequence[_Asked]) -> None:
     """Ask for all at once; where the model refused, for each request alone."""
-    given = _asked(model, [row for asked in taken for row in asked.rows])
+    alone = taken[0].rows if len(taken) == 1 else None  # they may be a frame already
+    given = _asked(model, [row for asked in taken for row in asked.rows] if alone is None else alone)
     if isinstance(given, UserCodeFailed) and given.facts.get("cause") == "raised" and len(taken) > 1:
         for asked in taken:
             _answer(model, [asked])
+        return
+    if alone is not None and not isinstance(given, InterlockError):
+        taken[0].settle(given)
         return
     place = 0
     for asked in taken:

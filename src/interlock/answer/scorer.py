@@ -29,7 +29,6 @@ from interlock.ports import Parts, Turn
 from interlock.records import BatchResult, Column, ColumnType, Output, Record, Release, digest, timestamp
 from interlock.release.standing import current
 
-PROFILE_FILE = "profile.json"
 _TOLD_EVERY_S = 2.0
 _LASTING = ("raised", "nonsense")
 """Causes of a failure that the same bytes would meet again; a worker that was killed may be luckier next turn."""
@@ -295,8 +294,7 @@ class Scorer:
 
     @cached_property
     def _reference(self) -> Profile | None:
-        path = self.on_duty.opened.path / PROFILE_FILE
-        return msgspec.json.decode(path.read_bytes(), type=Profile) if path.is_file() else None
+        return self.on_duty.opened.reference()
 
     def _progress(self, file: Waiting, started: float) -> Callable[[int, int | None], None]:
         def tell(rows: int, total: int | None) -> None:

@@ -80,6 +80,11 @@ class Opened:
     bundle: Bundle
     path: Path
 
+    def reference(self) -> Profile | None:
+        """The profile of the training rows and of the answers on the holdout; None where there is none."""
+        path = self.path / PROFILE
+        return msgspec.json.decode(path.read_bytes(), type=Profile) if path.is_file() else None
+
 
 class TrainingDocument(Record, frozen=True, kw_only=True):
     """The document ``training``: a finished training and the bundle that was packed from it."""

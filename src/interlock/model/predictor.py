@@ -140,6 +140,11 @@ class _InWorker(Predictor):
             session.close()
 
 
+def open_form(opened: Opened) -> Form:
+    """The compiled form of a verified bundle; raises :class:`BundleCorrupt` when it cannot be read."""
+    return load_form(opened.path / "fast", opened.bundle.form, opened.bundle.signature)
+
+
 def open_predictor(opened: Opened, runner: Runner | None, settings: Settings) -> Predictor:
     """Make a predictor of a verified bundle: its compiled form in our own process, else its native model in a worker.
 
@@ -148,7 +153,7 @@ def open_predictor(opened: Opened, runner: Runner | None, settings: Settings) ->
     """
     bundle = opened.bundle
     if bundle.form != "native":
-        return _InProcess(load_form(opened.path / "fast", bundle.form, bundle.signature), bundle.signature)
+        return _InProcess(open_form(opened), bundle.signature)
     if runner is None:
         raise Fault(
             f"Bundle {bundle.digest[:12]} needs a worker process to answer.", next_step="Run 'interlock doctor'."

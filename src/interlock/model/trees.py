@@ -7,8 +7,9 @@ Source: LightGBM's ``include/LightGBM/c_api.h``.
 import ctypes
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -21,13 +22,22 @@ BOOSTER_FILE = "booster.txt"
 
 
 class Plain(Record, frozen=True, tag="plain", tag_field="kind", forbid_unknown_fields=True):
-    """A matrix column ``(x - shift) * scale + offset``; missing is NaN, or ``fill`` before the arithmetic."""
+    """A matrix column ``(x - shift) / divisor * scale + offset``; missing is NaN, or ``fill`` before the arithmetic.
+
+    Both a divisor and a scale, because scalers divide or multiply and a tree's threshold sees the last bit of either.
+    """
 
     column: str
     shift: float = 0.0
     scale: float = 1.0
     offset: float = 0.0
     fill: float | None = None
+    divisor: float = 1.0
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the numbers are those of the column itself."""
+        return (self.shift, self.scale, self.offset, self.divisor) == (0.0, 1.0, 0.0, 1.0)
 
 
 class Mapped(Record, frozen=True, tag="mapped", tag_field="kind", forbid_unknown_fields=True):
@@ -43,9 +53,22 @@ class Mapped(Record, frozen=True, tag="mapped", tag_field="kind", forbid_unknown
 def _plain(feature: Plain, values: Floats) -> Floats:
     if feature.fill is not None:
         values = np.where(np.isnan(values), feature.fill, values)
-    if (feature.shift, feature.scale, feature.offset) == (0.0, 1.0, 0.0):
+    if feature.untouched:
         return values
-    return (values - feature.shift) * feature.scale + feature.offset
+    return (values - feature.shift) / feature.divisor * feature.scale + feature.offset
+
+
+def matrix_of(features: Sequence[Plain | Mapped], frame: pl.DataFrame) -> Floats:
+    """Shape (features, rows), float64."""
+    result: Floats = np.empty((len(features), frame.height))
+    for row, feature in zip(result, features, strict=True):
+        if isinstance(feature, Plain):
+            row[:] = _plain(feature, numbers(frame[feature.column]))
+        else:
+            others = [math.nan if value is None else value for value in (feature.unknown, feature.missing)]
+            codes, positions = Coder(feature.keys).codes(frame[feature.column])
+            row[:] = np.array([*feature.values, *others])[positions][codes]
+    return result
 
 
 class Trees(Record, frozen=True, tag="lightgbm", tag_field="form", forbid_unknown_fields=True):
@@ -63,15 +86,7 @@ class Trees(Record, frozen=True, tag="lightgbm", tag_field="form", forbid_unknow
 
     def matrix(self, frame: pl.DataFrame) -> Floats:
         """Shape (features, rows), float64: column-major rows for the booster."""
-        result: Floats = np.empty((len(self.features), frame.height))
-        for row, feature in zip(result, self.features, strict=True):
-            if isinstance(feature, Plain):
-                row[:] = _plain(feature, numbers(frame[feature.column]))
-            else:
-                others = [math.nan if value is None else value for value in (feature.unknown, feature.missing)]
-                codes, positions = Coder(feature.keys).codes(frame[feature.column])
-                row[:] = np.array([*feature.values, *others])[positions][codes]
-        return result
+        return matrix_of(self.features, frame)
 
 
 class LightGbm:
@@ -109,6 +124,24 @@ class LightGbm:
         """The columns that the matrix is made of."""
         return self.trees.columns
 
+    @property
+    def features(self) -> tuple[Plain | Mapped, ...]:
+        """How the columns of the matrix are made."""
+        return self.trees.features
+
+    def thresholds(self) -> dict[int, list[float]]:
+        """The numbers at which the trees split, by column of the matrix."""
+        found: dict[int, set[float]] = {}
+        split: list[int] = []
+        for line in self._text.decode().splitlines():
+            name, _, value = line.partition("=")
+            if name == "split_feature":
+                split = [int(item) for item in value.split()]
+            elif name == "threshold":
+                for feature, item in zip(split, value.split(), strict=True):
+                    found.setdefault(feature, set()).add(float(item))
+        return {feature: sorted(values) for feature, values in found.items()}
+
     def files(self) -> dict[str, bytes]:
         """``form.json`` and ``booster.txt``."""
         return {FORM_FILE: canonical(self.trees), BOOSTER_FILE: self._text}
@@ -117,7 +150,7 @@ class LightGbm:
         """Predict in chunks; labels are the class of the largest probability, the first of equals."""
         raw: Floats = np.empty((self.trees.outputs, frame.height))
         for part in chunks(frame.height):
-            raw[:, part] = self._raw(frame[part]).T
+            raw[:, part] = self._ask(self.trees.matrix(frame[part]), by_row=False).T
         classes = self.trees.classes
         if not classes:
             return pl.DataFrame({"prediction": raw[0]})
@@ -125,67 +158,41 @@ class LightGbm:
             raw = np.stack([1.0 - raw[0], raw[0]])
         return label_frame(classes, raw.argmax(axis=0), raw)
 
-    def _raw(self, frame: pl.DataFrame) -> Floats:
-        """Ask the booster; shape (rows, outputs)."""
-        matrix = self.trees.matrix(frame)
-        result: Floats = np.empty((frame.height, self.trees.outputs))
+    def predict_rows(self, matrix: "np.ndarray[Any, Any]") -> Floats:
+        """Ask for a matrix of shape (rows, features): shape (rows, outputs), the same numbers as by frames."""
+        return self._ask(matrix, by_row=True)
+
+    def _ask(self, matrix: "np.ndarray[Any, Any]", *, by_row: bool) -> Floats:
+        """Ask the booster for a matrix of shape (rows, features), or the other way round; shape (rows, outputs).
+
+        A single row, which is the same bytes either way, goes the booster's own short way: it wakes no threads.
+        """
+        matrix = np.ascontiguousarray(matrix, dtype=np.float64)  # its bytes are read as such, whatever they were
+        rows, width = matrix.shape if by_row else matrix.shape[::-1]
+        result: Floats = np.empty((rows, self.trees.outputs))
         length = ctypes.c_int64()
-        double, by_column, transformed = 1, 0, 0
-        self._check(
-            self._library.LGBM_BoosterPredictForMat(
+        given, wanted = ctypes.c_void_p(matrix.ctypes.data), ctypes.c_void_p(result.ctypes.data)
+        if rows == 1:
+            code = self._library.LGBM_BoosterPredictForMatSingleRowFast(
+                self._fast(), given, ctypes.byref(length), wanted
+            )
+        else:
+            double, transformed = 1, 0
+            code = self._library.LGBM_BoosterPredictForMat(
                 self._handle,
-                matrix.ctypes.data_as(ctypes.c_void_p),
+                given,
                 double,
-                ctypes.c_int32(frame.height),
-                ctypes.c_int32(len(matrix)),
-                by_column,
+                ctypes.c_int32(rows),
+                ctypes.c_int32(width),
+                int(by_row),
                 transformed,
                 0,
                 -1,
                 b"",
                 ctypes.byref(length),
-                result.ctypes.data_as(ctypes.c_void_p),
+                wanted,
             )
-        )
-        if length.value != result.size:
-            raise StoreFault(f"LightGBM gave {length.value} numbers where {result.size} were expected.")
-        return result
-
-    def predict_rows(self, matrix: Floats) -> Floats:
-        """Ask for a matrix of shape (rows, features), C order: shape (rows, outputs), the same numbers as by frames.
-
-        A single row goes the booster's own short way, which wakes no threads.
-        """
-        rows, width = matrix.shape
-        result: Floats = np.empty((rows, self.trees.outputs))
-        length = ctypes.c_int64()
-        if rows == 1:
-            self._check(
-                self._library.LGBM_BoosterPredictForMatSingleRowFast(
-                    self._fast(),
-                    ctypes.c_void_p(matrix.ctypes.data),
-                    ctypes.byref(length),
-                    ctypes.c_void_p(result.ctypes.data),
-                )
-            )
-        else:
-            double, by_row, transformed = 1, 1, 0
-            self._check(
-                self._library.LGBM_BoosterPredictForMat(
-                    self._handle,
-                    ctypes.c_void_p(matrix.ctypes.data),
-                    double,
-                    ctypes.c_int32(rows),
-                    ctypes.c_int32(width),
-                    by_row,
-                    transformed,
-                    0,
-                    -1,
-                    b"",
-                    ctypes.byref(length),
-                    ctypes.c_void_p(result.ctypes.data),
-                )
-            )
+        self._check(code)
         if length.value != result.size:
             raise StoreFault(f"LightGBM gave {length.value} numbers where {result.size} were expected.")
         return result

@@ -26,7 +26,7 @@ from interlock.errors import InterlockError
 from interlock.ports import Clock, Tables
 from interlock.records import digest
 from interlock.serve.journal import Preface, Room
-from interlock.serve.outbox import OUTCOMES, has_waiting, move
+from interlock.serve.outcomes import OUTCOMES, has_waiting, move
 from interlock.serve.segment import OPEN, SEALED, adopt, blocks, cut_off
 from interlock.settings import Settings
 from interlock.store.clock import SystemClock
@@ -35,7 +35,7 @@ from interlock.units import seconds
 
 PREDICTIONS: Final = "predictions"
 LOG: Final = "log"
-"""Folder of the segments, and of the outbox, in the project's own folder."""
+"""Folder of the segments, and of the outcomes, in the project's own folder."""
 _GROUP: Final = "group.json"
 _MOST_BYTES: Final = 32 << 20
 """Segments of a group are together not much larger."""

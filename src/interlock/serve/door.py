@@ -16,7 +16,8 @@ from interlock.answer.reading import Reader
 from interlock.errors import DataRefused, Fault, InterlockError
 from interlock.model.rows import Row
 from interlock.records import Tier, short
-from interlock.serve.forms import Asked, JsonForms, json_forms, written
+from interlock.serve.forms import PLAIN, Asked, Forms, How
+from interlock.serve.protocols import forms_of
 
 JSON = b"application/json"
 ID = b"interlock-prediction-id"
@@ -59,10 +60,7 @@ class Reply(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What the door tells of each request. ``answered`` is None where its rows could not be read.
-
-    ``name`` is the prediction id, ``live`` what answered.
-    """
+    """What is told of each request. ``answered`` is None where no rows were read, and of pages and refusals."""
 
     route: str
     status: int
@@ -76,18 +74,20 @@ class Served(NamedTuple):
 
 
 class Room(NamedTuple):
-    """A release behind the door: what answers, what reads its records, and the headers that name it."""
+    """A release behind the door: what answers, what reads its records, the headers that name it, the model's name."""
 
     live: Live
     reader: Reader
-    forms: JsonForms
+    forms: Forms
     fixed: dict[str, Fixed]
+    name: str
 
 
-def room_of(live: Live, *, most_rows: int) -> Room:
+def room_of(live: Live, *, most_rows: int, name: str = "model", probabilities: bool = False) -> Room:
     """Make ready what belongs to one release."""
     reader = Reader(live.columns)
-    return Room(live, reader, json_forms(reader, most_rows), {})
+    forms = forms_of(reader, live, most_rows=most_rows, name=name, probabilities=probabilities)
+    return Room(live, reader, forms, {}, name)
 
 
 class Ids:
@@ -105,20 +105,22 @@ class Ids:
 class Door:
     """Answers prediction requests by the release that is in the room.
 
-    With ``settled``, a reply with an answer waits for it: whether what was observed of the id is kept.
+    With ``settled``, a reply with an answer waits for it: whether what was told of the id is kept.
     """
 
     def __init__(
         self,
         room: Room,
-        observe: Callable[[Served], None],
+        tell: Callable[[Served], None],
         clock: Callable[[], float] = time.perf_counter,
         settled: Callable[[bytes], Awaitable[bool]] | None = None,
     ) -> None:
         self.room = room
+        self.tell = tell
         self._settled = settled
-        self._observe = observe
         self._clock = clock
+        self.is_closing = False
+        """The server ends: every reply says that its connection closes."""
         self._ids = Ids()
 
     @property
@@ -130,23 +132,27 @@ class Door:
         """A new prediction id."""
         return self._ids.next()
 
-    def now(self, route: str, body: bytes, client: object = None) -> Reply | None:
+    def takes(self, route: str, kind: str) -> bool:
+        """Whether a route takes bodies of this type."""
+        return kind in self.room.forms.routes[route]
+
+    def now(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply | None:
         """The reply, where nothing has to be waited for; else None."""
-        if self._settled is not None:
-            return None
         started, room = self._clock(), self.room
+        if self._settled is not None or not room.live.is_here:
+            return None  # the body is read by who waits, and only once
         try:
-            asked = room.forms.routes[route](body)
+            asked = room.forms.read(route, body, how)
             answered = room.live.answer_here(asked.rows)
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too, and ends nothing but the request
             return self._failed(route, error, started, client)
         return None if answered is None else self._reply(room, route, asked, answered, started, client)
 
-    async def later(self, route: str, body: bytes, client: object = None) -> Reply:
+    async def later(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply:
         """The reply, waiting for models in other processes."""
         started, room = self._clock(), self.room
         try:
-            asked = room.forms.routes[route](body)
+            asked = room.forms.read(route, body, how)
             answered = await room.live.answer(asked.rows)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(route, error, started, client)
@@ -155,9 +161,9 @@ class Door:
             return failure(NotKept("The answer cannot be recorded, so it is not given.", next_step=_LATER), reply.name)
         return reply
 
-    async def reply(self, route: str, body: bytes, client: object = None) -> Reply:
+    async def reply(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply:
         """The reply, by whichever way."""
-        return self.now(route, body, client) or await self.later(route, body, client)
+        return self.now(route, body, client, how) or await self.later(route, body, client, how)
 
     def _reply(self, room: Room, route: str, asked: Asked, answered: Answered, started: float, client: object) -> Reply:
         name = self._ids.next()
@@ -165,16 +171,21 @@ class Door:
         if tier == "abstain":
             reply = _abstained(answered, name)
         else:
-            body = written(answered.answers, asked.shape)  # type: ignore[arg-type]
-            reply = Reply(200, body, name, room.fixed.get(tier) or _fixed(room, tier))
-        seconds = self._clock() - started
-        self._observe(Served(route, reply.status, client, asked.rows, tier, seconds, answered, name, room.live))
+            try:
+                body, kind, further = asked.write(answered, room.live)
+            except InterlockError as error:  # what was asked for is not among the answers
+                return self._failed(route, error, started, client)
+            fixed = room.fixed.get(tier) or _fixed(room, tier)
+            reply = Reply(200, body, name, Fixed((*fixed.pairs, *further)) if further else fixed, kind)
+        self.tell(
+            Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered, name, room.live)
+        )
         return reply
 
     def _failed(self, route: str, error: Exception, started: float, client: object) -> Reply:
         name = self.name()
         reply = failure(error, name) if isinstance(error, InterlockError) else fault(error, name)
-        self._observe(Served(route, reply.status, client, (), "abstain", self._clock() - started, None, name))
+        self.tell(Served(route, reply.status, client, (), "abstain", self._clock() - started, None, name))
         return reply
 
 

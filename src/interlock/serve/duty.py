@@ -21,7 +21,6 @@ from interlock.release.breaker import (
     Act,
     Alarm,
     BreakerPolicy,
-    Call,
     Event,
     Permit,
     Probed,
@@ -30,6 +29,7 @@ from interlock.release.breaker import (
     Tick,
     advance,
     permit,
+    told,
 )
 from interlock.release.duty import record, state_of
 from interlock.release.evidence import Ballot, Detector, threshold
@@ -106,6 +106,9 @@ class Duty:
         self.last_good: dict[bool, int] = {True: 0, False: 0}
         """How often last good was asked in the shadow, and had an acceptable answer, or not."""
         self.state = State(model="")
+        self.trips = 0
+        """How often the champion went off duty while this server looked on."""
+        self._off: bool | None = None
         self._records: queue.SimpleQueue[tuple[State, tuple[Act, ...]] | None] = queue.SimpleQueue()
         self._recorder = threading.Thread(target=self._write, name="interlock-duty", daemon=True)
         self._recorder.start()
@@ -140,8 +143,8 @@ class Duty:
         if live is None:
             return
         if live.route == 0 and live.seats[0].tier == "champion":
-            if answered.faults or self._ballot.admits(client, self._wall.now_s()):
-                self._vote(client, answered)
+            if self._ballot.admits(client, self._wall.now_s()):
+                self._vote(answered)
             self._since_shadow += 1
             if self._since_shadow >= self._terms.shadow_every:
                 self._since_shadow = 0
@@ -155,11 +158,9 @@ class Duty:
 
     # ---- votes ---------------------------------------------------------------------------------------------------
 
-    def _vote(self, client: object, answered: Answered) -> None:
+    def _vote(self, answered: Answered) -> None:
         """One vote of a client: a failure only where last good had an answer to the very record."""
         faults = [fault for fault in answered.faults if fault.tier == "champion"]
-        if faults and not self._ballot.admits(client, self._wall.now_s()):
-            return
         if not faults:
             for detector in self._detectors.values():
                 detector.vote(failed=False)
@@ -223,14 +224,16 @@ class Duty:
         before = self.state
         self.state, acts = advance(before, event, self._terms.policy)
         self._route()
-        for act in acts:
-            if isinstance(act, Call):
-                self._say(act.message)
+        for message in told(acts):
+            self._say(message)
         if acts:
             self._records.put((self.state, acts))
 
     def _route(self) -> None:
         """Let the route of the room be what the state says, where that seat is there."""
+        off = (self.state.forced or self.state.mode) != "closed"
+        self.trips += off and self._off is False
+        self._off = off
         if self._live is None:
             return
         tiers = [seat.tier for seat in self._live.seats]

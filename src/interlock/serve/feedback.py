@@ -18,7 +18,7 @@ from interlock.errors import DataRefused, InterlockError, StoreFault
 from interlock.ports import Clock
 from interlock.records import Output, canonical
 from interlock.serve.door import NotKept, Reply, failure
-from interlock.serve.outbox import Outbox, Outcome
+from interlock.serve.outcomes import Outcome, Outcomes
 
 MOST_TOLD: Final = 10
 """Refusals that a reply tells of."""
@@ -117,9 +117,15 @@ class Feedback:
     """Answers the route. ``output`` tells the shape of outcomes now, ``name`` makes an id for a reply."""
 
     def __init__(
-        self, outbox: Outbox, clock: Clock, *, output: Callable[[], Output | None], name: Callable[[], bytes], most: int
+        self,
+        outcomes: Outcomes,
+        clock: Clock,
+        *,
+        output: Callable[[], Output | None],
+        name: Callable[[], bytes],
+        most: int,
     ) -> None:
-        self._outbox, self._clock = outbox, clock
+        self._outcomes, self._clock = outcomes, clock
         self._output, self._name, self._most = output, name, most
         self._waiting: list[tuple[list[Outcome], asyncio.Future[list[bool]]]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -165,7 +171,7 @@ class Feedback:
             waiting, self._waiting = self._waiting, []
             everything = [each for outcomes, _ in waiting for each in outcomes]
             try:
-                new = await asyncio.to_thread(self._outbox.add, everything)
+                new = await asyncio.to_thread(self._outcomes.add, everything)
             except InterlockError as error:
                 for _, future in waiting:
                     future.set_exception(NotKept(error.message, next_step=error.next_step))

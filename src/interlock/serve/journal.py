@@ -140,7 +140,7 @@ class Journal:
         pick = self._pick
         before = len(batch.buffer)
         try:
-            features = None if pick is None else pick(served.rows)
+            features = None if pick is None else pick(_plain(served.rows))
             at = self._wall + self._monotonic()
             record = (name, at, served.seconds, served.route, answered.tiers, features, answered.answers)
             _encoder.encode_into(record, batch.buffer, -1)
@@ -281,6 +281,11 @@ def _block(batch: _Batch) -> tuple[bytes, bytearray]:
     """A list of the preface and of the list of records, whose head alone was missing."""
     preface = _encoder.encode(Preface(batch.room, batch.lost))
     return b"\x92" + preface + b"\xdd" + batch.requests.to_bytes(4, "big"), batch.buffer
+
+
+def _plain(rows: Sequence[Row]) -> Sequence[Row]:
+    """Rows that can be packed: those of a frame are made now."""
+    return rows if isinstance(rows, list | tuple) else list(rows)
 
 
 def spooled_bytes(folder: Path) -> int:

@@ -1,173 +1,80 @@
-"""Outcomes that were acknowledged, on the local disk until they are rows of the lake.
+"""What leaves a server beside its answers: taken in at once, delivered by a thread of its own, and never waited for."""
 
-A small SQLite file: the digests of all outcomes that ever came, so that each is taken once, and the outcomes that are
-not in the lake yet. One transaction, fsynced, for all requests of the moment. The rows of a commit are fixed, with its
-key, before it is tried, and deleted after it: each outcome is in the table once.
-"""
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
-import secrets
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import Any, Final, NamedTuple
-
-import polars as pl
-
-from interlock.errors import StoreFault
-from interlock.ports import Tables
-from interlock.store.disk import make_folder
-
-OUTCOMES: Final = "outcomes"
-_FILE: Final = "outcomes.db"
-_MOST_ROWS: Final = 200_000
-_WAIT_S: Final = 20.0
-_TABLES: Final = """
-create table if not exists seen (digest blob primary key) without rowid;
-create table if not exists waiting (
-    number integer primary key autoincrement, id text, key text, outcome text not null, value real, at integer not null,
-    received integer not null, sender text not null, digest blob not null
-);
-create table if not exists being_moved (commit_key text primary key, high integer not null);
-"""
-_SCHEMA: Final[dict[str, Any]] = {
-    "id": pl.String,
-    "key": pl.String,
-    "outcome": pl.String,
-    "value": pl.Float64,
-    "time": pl.Datetime("us", "UTC"),
-    "received": pl.Datetime("us", "UTC"),
-    "sender": pl.String,
-    "digest": pl.String,
-}
+T = TypeVar("T")
+MOST: Final = 8_192
+"""What waits at most. Beyond it the oldest is dropped, and counted."""
 
 
-class Outcome(NamedTuple):
-    """The truth about one prediction, named by ``id``, or by ``key`` as canonical JSON. Times: microseconds, UTC."""
+class Outbox(Generic[T]):
+    """A bounded queue. ``deliver`` is called in the thread, with what waited; what it raises is told once by ``say``.
 
-    id: str | None
-    key: str | None
-    outcome: str
-    value: float | None
-    at: int
-    received: int
-    sender: str
-    digest: bytes
-
-
-class Outbox:
-    """The file, opened by one process when it first has something to keep.
-
-    Methods raise :class:`StoreFault`, and then nothing of the call was kept.
+    ``add`` is called in one thread only. ``what`` names in words that which is delivered.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / _FILE
-        self._database: sqlite3.Connection | None = None
+    def __init__(
+        self,
+        deliver: Callable[[list[T]], None],
+        say: Callable[[str], None],
+        what: str,
+        *,
+        most: int = MOST,
+        every_s: float = 0.25,
+    ) -> None:
+        self._deliver = deliver
+        self._say = say
+        self._what = what
+        self._waiting: deque[T] = deque(maxlen=most)
+        self._most = most
+        self._every_s = every_s
+        self._added = 0
+        self._taken = 0
+        self._lost = 0
+        self._problem = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"interlock-{what.replace(' ', '-')}", daemon=True)
+        self._thread.start()
 
-    def add(self, outcomes: Iterable[Outcome]) -> list[bool]:
-        """Keep each that was not kept before; whether it was new. All are on the disk when this returns."""
-        with _faults(self._path):
-            if self._database is None:
-                make_folder(self._path.parent)
-                self._database = _open(self._path)
-            with _transaction(self._database):
-                return [_added(self._database, each) for each in outcomes]
+    def add(self, item: T) -> None:
+        """Take in one, without waiting."""
+        self._waiting.append(item)
+        self._added += 1
 
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._database is not None:
-            self._database.close()
+    @property
+    def lost(self) -> int:
+        """How many were dropped, or could not be delivered."""
+        return self._lost + max(0, self._added - self._taken - len(self._waiting))
 
+    def close(self, within_s: float = 2.0) -> None:
+        """Deliver what waits, and stop; what takes longer than ``within_s`` is given up."""
+        self._stop.set()
+        self._thread.join(timeout=within_s)
 
-def _added(database: sqlite3.Connection, outcome: Outcome) -> bool:
-    if database.execute("insert or ignore into seen values (?)", (outcome.digest,)).rowcount == 0:
-        return False
-    database.execute("insert into waiting values (null, ?, ?, ?, ?, ?, ?, ?, ?)", outcome)
-    return True
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self._empty()
+        self._empty()
 
+    def _empty(self) -> None:
+        taken: list[T] = []
+        while self._waiting and len(taken) < self._most:
+            taken.append(self._waiting.popleft())
+        if not taken:
+            return
+        self._taken += len(taken)
+        try:
+            self._deliver(taken)
+        except Exception as error:  # noqa: BLE001 - whatever it was, answers go on
+            self._lost += len(taken)
+            self._told(f"the {self._what} cannot be delivered, and answers go on without: {type(error).__name__}")
+        else:
+            self._told("")
 
-def has_waiting(folder: Path) -> bool:
-    """Whether outcomes wait to be taken to the lake; raises :class:`StoreFault`."""
-    path = folder / _FILE
-    if not path.exists():
-        return False
-    with _faults(path), closing(_open(path)) as database:
-        return database.execute("select 1 from waiting limit 1").fetchone() is not None
-
-
-def move(folder: Path, tables: Tables) -> int:
-    """Commit what waits to the table, and give the number of rows; raises :class:`StoreFault`, or what it raises."""
-    path = folder / _FILE
-    if not path.exists():
-        return 0
-    moved = 0
-    with _faults(path), closing(_open(path)) as database:
-        while (group := _group(database)) is not None:
-            key, high = group
-            rows = database.execute("select * from waiting where number <= ? order by number", (high,)).fetchall()
-            if rows and tables.committed(OUTCOMES, key) is None:
-                tables.append(OUTCOMES, _frame(rows), commit_key=key, facts={"rows": len(rows)})
-            with _transaction(database):
-                database.execute("delete from waiting where number <= ?", (high,))
-                database.execute("delete from being_moved where commit_key = ?", (key,))
-            moved += len(rows)
-    return moved
-
-
-def _group(database: sqlite3.Connection) -> tuple[str, int] | None:
-    """The rows that are moved next, up to a number, and the key of their commit; None when nothing waits."""
-    with _transaction(database):
-        found: tuple[str, int] | None = database.execute("select commit_key, high from being_moved").fetchone()
-        if found is not None:
-            return found
-        some = "(select number from waiting order by number limit ?)"
-        (high,) = database.execute(f"select max(number) from {some}", (_MOST_ROWS,)).fetchone()  # noqa: S608 - ours
-        if high is None:
-            return None
-        found = (f"outcomes-{secrets.token_hex(16)}", high)
-        database.execute("insert into being_moved values (?, ?)", found)
-        return found
-
-
-def _frame(rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
-    columns = list(zip(*rows, strict=True))[1:]
-    found = [
-        pl.Series(name, [each.hex() for each in values] if name == "digest" else values, dtype=_raw(dtype))
-        for (name, dtype), values in zip(_SCHEMA.items(), columns, strict=True)
-    ]
-    return pl.DataFrame(found).cast({"time": _SCHEMA["time"], "received": _SCHEMA["received"]})
-
-
-def _raw(dtype: Any) -> Any:
-    return pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-    database.execute("pragma synchronous = extra")  # with a rollback journal: what is committed is on the disk
-    database.executescript(_TABLES)
-    return database
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("begin immediate")
-    try:
-        yield
-    except BaseException:
-        database.rollback()
-        raise
-    database.execute("commit")
-
-
-@contextmanager
-def _faults(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise StoreFault(
-            f"{path} cannot be read or written ({type(error).__name__}).",
-            next_step="Look at the disk: is it full, or read only?",
-            path=str(path),
-        ) from error
+    def _told(self, problem: str) -> None:
+        if problem != self._problem and problem:
+            self._say(problem)
+        self._problem = problem

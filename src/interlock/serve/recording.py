@@ -1,4 +1,4 @@
-"""All that a server writes down of its answers and their outcomes: journal, outbox, and the clerk behind them."""
+"""All that a server writes down of its answers and their outcomes: journal, outcomes and the clerk behind them."""
 
 import asyncio
 import secrets
@@ -11,7 +11,7 @@ from interlock.serve.clerk import PREDICTIONS, Clerk, log_folder
 from interlock.serve.door import Door, Room, Served
 from interlock.serve.feedback import Feedback
 from interlock.serve.journal import Journal, Tally, check_columns
-from interlock.serve.outbox import Outbox
+from interlock.serve.outcomes import Outcomes
 
 _SALT = ("log", "salt")
 
@@ -26,7 +26,7 @@ class Recording:
         self._parts = parts
         self._say = say
         self._told = 0
-        self._outbox = Outbox(folder)
+        self._outcomes = Outcomes(folder)
         self._clerk = Clerk(settings, parts.clock)
         salt = salt_of(parts.ledger) if "hash" in log.redact.values() else b""
         self.journal = Journal(folder / PREDICTIONS, log, parts.clock, salt) if log.on else None
@@ -41,7 +41,6 @@ class Recording:
         """What an answer waits for before it is sent; None where it need not."""
         return self.journal.settled if self.journal is not None and self.journal.durable else None
 
-    @property
     def tally(self) -> Tally | None:
         """What became of records so far; None without a log."""
         return None if self.journal is None else self.journal.tally()
@@ -49,7 +48,7 @@ class Recording:
     def intakes(self, door: Door) -> dict[str, Intake]:
         """The route for outcomes."""
         feedback = Feedback(
-            self._outbox,
+            self._outcomes,
             self._parts.clock,
             output=lambda: door.room.live.seats[0].signature.output,
             name=door.name,
@@ -72,7 +71,7 @@ class Recording:
         if self.journal is not None:
             self.journal.close()
         self._tell()
-        self._outbox.close()
+        self._outcomes.close()
         self._clerk.close()
 
     def _tell(self) -> None:
