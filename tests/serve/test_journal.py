@@ -36,7 +36,7 @@ class Rig:
         return room_of(loader_of(self.project).load(release, self.project.said.append), most_rows=100)
 
     def run(self, *asked, meanwhile=None):
-        """Ask for each (route, body, and how it is read), one after the other, and give the rows of the log and what was lost."""
+        """Ask for each (route, body, how it is read): the rows of the log, and what was lost."""
 
         async def main():
             self.journal = Journal(self.folder, self.log, self.project.clock, self.salt)
