@@ -49,7 +49,7 @@ def jwks(*keys):
 def token(key=RSA, kid="r", algorithm="RS256", headers=None, **claims):
     now = time.time()
     whole = {
-        "iss": "https://id.example", "aud": "interlock", "sub": "a shop/1", "exp": now + 600, "scope": "predict openid",
+        "iss": "https://id.example", "aud": "interlock", "sub": "a shop/1", "exp": now + 9e4, "scope": "predict openid",
         **claims,
     }  # fmt: skip
     left = {name: value for name, value in whole.items() if value is not None}
