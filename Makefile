@@ -76,6 +76,7 @@ bench: $(VENV)/dev.stamp ## the figures of docs/benchmarks.md (minutes)
 	$(BIN)/python bench/decisions.py
 	$(BIN)/python bench/consistency.py
 	$(BIN)/python bench/batch.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/forms.py
 	$(BIN)/python bench/ledger.py
 	$(BIN)/python bench/ingest.py
 	$(BIN)/python bench/tune.py

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from interlock.cli.main import app
 from interlock.configuration import json_schema
 from interlock.release.metrics import METRICS
+from interlock.serve.metrics import EDGES_S
+from interlock.serve.metrics import METRICS as ONLINE
 from interlock.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,12 +165,33 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def online_metrics_page() -> str:
+    """Every metric of a server."""
+    how = "[How to read them](../how-to/watch-a-server.md)."
+    lines = [
+        "# Metrics of a server",
+        "",
+        f"Generated from `src/interlock/serve/metrics.py` by `make docs`. {how}",
+        "",
+        "| name | kind | labels | what it says |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, told in ONLINE.items():
+        labels = ", ".join(f"`{label}`" for label in told.labels)
+        lines.append(f"| `{name}` | {told.kind} | {labels} | {told.says} |")
+    edges = ", ".join(f"{edge * 1000:g}" for edge in EDGES_S)
+    lines += ["", f"Buckets of `interlock_request_seconds` end at {edges} ms.", ""]
+    lines += ["Beside them the client library's `process_*`: memory, processor time, start, open files.", ""]
+    return "\n".join(lines)
+
+
 def pages() -> dict[Path, str]:
     """Every generated file and what should be in it."""
     return {
         ROOT / "docs" / "reference" / "configuration.md": configuration_page(),
         ROOT / "docs" / "reference" / "cli.md": cli_page(),
         ROOT / "docs" / "reference" / "metrics.md": metrics_page(),
+        ROOT / "docs" / "reference" / "metrics-online.md": online_metrics_page(),
         ROOT / "src" / "interlock" / "interlock.schema.json": json.dumps(json_schema(), indent=2, sort_keys=True)
         + "\n",
     }

@@ -232,8 +232,9 @@ class Training(Record, frozen=True, kw_only=True):
 class Bundle(Record, frozen=True, kw_only=True):
     """A packed model. ``digest`` is the SHA-256 of its manifest, which lists every file with its own digest.
 
-    ``form`` names the compiled form that answers in process (``constant``, ``linear``, ``lightgbm``, …), or ``native``
-    when only the user's own code can answer. ``parity`` tells what was compared to keep that form.
+    ``form`` names the compiled form that answers in process (``linear``, ``forest``, ``onnx``, …), or ``native``
+    when only the user's own code can answer. ``parity`` tells what was compared to keep that form, and under
+    ``forms`` the verdict and times of each that was tried.
     """
 
     digest: str

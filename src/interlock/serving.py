@@ -1,10 +1,54 @@
 """The sections [serve] and [breaker] of the settings: the doors, and when a model is taken off duty behind them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from interlock.units import Count, Duration, Fraction, NotNegative, Positive, Rate, Section
+from interlock.units import Count, Duration, Fraction, NotNegative, Positive, Rate, Section, Share
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """[serve.log]: every answer becomes a row of the table `predictions`."""
+
+    on: Annotated[bool, Meta(description="Keep a log of the answers.")] = True
+    sample: Annotated[
+        Share, Meta(description="Share of the requests that are kept, chosen by the CRC-32 of the prediction id.")
+    ] = 1.0
+    keep: Annotated[
+        Literal["all", "none"] | tuple[str, ...],
+        Meta(description="Features that are kept: `all` (but columns of bytes), `none`, or a list of columns."),
+    ] = "all"
+    redact: Annotated[
+        dict[str, Literal["drop", "hash"]],
+        Meta(description="Columns that are left out (`drop`), or kept as a keyed hash that only compares (`hash`)."),
+    ] = {}
+    durable: Annotated[
+        bool, Meta(description="Send an answer only when its record is on the disk; slower, and nothing can be lost.")
+    ] = False
+    flush: Annotated[
+        Duration, Meta(description="Records are on the local disk after so long: the most that a crash can lose.")
+    ] = "500ms"
+    commit: Annotated[Duration, Meta(description="Records become rows of the table in groups, every so often.")] = "1m"
+    memory_mb: Annotated[
+        Positive, Meta(description="Records that wait to be written, in 10^6 bytes; beyond it they are lost, counted.")
+    ] = 64.0
+    spool_mb: Annotated[
+        Positive,
+        Meta(description="Records on the disk that are no rows yet, in 10^6 bytes; beyond it they are lost, counted."),
+    ] = 2_000.0
+
+
+class Oidc(Section, frozen=True, kw_only=True):
+    """[serve.oidc]: tokens of an identity provider open doors as keys do. Extra `oidc`."""
+
+    issuer: Annotated[str, Meta(description="Who must have issued a token: its claim `iss`. Empty: no tokens.")] = ""
+    audience: Annotated[str, Meta(description="Whom a token must be meant for: its claim `aud`.")] = ""
+    jwks: Annotated[
+        str, Meta(description="The provider's keys: an https:// address, or a file of the project. RS256 and ES256.")
+    ] = ""
+    scopes: Annotated[
+        str, Meta(min_length=1, description="Claim that lists the scopes: predict, feedback, operate, read.")
+    ] = "scope"
 
 
 class Serve(Section, frozen=True, kw_only=True):
@@ -31,6 +75,13 @@ class Serve(Section, frozen=True, kw_only=True):
     ] = ""
     max_body_mb: Annotated[Positive, Meta(description="Largest body of a request, in 10^6 bytes.")] = 10.0
     max_rows: Annotated[Count, Meta(description="Most records of one request.")] = 10_000
+    probabilities: Annotated[
+        bool,
+        Meta(
+            description="JSON replies of a model that gives labels tell the probability of each class, where a request "
+            "does not say otherwise (`?probabilities=false`)."
+        ),
+    ] = False
     reach: Annotated[
         NotNegative | None,
         Meta(
@@ -38,7 +89,45 @@ class Serve(Section, frozen=True, kw_only=True):
             "answered by the next tier.",
         ),
     ] = 1.0
+    access_log: Annotated[
+        str,
+        Meta(
+            description="A line of JSON for each request goes to this file, or to `stderr`: when, id, route, status, "
+            "tier, ms, name of the key. Empty: none."
+        ),
+    ] = ""
+    traces: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://\S+)?$",
+            description="OpenTelemetry spans of requests go to this address, by OTLP over HTTP. Empty: none. Extra "
+            "`telemetry`.",
+        ),
+    ] = ""
+    traces_sample: Annotated[
+        Share, Meta(description="Share of the requests that are traced, of those that came without a trace.")
+    ] = 0.1
+    oidc: Annotated[Oidc, Meta(description="Tokens of an identity provider.")] = Oidc()
+    request_timeout: Annotated[
+        Duration,
+        Meta(description="A request that has not arrived whole by then is refused, and its connection closed."),
+    ] = "30s"
+    max_connections: Annotated[Count, Meta(description="Most connections of one process; one more is refused.")] = (
+        10_000
+    )
+    tls_cert: Annotated[
+        str, Meta(description="File with the certificate, and those that it hangs on (PEM). Empty: plain HTTP.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="File with the private key of tls_cert (PEM).")] = ""
+    linger: Annotated[
+        Duration,
+        Meta(
+            description="After SIGTERM requests are still taken for so long, while /readyz says 503. Let it be longer "
+            "than a load balancer needs to see that."
+        ),
+    ] = "0s"
     drain: Annotated[Duration, Meta(description="Requests that run get so long when the server stops.")] = "30s"
+    log: Annotated[Log, Meta(description="The prediction log.")] = Log()
 
 
 class Breaker(Section, frozen=True, kw_only=True):

@@ -1,13 +1,17 @@
 import math
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlock.answer.guard import FAULTS, Constancy, Limits, check_of, constancy_limit
+from interlock.answer import predict
+from interlock.answer.guard import FAULTS, Constancy, Limits, check_of, constancy_limit, sieve_of
+from interlock.answer.predict import Seat
 from interlock.data.profile import ColumnProfile, Profile
 from interlock.errors import StoreFault, UserCodeFailed
-from interlock.records import Output
+from interlock.model.rows import answers_of
+from interlock.records import Output, Signature
 
 LIMITS = Limits()
 LABELS = check_of(Output(kind="label", type="str", classes=("no", "yes")), LIMITS)
@@ -150,3 +154,93 @@ def test_a_model_that_was_constant_on_its_holdout_may_be_so():
     assert constancy_limit(Profile(rows=0, columns=())) is None
     binned = Profile(rows=9, columns=(ColumnProfile(name="probability_0", type="float", count=100, bins=(0, 50, 50)),))
     assert constancy_limit(binned) == 50
+
+
+# ---- many at once ------------------------------------------------------------------------------------------------
+
+SHARES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, 1.0 + 1e-7, -1e-7, 1.00009, 1.5, -0.5, math.nan, math.inf])
+LABELLED = st.lists(st.tuples(st.sampled_from(["no", "yes", "perhaps", None]), SHARES, SHARES), max_size=40)
+NUMBERED = st.lists(st.sampled_from([10.0, 20.0, -10.0, 50.0, 50.1, math.nan, math.inf, None]), max_size=40)
+
+
+def labelled(found):
+    schema = {"prediction": pl.String, "probability_0": pl.Float64, "probability_1": pl.Float64}
+    return pl.DataFrame(found, schema=schema, orient="row")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _a_few_are_many():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "_MANY", 16)
+        yield
+
+
+def seat_of(output, limit=None):
+    return Seat(
+        tier="champion",
+        model="m" * 64,
+        signature=Signature(inputs=(), output=output),
+        check=check_of(output, LIMITS),
+        sieve=sieve_of(output, LIMITS),
+        constancy=None if limit is None else Constancy(limit),
+    )
+
+
+@settings(max_examples=80, deadline=None)
+@given(found=LABELLED, good=st.lists(st.sampled_from([("no", 0.75, 0.25), ("yes", 0.25, 0.75)]), min_size=16))
+@pytest.mark.parametrize("shares", [True, False])
+def test_many_labels_are_judged_as_each_is(shares, found, good):
+    output = Output(kind="label", type="str", classes=("no", "yes"))
+    for frame in (labelled([*good, *found]), labelled(good)):
+        answers = answers_of(frame if shares else frame.select("prediction"), frame.height)
+        one_by_one = [LABELS(each) for each in answers]
+        assert seat_of(output).judged([()] * len(answers), answers) == one_by_one
+        if sieve_of(output, LIMITS)(answers):
+            assert not any(one_by_one)
+        elif not any(one_by_one):  # the sieve may doubt what is good, only at the edge of the slack
+            assert any(abs(sum(each[1] or (1.0,)) - 1.0) > 9e-5 for each in answers)
+
+
+@settings(max_examples=80, deadline=None)
+@given(found=NUMBERED)
+def test_many_numbers_are_judged_as_each_is(found):
+    output = Output(kind="number", type="float", low=10.0, high=30.0)
+    answers = answers_of(
+        pl.DataFrame({"prediction": [20.0] * 16 + found}, schema={"prediction": pl.Float64}), 16 + len(found)
+    )
+    one_by_one = [NUMBERS(each) for each in answers]
+    assert seat_of(output).judged([()] * len(answers), answers) == one_by_one
+    assert sieve_of(output, LIMITS)(answers) == (not any(one_by_one))
+
+
+def test_a_column_of_another_type_is_left_to_the_check():
+    labels = sieve_of(Output(kind="label", type="int", classes=(0, 1)), LIMITS)
+    assert labels(answers_of(pl.DataFrame({"prediction": [0, 1]}), 2))
+    assert not labels(answers_of(pl.DataFrame({"prediction": [0.0, 1.0]}), 2))
+    assert not labels(answers_of(pl.DataFrame({"prediction": [True, False]}), 2))
+    numbers = sieve_of(Output(kind="number", type="float"), LIMITS)
+    assert not numbers(answers_of(pl.DataFrame({"prediction": [1, 2]}), 2))
+    assert sieve_of(Output(kind="text", type="str"), LIMITS) is None
+    assert sieve_of(None, LIMITS) is None
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    calls=st.lists(
+        st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["no", "no", "no", "yes"])), min_size=16, max_size=60),
+        max_size=5,
+    )
+)
+def test_runs_are_counted_over_many_as_over_each(calls):
+    output = Output(kind="label", type="str", classes=("no", "yes"))
+    seat, scalar = seat_of(output, limit=12), Constancy(12)
+    for call in calls:
+        rows = [(row,) for row, _ in call]
+        answers = answers_of(pl.DataFrame({"prediction": [label for _, label in call]}), len(call))
+        expected = ["constant" if scalar.sees(row, each) else None for row, each in zip(rows, answers, strict=True)]
+        assert seat.judged(rows, answers) == expected
+        assert (seat.constancy._run, seat.constancy._answer, seat.constancy._row) == (
+            scalar._run,
+            scalar._answer,
+            scalar._row,
+        )

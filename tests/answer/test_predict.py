@@ -3,6 +3,7 @@
 import asyncio
 import math
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from interlock.answer.guard import Constancy, Limits, check_of
 from interlock.answer.predict import Answered, Fault, Live, Seat, picker
 from interlock.errors import UserCodeFailed
+from interlock.model.rows import Framed
 from interlock.records import Column, Output, Signature
 
 OUTPUT = Output(kind="number", type="float", low=0.0, high=100.0)
@@ -178,3 +180,17 @@ def test_rows_are_picked_for_a_model_that_takes_other_columns():
     assert picker(have, Signature(inputs=(have[2], have[0])))((1, 2, 3)) == (3, 1)
     assert picker(have, Signature(inputs=(have[1],)))((1, 2, 3)) == (2,)
     assert picker(have, Signature(inputs=()))((1, 2, 3)) == ()
+
+
+def test_a_frame_goes_through_the_tiers_as_its_rows_do():
+    tables = {"champion": {2.0: "nan"}, "last-good": {}, "baseline": {}}
+    values = [1.0, 2.0, 3.0, 2.0]
+    frame = pl.DataFrame({"x": values, "other": values})
+    columns = (*COLUMNS, Column(name="other", type="float", nullable=False))
+    live = live_of(tables)
+    for seat in live.seats:
+        seat.pick = picker(columns, seat.signature)
+    framed = live.answer_here(Framed(frame))
+    assert framed == live.answer_here([(value, value) for value in values])
+    assert framed.tiers == ["champion", "last-good", "champion", "last-good"]
+    assert live.seats[1].here.asked[:2] == rows_of(2, 2)

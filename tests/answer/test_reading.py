@@ -188,6 +188,12 @@ def test_a_time_that_no_calendar_has_in_utc_is_refused(text):
     assert error.message == "Field 't' is not a date and time like 2026-11-21T02:30:52."
 
 
+def test_a_number_of_thousands_of_digits_in_a_member_left_alone_is_refused():
+    reader = Reader([Column(name="x", type="float", nullable=False)])
+    error = said(b'{"x": 1, "y": {"z": ' + b"1" * 5_000 + b"}}", reader.one)
+    assert error.message == "The body holds a number that is too long."
+
+
 def test_bytes_are_base64():
     reader = Reader([Column(name="image", type="bytes", nullable=False)])
     assert reader.one(json.dumps({"image": base64.b64encode(b"\x89PNG").decode()}).encode()) == (b"\x89PNG",)

@@ -31,7 +31,7 @@ def test_the_doors_keep_what_their_document_says(shades: Path) -> None:
         done = subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{served.url}/openapi.json"),
-                *("-H", f"X-API-Key: {key}", "--max-examples", "60", "--workers", "1", "--no-color"),
+                *("-H", f"X-API-Key: {key}", "--max-examples", "30", "--workers", "1", "--no-color"),
                 # every date-time is valid by the document, and the first and last hours of the calendar have no time
                 # in UTC: that they are refused (422) is tested with the reader
                 *("--generation-deterministic", "--exclude-checks", "positive_data_acceptance"),

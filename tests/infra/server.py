@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-_ANSWERS = re.compile(r"answers at (http://127\.0\.0\.1:\d+)$")
+_ANSWERS = re.compile(r"answers at (https?://127\.0\.0\.1:\d+)$")
 
 
 @dataclass

@@ -34,9 +34,9 @@ from sklearn.preprocessing import (
 from sklearn.svm import LinearSVC
 
 from interlock.model.columns import spelled
-from interlock.model.compile import difference
 from interlock.model.fold import Unfoldable, fold
 from interlock.model.native import as_trained, shape_answers
+from interlock.model.parity import difference
 from interlock.records import Column, Output, Signature
 
 ROWS = 600

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from interlock.data.casting import DTYPES
 from interlock.errors import UserCodeFailed
+from interlock.model import rows as rows_module
 from interlock.model.columns import spelled
 from interlock.model.forms import CategoryTerm, Constant, Linear, NumberTerm, Ranked
-from interlock.model.rows import FrameRows, answers_of, frame_of, refused, rows_of, schema_of
+from interlock.model.rows import Framed, FrameRows, answers_of, frame_of, refused, rows_of, schema_of
 from interlock.model.trees import LightGbm, Mapped, Plain, Trees
 from interlock.records import Column, Signature
 
@@ -89,6 +90,26 @@ def test_linear_answers_are_those_of_frames_to_the_bit(form, rows):
     assert type(rows_of(form, SIGNATURE)).__name__ == "_LinearRows"
     found, expected = by_rows(form, rows), by_frame(form, rows)
     assert repr(found) == repr(expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(form=linear_forms(), rows=st.lists(VALUES, min_size=1, max_size=8), times=st.sampled_from([1, 13, 40]))
+def test_rows_that_are_a_frame_get_the_same_answers(form, rows, times):
+    many = Framed(frame_of(rows * times, schema_of(SIGNATURE)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "MANY", 1)
+        given = rows_of(form, SIGNATURE).answers(many)
+    found = [None if isinstance(each, UserCodeFailed) else each for each in given]
+    assert repr(found) == repr(by_rows(form, rows) * times)
+
+
+def test_a_frame_gives_its_rows_when_they_are_asked_for():
+    rows = [(float(place), place, "a", None, None) for place in range(5)]
+    framed = Framed(frame_of(rows, schema_of(SIGNATURE)))
+    assert (len(framed), framed[1], framed[:2], list(framed)) == (5, rows[1], rows[:2], rows)
+    assert list(framed.take([3, 1])) == [rows[3], rows[1]]
+    assert framed.take(range(5)) is framed
+    assert list(framed.select(["city", "age"]))[4] == ("a", 4.0)
 
 
 @pytest.mark.parametrize("score", [709.0, 709.782712893384, 709.7827128933841, 710.0, 800.0, 1e9])
@@ -170,7 +191,12 @@ def boosters():
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(VALUES, min_size=1, max_size=6))
 def test_trees_answer_as_frames_do_to_the_bit(boosters, name, rows):
-    assert repr(by_rows(boosters[name], rows)) == repr(by_frame(boosters[name], rows))
+    found = by_rows(boosters[name], rows)
+    assert repr(found) == repr(by_frame(boosters[name], rows))
+    many = Framed(frame_of(rows * 20, schema_of(SIGNATURE)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "MANY", 1)
+        assert repr(rows_of(boosters[name], SIGNATURE).answers(many)) == repr(found * 20)
 
 
 def test_rows_of_whole_numbers_alone_are_read_as_numbers(boosters):
@@ -228,3 +254,19 @@ def test_rows_that_are_refused_together_are_asked_one_by_one():
     assert isinstance(given[1], UserCodeFailed)
     assert asked == [2, 1, 1]
     assert math.isclose(given[0][0], 2.0)
+
+
+def test_whole_numbers_reach_lightgbm_as_floats():
+    import lightgbm
+
+    rng = np.random.default_rng(4)
+    rooms, stars = rng.integers(0, 9, 300), rng.integers(0, 5, 300)
+    data = lightgbm.Dataset(np.stack([rooms, stars], axis=1), rooms * 2.0 - stars, params={"verbose": -1})
+    booster = lightgbm.train({"verbose": -1, "num_threads": 1}, data, 5)
+    spec = Trees(features=(Plain(column="rooms"), Plain(column="stars")), outputs=1)
+    form = LightGbm(spec, booster.model_to_string().encode())
+    rows = [(None, int(room), None, None, int(star)) for room, star in zip(rooms[:9], stars[:9], strict=True)]
+    expected = booster.predict(np.stack([rooms, stars], axis=1)[:9])
+    assert [given[0] for given in rows_of(form, SIGNATURE).answers(rows)] == expected.tolist()
+    assert form.thresholds().keys() <= {0, 1}
+    assert any(0.4 < value % 1 < 0.6 for value in form.thresholds()[0])

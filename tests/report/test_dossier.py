@@ -102,7 +102,10 @@ def test_every_fact_stands_in_its_chapter(world: Make, tmp_path: Path) -> None:
             "20 % by md5 of booking_id;5 categories: DE, FR, IT, NL;2025-01-01 to 2025-12-31",
             "in the training rows;answers are spread on the holdout",
         ),
-        "model": ("linear;1,264 rows;4.400e-16;country, price;0.5;code/train.py;LogisticRegression(C=",),
+        "model": (
+            "linear;Forms that were tried;another form agrees;1,264 rows;4.400e-16;country, price;0.5",
+            "code/train.py;LogisticRegression(C=",
+        ),
         "training": ("3.42 s;231 MB;train_f1;0.9120;epoch 41 loss 0.309;1,432",),
         "validation": ("0.7312;0.7055;0.2411;+0.0257;+0.0137;96.96 %;paired bootstrap;2,000 resamples",),
         "testing": ("country = FR;0.7220;cancelled;on the diagonal;calibration error;accuracy",),

@@ -12,6 +12,7 @@ from interlock.records import Release
 from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Served, room_of
 from interlock.serve.keys import Keyring
+from interlock.serve.pages import protocol_pages
 
 
 @pytest.fixture
@@ -30,9 +31,9 @@ class House:
     app: App
     served: list[Served] = field(default_factory=list)
 
-    async def ask(self, path, body=b"", method="POST", headers=(), pieces=()):
+    async def ask(self, path, body=b"", method="POST", headers=(), pieces=(), query=b""):
         given = {b"content-type": b"application/json", **dict(headers)}
-        scope = {"type": "http", "method": method, "path": path, "headers": list(given.items())}
+        scope = {"type": "http", "method": method, "path": path, "headers": list(given.items()), "query_string": query}
         parts = [*pieces] or [body]
         messages = [
             {"type": "http.request", "body": part, "more_body": place < len(parts) - 1}
@@ -64,9 +65,12 @@ def house_of(
     max_body: int = 10_000,
     max_rows: int = 100,
     on_served: Callable[[Served], None] | None = None,
+    *,
+    probabilities: bool = False,
 ) -> House:
     release = project.parts.ledger.scan("release", Release, newest_first=True, limit=1)[0][1]
-    room = room_of(loader_of(project).load(release, project.said.append), most_rows=max_rows)
+    live = loader_of(project).load(release, project.said.append)
+    room = room_of(live, most_rows=max_rows, name="demo", probabilities=probabilities)
     served: list[Served] = []
 
     def observe(found: Served) -> None:
@@ -76,6 +80,7 @@ def house_of(
 
     door = Door(room, observe)
     pages = {"/ping": Page(lambda _: Reply(200, b"pong"), None), "/metrics": Page(lambda _: Reply(200, b""), "read")}
+    pages |= protocol_pages(door)
     return House(door, App(door, keyring, pages, max_body=max_body), served)
 
 

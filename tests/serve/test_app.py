@@ -5,8 +5,11 @@ import json
 
 import pytest
 
+from interlock.serve.app import App
 from interlock.serve.keys import SCOPES, Keyring, new_key
-from serve.conftest import house_of
+from interlock.serve.metrics import Metrics
+from interlock.serve.server import _pages
+from serve.conftest import House, house_of
 
 RECORD = {"x": 1.0, "n": 3, "colour": "red"}
 ROW = [1.0, 3, "red"]
@@ -114,10 +117,25 @@ def test_without_a_key_every_route_but_those_said_to_be_open_is_shut(project):
         for method in ("GET", "POST", "HEAD", "PUT", "DELETE"):
             status = asked(house, path, RECORD, method=method)[0]
             assert (status == 401) == (path not in house.app.open_routes), path
-    assert house.app.open_routes == {"/ping"}
+    assert house.app.open_routes == {"/ping", "/v2/health/live", "/v2/health/ready"}
     status, headers, _ = asked(house, "/predict", RECORD)
     assert (status, headers[b"www-authenticate"]) == (401, b"Bearer")
-    assert not house.served
+    assert all(served.answered is None for served in house.served)
+
+
+def test_the_doors_of_the_program_are_shut_but_for_six(project):
+    """The routes that ``interlock serve`` opens, and not those of this file."""
+    door = house_of(project, Keyring(())).door
+    pages = _pages(door, project.parts.settings, Keyring(()), Metrics(project.clock, lambda: door.room, None))
+    app = App(door, Keyring(()), pages, max_body=1_000)
+    house = House(door, app)
+    assert app.open_routes == {"/", "/ping", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
+    assert "/metrics" in app.routes
+    for path in app.routes - app.open_routes:
+        for method in ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS"):
+            assert asked(house, path, RECORD, method=method)[0] == 401, path
+    for path in app.open_routes:
+        assert asked(house, path, b"", method="GET")[0] == 200
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -40,6 +40,13 @@ CASES = {
     "stream": request("/stream", {"instance": RECORD}),
     "many": request("/batch", {"instances": [RECORD] * 3}),
     "none": request("/batch", {"instances": []}),
+    "split": request("/invocations", {"dataframe_split": {"data": [[1.0, 3, "red"]]}}),
+    "an accepted table": request("/score", [[1.0, 3, "red"]], headers=["accept: text/csv"]),
+    "anything accepted": request(headers=["accept: */*"]),
+    "probabilities": request("/predict?probabilities=true"),
+    "tensors": request("/v2/models/demo/infer", {"inputs": []}),
+    "a template": request("/v2/models/{name}/infer", {"inputs": []}),
+    "a wrong length": request(headers=["inference-header-content-length: x"]),
     "array": request("/score", [[1.0, 3, "red"]]),
     "unicode": request("/predict", {**RECORD, "colour": "größe 🙂"}),
     "a bad field": request(body={**RECORD, "x": "1"}),
@@ -152,7 +159,8 @@ def test_both_lanes_answer_alike(house, name, pieces):
     [("one", 2), ("many", 2), ("a bad field", 2), ("two at once", 3), ("capitals", 2), ("unicode", 2),
      ("three at once, one bad", 4), ("ping", 0), ("closing", 0), ("kept", 0), ("chunks", 0), ("old", 0),
      ("a query", 0), ("an escaped path", 2), ("two lengths", 0), ("too large", 0), ("continue", 0),
-     ("another type", 0), ("a long header", 0)],
+     ("another type", 0), ("a long header", 0), ("split", 2), ("an accepted table", 0), ("anything accepted", 2),
+     ("probabilities", 0), ("tensors", 0), ("a template", 0), ("a wrong length", 0)],
 )  # fmt: skip
 def test_what_the_fast_lane_takes(house, name, answered):
     lane = Lane(house.door, house.app)

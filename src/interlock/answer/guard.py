@@ -5,12 +5,15 @@ model, by its cause; the words for people are in :data:`FAULTS`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import polars as pl
 
 from interlock.data.profile import ColumnProfile, Profile
 from interlock.errors import InterlockError
-from interlock.model.rows import Given, Row
+from interlock.model.rows import FramedAnswers, Given, Row
 from interlock.records import Output, Record
 
 Cause: TypeAlias = Literal[
@@ -57,6 +60,62 @@ def check_of(output: Output | None, limits: Limits) -> Check:
     return _text if output.kind == "text" else _ranking_check(output)
 
 
+Sieve: TypeAlias = Callable[[FramedAnswers], bool]
+"""Whether all answers are good for certain, found by columns. Where it says no, each is asked about by itself."""
+_FRAME_TYPES: Final[Mapping[str, pl.DataType]] = {"str": pl.String(), "int": pl.Int64(), "bool": pl.Boolean()}
+_SURE: Final = 0.99
+"""The sieve takes so much of the slack: the order of summing, which decides at the very edge, is left to the check."""
+
+
+def sieve_of(output: Output | None, limits: Limits) -> Sieve | None:
+    """The check over columns; None for answers that are no columns of plain values."""
+    if output is None or output.kind not in ("label", "number"):
+        return None
+    if output.kind == "number":
+        low, high = _reach(output, limits)
+        return lambda given: _all_within(given.frame["prediction"], low, high)
+    return None if output.classes is None else _label_sieve(output, output.classes)
+
+
+def _label_sieve(output: Output, classes: Sequence[str | int | bool]) -> Sieve:
+    kind = _FRAME_TYPES.get(output.type, pl.String())
+    known = pl.Series(list(classes))
+    names = [f"probability_{place}" for place in range(len(classes))]
+
+    def sieve(given: FramedAnswers) -> bool:
+        frame = given.frame
+        labels = frame["prediction"]
+        if labels.dtype != kind or known.dtype != kind or frame.columns[1:] not in ([], names):
+            return False
+        if labels.null_count() or not labels.is_in(known.implode()).all():
+            return False
+        if frame.width == 1:
+            return True
+        shares = [frame[name] for name in names]
+        if not all(_all_within(each, -PROBABILITY_SLACK, _LARGEST) for each in shares):
+            return False
+        total = sum((each.to_numpy() for each in shares), np.zeros(frame.height))
+        return bool((np.abs(total - 1.0) <= _SURE * SUM_SLACK).all())
+
+    return sieve
+
+
+def _all_within(values: pl.Series, low: float, high: float) -> bool:
+    if values.dtype != pl.Float64 or values.null_count():
+        return False
+    numbers = values.to_numpy()
+    return bool(((numbers >= low) & (numbers <= high)).all())
+
+
+def _reach(output: Output, limits: Limits) -> tuple[float, float]:
+    """How far a number may lie."""
+    low, high = -_LARGEST, _LARGEST
+    if limits.reach is not None and output.low is not None and output.high is not None:
+        slack = limits.reach * (output.high - output.low)
+        low, high = max(low, output.low - slack), min(high, output.high + slack)
+    return low, high
+
+
 def _failure(given: InterlockError) -> Cause:
     cause = given.facts.get("cause", "raised")
     if cause in ("deadline", "memory"):
@@ -94,10 +153,7 @@ def _lowest(shares: Any) -> float:
 
 
 def _number_check(output: Output, limits: Limits) -> Check:
-    low, high = -_LARGEST, _LARGEST
-    if limits.reach is not None and output.low is not None and output.high is not None:
-        slack = limits.reach * (output.high - output.low)
-        low, high = max(low, output.low - slack), min(high, output.high + slack)
+    low, high = _reach(output, limits)
 
     def check(given: Given) -> Cause | None:
         if type(given) is not tuple:
@@ -179,6 +235,28 @@ class Constancy:
             return self._run >= self.limit
         self._run, self._answer, self._row = 0, given, row
         return False
+
+    def passes(self, rows: Sequence[Row], given: FramedAnswers) -> bool:
+        """Take in many answers at once; False, and nothing is taken in, where a run may come near the limit.
+
+        They must be plain columns, as a sieve finds them to be.
+        """
+        if not given:
+            return True
+        differs = np.zeros(len(given) - 1, dtype=bool)
+        for column in given.frame:
+            values = column.to_numpy() if column.dtype.is_float() else column.to_physical()
+            differs |= np.asarray(values[1:] != values[:-1])
+        starts = np.concatenate(([0], np.flatnonzero(differs) + 1))
+        lengths = np.diff(starts, append=len(given))
+        if max(self._run + 1 + int(lengths[0]), int(lengths.max())) >= self.limit:
+            return False
+        last = int(starts[-1])
+        if last:
+            self._answer = None
+        for place in range(last, len(given)):
+            self.sees(rows[place], given[place])
+        return True
 
 
 def constancy_limit(reference: Profile | None) -> int | None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from interlock.answer.guard import Constancy, Limits, check_of, constancy_limit
+from interlock.answer.guard import Constancy, Limits, check_of, constancy_limit, sieve_of
 from interlock.answer.pool import Pool
 from interlock.answer.predict import Elsewhere, Live, Seat, picker
 from interlock.data.profile import Profile
@@ -107,6 +107,8 @@ class Loader:
             elsewhere=model.elsewhere,
             pick=picker(columns, model.signature),
             constancy=None if limit is None else Constancy(limit),
+            sieve=sieve_of(model.signature.output, self._limits),
+            packed_at=model.opened.bundle.at,
         )
 
     def _model(self, digest: str) -> Model:

@@ -83,6 +83,11 @@ class Pool:
         self._bell.put(True)
         return await asked.future
 
+    @property
+    def waiting(self) -> int:
+        """Rows that no worker has taken yet."""
+        return self._rows_waiting
+
     def close(self) -> None:
         """End the workers; whoever still waits is told."""
         with self._lock:
@@ -119,10 +124,14 @@ class Pool:
 
 def _answer(model: FrameRows, taken: Sequence[_Asked]) -> None:
     """Ask for all at once; where the model refused, for each request alone."""
-    given = _asked(model, [row for asked in taken for row in asked.rows])
+    alone = taken[0].rows if len(taken) == 1 else None  # they may be a frame already
+    given = _asked(model, [row for asked in taken for row in asked.rows] if alone is None else alone)
     if isinstance(given, UserCodeFailed) and given.facts.get("cause") == "raised" and len(taken) > 1:
         for asked in taken:
             _answer(model, [asked])
+        return
+    if alone is not None and not isinstance(given, InterlockError):
+        taken[0].settle(given)
         return
     place = 0
     for asked in taken:

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from interlock.answer.guard import Cause, Check, Constancy
-from interlock.model.rows import Answer, Given, Row, Rows
+from interlock.answer.guard import Cause, Check, Constancy, Sieve
+from interlock.model.rows import Answer, Framed, FramedAnswers, Given, Row, Rows
 from interlock.records import Column, Signature, Tier
 
 _Judged: TypeAlias = tuple[Sequence[Given], Sequence[Cause | None]]
 """What a seat gave, and what is wrong with each."""
+_MANY: Final = 256
+"""So many answers are looked through by columns; fewer are quicker one by one."""
 TIERS: Final[tuple[Tier, ...]] = ("champion", "last-good", "baseline", "abstain")
 
 
@@ -25,6 +27,11 @@ class Elsewhere(Protocol):
 
     def ask(self, rows: Sequence[Row]) -> Awaitable[list[Given]]:
         """One answer or error per row, in order."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait."""
         ...
 
     def close(self) -> None:
@@ -47,10 +54,28 @@ class Seat:
     elsewhere: Elsewhere | None = None
     pick: Callable[[Row], Row] | None = None
     constancy: Constancy | None = None
+    sieve: Sieve | None = None
+    packed_at: str = ""
 
     def picked(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows as this model takes them."""
-        return rows if self.pick is None else [self.pick(row) for row in rows]
+        if self.pick is None:
+            return rows
+        if isinstance(rows, Framed) and self.signature.names:
+            return rows.select(self.signature.names)
+        return [self.pick(row) for row in rows]
+
+    def judged(self, rows: Sequence[Row], given: Sequence[Given]) -> list[Cause | None]:
+        """What is wrong with each answer. Many are looked through by columns, and one by one when any is odd."""
+        if (
+            isinstance(given, FramedAnswers)
+            and len(given) >= _MANY
+            and self.sieve is not None
+            and self.sieve(given)
+            and (self.constancy is None or self.constancy.passes(rows, given))
+        ):
+            return [None] * len(given)
+        return list(map(self.judge, rows, given))
 
     def judge(self, row: Row, given: Given) -> Cause | None:
         """What is wrong with an answer, or None."""
@@ -142,7 +167,7 @@ class Live:
             return None
         picked = seat.picked(rows)
         given = seat.here.answers(picked)
-        causes = list(map(seat.judge, picked, given))
+        causes = seat.judged(picked, given)
         if not any(causes):
             return Answered(given, [seat.tier] * len(given))  # type: ignore[arg-type]
         course = self._course(rows)
@@ -151,7 +176,7 @@ class Live:
             other, asked = course.send((given, causes))
             while other.here is not None:
                 given = other.here.answers(asked)
-                other, asked = course.send((given, list(map(other.judge, asked, given))))
+                other, asked = course.send((given, other.judged(asked, given)))
         except StopIteration as end:
             answered: Answered = end.value
             return answered
@@ -168,7 +193,7 @@ class Live:
                 else:
                     assert seat.elsewhere is not None
                     given = await seat.elsewhere.ask(asked)
-                seat, asked = course.send((given, list(map(seat.judge, asked, given))))
+                seat, asked = course.send((given, seat.judged(asked, given)))
         except StopIteration as end:
             answered: Answered = end.value
             return answered
@@ -180,7 +205,8 @@ class Live:
             places = [place for place in answered.open() if seat.tier != "baseline" or place not in answered.refused()]
             if not places:
                 continue
-            given, causes = yield seat, seat.picked([rows[place] for place in places])
+            wanted = rows.take(places) if isinstance(rows, Framed) else [rows[place] for place in places]
+            given, causes = yield seat, seat.picked(wanted)
             for place, each, cause in zip(places, given, causes, strict=True):
                 answered.take(seat.tier, place, each, cause)
         return answered.settled()

@@ -123,6 +123,8 @@ class Reader:
             json.loads(body, object_pairs_hook=_each_once)
         except RecursionError:
             raise malformed("The body is nested too deeply.") from None
+        except ValueError:  # of thousands of digits
+            raise malformed("The body holds a number that is too long.") from None
 
     def one(self, body: bytes) -> Row:
         """The row of a bare record."""

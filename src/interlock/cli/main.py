@@ -169,13 +169,14 @@ def keys(
     scope: Annotated[
         list[str] | None, typer.Option("--scope", help="What it opens: predict, feedback, operate, read. Repeatable.")
     ] = None,
+    quota: Annotated[str, typer.Option("--quota", help="How often it may ask, as '1000 per minute'.")] = "",
     json: Json = False,
 ) -> None:
     """Make an API key in serve.keys_file, and print it this once."""
     from interlock.cli.operate import make_key
 
     current.json = json
-    text, path = make_key(current.settings(), name, scope or ["predict"])
+    text, path = make_key(current.settings(), name, scope or ["predict"], quota or None)
     show([text, f"added to {path}; only its digest is kept"], {"key": text, "file": str(path)})
 
 

@@ -67,7 +67,7 @@ def _started(runner: Runner) -> Runner:
     return runner
 
 
-def make_key(settings: Settings, name: str, scopes: Sequence[str]) -> tuple[str, Path]:
+def make_key(settings: Settings, name: str, scopes: Sequence[str], quota: str | None = None) -> tuple[str, Path]:
     """Add a key to ``serve.keys_file`` and give its text; raises :class:`Misuse`."""
     from interlock.serve.keys import SCOPES, add_key
 
@@ -77,7 +77,7 @@ def make_key(settings: Settings, name: str, scopes: Sequence[str]) -> tuple[str,
     if len(chosen) != len(set(scopes)):
         raise Misuse(f"A scope is one of {', '.join(SCOPES)}.")
     path = settings.path(settings.serve.keys_file)
-    return add_key(path, name, chosen), path
+    return add_key(path, name, chosen, quota), path
 
 
 # ---- duty --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from interlock.errors import UserCodeFailed
+
 Floats: TypeAlias = NDArray[np.float64]
 Key: TypeAlias = bool | int | float | str
 Value: TypeAlias = bool | int | float | str
@@ -126,3 +128,20 @@ def label_frame(classes: Sequence[Value], codes: NDArray[Any], probabilities: Fl
     if probabilities is not None:
         columns += [pl.Series(f"probability_{index}", row) for index, row in enumerate(probabilities)]
     return pl.DataFrame(columns)
+
+
+def refusal(frame: pl.DataFrame, columns: Sequence[str], rows: NDArray[np.bool_]) -> UserCodeFailed:
+    """Say which columns kept the model from answering, with counts and never with values."""
+    bad = frame.filter(pl.Series(rows))
+    counts = {name: int(bad[name].null_count()) for name in columns if bad[name].null_count()}
+    where = ", ".join(f"'{name}' ({count} rows)" for name, count in list(counts.items())[:5])
+    cause = (
+        f"missing values in {where}" if where else "a category it was told to refuse, or a number that is not finite"
+    )
+    return UserCodeFailed(
+        f"The model has no answer for {bad.height} of {frame.height} rows: {cause}.",
+        next_step="Train with an imputer and handle_unknown='ignore', or leave these rows out.",
+        cause="raised",
+        rows=bad.height,
+        missing=counts,
+    )

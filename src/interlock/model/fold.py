@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import msgspec
+
 from interlock.model.columns import Key, Value
 from interlock.model.forms import CategoryTerm, Form, Linear, Link, NumberTerm
 from interlock.model.trees import LightGbm, Mapped, Plain, Trees
@@ -71,23 +73,31 @@ def _number(symbol: Symbol, what: str) -> Plain | Mapped | Indicator:
     return Plain(column=symbol.column)
 
 
-def _affine(symbol: Symbol, shift: float, scale: float, what: str, offset: float = 0.0) -> Symbol:
-    """Give the symbol of ``(value - shift) * scale + offset``."""
+@dataclass(frozen=True)
+class _Affine:
+    """``(value - shift) / divisor * scale + offset``, in the order in which a scaler does it."""
+
+    shift: float = 0.0
+    divisor: float = 1.0
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+def _affine(symbol: Symbol, map_: _Affine, what: str) -> Symbol:
+    """Give the symbol of a number under an affine map."""
     number = _number(symbol, what)
+    shift, scale, offset = map_.shift, map_.scale / map_.divisor, map_.offset
     if isinstance(number, Plain):
-        if (number.shift, number.scale, number.offset) == (0.0, 1.0, 0.0):
-            return Plain(column=number.column, shift=shift, scale=scale, offset=offset, fill=number.fill)
-        return Plain(
-            column=number.column,
-            shift=number.shift,
-            scale=number.scale * scale,
-            offset=(number.offset - shift) * scale + offset,
-            fill=number.fill,
+        if number.untouched:
+            return msgspec.structs.replace(number, shift=shift, divisor=map_.divisor, scale=map_.scale, offset=offset)
+        return msgspec.structs.replace(
+            number, scale=number.scale * scale, offset=(number.offset - shift) * scale + offset
         )
     if isinstance(number, Indicator):
         return replace(number, scale=number.scale * scale, offset=(number.offset - shift) * scale + offset)
     moved = [
-        None if v is None else (v - shift) * scale + offset for v in (*number.values, number.unknown, number.missing)
+        None if v is None else (v - shift) / map_.divisor * map_.scale + offset
+        for v in (*number.values, number.unknown, number.missing)
     ]
     values = tuple(value for value in moved[:-2] if value is not None)
     return Mapped(column=number.column, keys=number.keys, values=values, unknown=moved[-2], missing=moved[-1])
@@ -103,27 +113,26 @@ def _each(value: Any, count: int, default: float) -> list[float]:
 def _standard(step: Any, symbols: list[Symbol]) -> list[Symbol]:
     shifts = _each(step.mean_ if step.with_mean else None, len(symbols), 0.0)
     scales = _each(step.scale_ if step.with_std else None, len(symbols), 1.0)
-    return [_affine(s, m, 1.0 / k, "StandardScaler") for s, m, k in zip(symbols, shifts, scales, strict=True)]
+    return [_affine(s, _Affine(m, k), "StandardScaler") for s, m, k in zip(symbols, shifts, scales, strict=True)]
 
 
 def _min_max(step: Any, symbols: list[Symbol]) -> list[Symbol]:
     if step.clip:
         raise Unfoldable("MinMaxScaler clips")
-    low = float(step.feature_range[0])
-    pairs = zip(symbols, step.data_min_, step.scale_, strict=True)
-    return [_affine(s, float(m), float(k), "MinMaxScaler", low) for s, m, k in pairs]
+    pairs = zip(symbols, step.min_, step.scale_, strict=True)
+    return [_affine(s, _Affine(scale=float(k), offset=float(m)), "MinMaxScaler") for s, m, k in pairs]
 
 
 def _max_abs(step: Any, symbols: list[Symbol]) -> list[Symbol]:
     if getattr(step, "clip", False):
         raise Unfoldable("MaxAbsScaler clips")
-    return [_affine(s, 0.0, 1.0 / float(k), "MaxAbsScaler") for s, k in zip(symbols, step.scale_, strict=True)]
+    return [_affine(s, _Affine(0.0, float(k)), "MaxAbsScaler") for s, k in zip(symbols, step.scale_, strict=True)]
 
 
 def _robust(step: Any, symbols: list[Symbol]) -> list[Symbol]:
     shifts = _each(step.center_ if step.with_centering else None, len(symbols), 0.0)
     scales = _each(step.scale_ if step.with_scaling else None, len(symbols), 1.0)
-    return [_affine(s, m, 1.0 / k, "RobustScaler") for s, m, k in zip(symbols, shifts, scales, strict=True)]
+    return [_affine(s, _Affine(m, k), "RobustScaler") for s, m, k in zip(symbols, shifts, scales, strict=True)]
 
 
 def _impute(step: Any, symbols: list[Symbol]) -> list[Symbol]:
@@ -139,14 +148,19 @@ def _filled(symbol: Symbol, value: Any) -> Symbol:
             raise Unfoldable(f"SimpleImputer fills '{symbol.column}' with something that is no text")
         return replace(symbol, fill=symbol.fill if symbol.fill is not None else plain)
     number = _number(symbol, "SimpleImputer")
+    if isinstance(number, Indicator):
+        return number
+    if isinstance(number, Mapped) and isinstance(plain, int | float):
+        gaps = {name: float(plain) for name in ("unknown", "missing") if getattr(number, name) is None}
+        return msgspec.structs.replace(number, **gaps)
     if not isinstance(number, Plain) or isinstance(plain, str) or plain is None or not math.isfinite(plain):
         raise Unfoldable("SimpleImputer fills something that is no plain number")
     if number.fill is not None:
         return number
     fill = float(plain)
-    if (number.shift, number.scale, number.offset) != (0.0, 1.0, 0.0):
-        fill = (fill - number.offset) / number.scale + number.shift
-    return Plain(column=number.column, shift=number.shift, scale=number.scale, offset=number.offset, fill=fill)
+    if not number.untouched:
+        fill = (fill - number.offset) / number.scale * number.divisor + number.shift
+    return msgspec.structs.replace(number, fill=fill)
 
 
 def plain_value(value: Any) -> Value | None:
@@ -326,14 +340,36 @@ _LABELLERS = frozenset(
 )
 
 
+def follow(model: Any, signature: Signature) -> tuple[list[Symbol], list[Any]]:
+    """Follow the columns through the leading steps of ``model``: the symbols, and the steps that are left.
+
+    The last of those is the estimator; there are others where no rule knows a step.
+    """
+    symbols: list[Symbol] = [Raw(column.name, column.type) for column in signature.inputs]
+    rest = _flat(model)
+    while len(rest) > 1:
+        try:
+            symbols = transform(rest[0], symbols)
+        except Unfoldable:
+            break
+        rest = rest[1:]
+    return symbols, rest
+
+
+def _flat(model: Any) -> list[Any]:
+    """The steps of a pipeline, those of a pipeline at its end too."""
+    if not (_from(model, "sklearn") and type(model).__name__ == "Pipeline"):
+        return [model]
+    steps = [step for _, step in model.steps]
+    return [*steps[:-1], *_flat(steps[-1])]
+
+
 def fold(model: Any, signature: Signature) -> list[Form]:
     """Give the forms that may answer as ``model`` does, likeliest first; raises :class:`Unfoldable`."""
-    symbols: list[Symbol] = [Raw(column.name, column.type) for column in signature.inputs]
-    final = model
-    while _from(final, "sklearn") and type(final).__name__ == "Pipeline":
-        for _, step in final.steps[:-1]:
-            symbols = transform(step, symbols)
-        final = final.steps[-1][1]
+    symbols, rest = follow(model, signature)
+    if len(rest) > 1:
+        transform(rest[0], symbols)  # says what is in the way
+    final = rest[-1]
     classes = signature.output.classes if signature.output else None
     if _from(final, "sklearn"):
         return [_linear(final, link, symbols, classes) for link in _links(final)]
@@ -378,7 +414,8 @@ def _linear(final: Any, link: Link, symbols: Sequence[Symbol], classes: Sequence
         else:
             terms.append(_code_term(number, weights))
     terms += [_group_term(group, weights, len(coefficients)) for group, weights in groups.items()]
-    return Linear(link=link, intercepts=tuple(intercepts), terms=tuple(terms), classes=_classes(final, link, classes))
+    labels = () if link == "number" else labels_of(final, classes)
+    return Linear(link=link, intercepts=tuple(intercepts), terms=tuple(terms), classes=labels)
 
 
 def _rows(values: Any) -> Any:
@@ -388,9 +425,8 @@ def _rows(values: Any) -> Any:
     return np.atleast_2d(np.asarray(values, dtype=np.float64)).tolist()
 
 
-def _classes(final: Any, link: Link, classes: Sequence[Value] | None) -> tuple[Value, ...]:
-    if link == "number":
-        return ()
+def labels_of(final: Any, classes: Sequence[Value] | None) -> tuple[Value, ...]:
+    """The classes of a classifier; raises :class:`Unfoldable` when they are not those of the target."""
     own = tuple(plain_value(value) for value in final.classes_)
     if classes is None or own != tuple(classes):
         raise Unfoldable("its classes are not the labels of the target")
@@ -398,7 +434,7 @@ def _classes(final: Any, link: Link, classes: Sequence[Value] | None) -> tuple[V
 
 
 def _number_term(number: Plain, weights: tuple[float, ...]) -> NumberTerm:
-    scaled = tuple(number.scale * weight for weight in weights)
+    scaled = tuple(number.scale / number.divisor * weight for weight in weights)
     return NumberTerm(column=number.column, shift=number.shift, weights=scaled, fill=number.fill)
 
 
@@ -431,12 +467,17 @@ def _trees(final: Any, symbols: Sequence[Symbol], classes: Sequence[Value] | Non
     booster = final if type(final).__name__ == "Booster" else final.booster_
     if booster.pandas_categorical:
         raise Unfoldable("it was trained on pandas categories, which the signature's columns are not")
-    features = tuple(_matrix_column(_number(symbol, "LightGBM")) for symbol in symbols)
+    features = matrix_columns(symbols, "LightGBM")
     outputs = booster.num_model_per_iteration()
     own = getattr(final, "classes_", None) if type(final).__name__ != "LGBMRegressor" else None
-    labels = () if own is None else _classes(final, "largest", classes)
+    labels = () if own is None else labels_of(final, classes)
     text: str = booster.model_to_string()
     return LightGbm(Trees(features=features, outputs=outputs, classes=labels), text.encode())
+
+
+def matrix_columns(symbols: Sequence[Symbol], what: str) -> tuple[Plain | Mapped, ...]:
+    """How to make the matrix that ``what`` reads; raises :class:`Unfoldable`."""
+    return tuple(_matrix_column(_number(symbol, what)) for symbol in symbols)
 
 
 def _matrix_column(number: Plain | Mapped | Indicator) -> Plain | Mapped:

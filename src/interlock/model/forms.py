@@ -1,14 +1,15 @@
-"""What may answer in our own process: four forms that are loaded from JSON and text alone, never from a pickle.
+"""What may answer in our own process: forms that are loaded from JSON, arrays, text or a graph, never from a pickle.
 
 A form is a folder: ``form.json`` (typed, strict; floats in shortest round-trip decimal, so bit-exact) and, for
-LightGBM, ``booster.txt``. ``constant`` and ``seasonal`` are the baselines; ``linear`` and ``lightgbm`` are what
+LightGBM, ``booster.txt``, for forests ``.npy`` arrays, for ONNX ``model.onnx``. ``constant``, ``ranked`` and
+``seasonal`` are the baselines; ``linear``, ``lightgbm``, ``forest`` and ``onnx`` are what
 :mod:`interlock.model.compile` makes of a user's model when the answers are the same.
 
 Answers are a frame with ``prediction`` and, for classifiers that know them, ``probability_0 …`` (float64).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypeAlias
@@ -16,10 +17,22 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import msgspec
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from interlock.errors import BundleCorrupt, UserCodeFailed
-from interlock.model.columns import CHUNK_ROWS, FORM_FILE, Coder, Floats, Key, Value, chunks, label_frame, numbers
+from interlock.errors import BundleCorrupt
+from interlock.model.columns import (
+    CHUNK_ROWS,
+    FORM_FILE,
+    Coder,
+    Floats,
+    Key,
+    Value,
+    chunks,
+    label_frame,
+    numbers,
+    refusal,
+)
+from interlock.model.forest import Forest, load_forest
+from interlock.model.onnx_graph import Graph, load_graph
 from interlock.model.seasonal import Seasonal
 from interlock.model.trees import BOOSTER_FILE, LightGbm, Trees
 from interlock.records import Record, Signature, canonical
@@ -42,23 +55,6 @@ class Form(Protocol):
     def files(self) -> dict[str, bytes]:
         """Give the content of each file that :func:`load_form` needs to make the same form."""
         ...
-
-
-def _refuse(frame: pl.DataFrame, columns: Sequence[str], rows: NDArray[np.bool_]) -> UserCodeFailed:
-    """Say which columns kept the model from answering, with counts and never with values."""
-    bad = frame.filter(pl.Series(rows))
-    counts = {name: int(bad[name].null_count()) for name in columns if bad[name].null_count()}
-    where = ", ".join(f"'{name}' ({count} rows)" for name, count in list(counts.items())[:5])
-    cause = (
-        f"missing values in {where}" if where else "a category it was told to refuse, or a number that is not finite"
-    )
-    return UserCodeFailed(
-        f"The model has no answer for {bad.height} of {frame.height} rows: {cause}.",
-        next_step="Train with an imputer and handle_unknown='ignore', or leave these rows out.",
-        cause="raised",
-        rows=bad.height,
-        missing=counts,
-    )
 
 
 # ---- constant ----------------------------------------------------------------------------------------------------
@@ -162,7 +158,7 @@ class Linear(Record, frozen=True, dict=True, tag="linear", tag_field="form", for
         scores = self.scores(frame)
         bad = np.isnan(scores[0])
         if bad.any():
-            raise _refuse(frame, self.columns, bad)
+            raise refusal(frame, self.columns, bad)
         if self.link == "number":
             return pl.DataFrame({"prediction": scores[0]})
         if self.link in ("sign", "sigmoid"):
@@ -297,8 +293,10 @@ class _Categories:
 
 # ---- loading -----------------------------------------------------------------------------------------------------
 
-_Stored: TypeAlias = Constant | Ranked | Seasonal | Linear | Trees
-_FORMS: dict[str, type[_Stored]] = {kind.name: kind for kind in (Constant, Ranked, Seasonal, Linear, Trees)}
+_Stored: TypeAlias = Constant | Ranked | Seasonal | Linear | Trees | Forest | Graph
+_FORMS: dict[str, type[_Stored]] = {
+    kind.name: kind for kind in (Constant, Ranked, Seasonal, Linear, Trees, Forest, Graph)
+}
 
 
 def load_form(folder: Path, name: str, signature: Signature) -> Form:
@@ -321,6 +319,10 @@ def load_form(folder: Path, name: str, signature: Signature) -> Form:
         raise BundleCorrupt(
             f"{FORM_FILE} reads '{absent[0]}', which the signature lacks.", next_step="Pack again.", form=name
         )
+    if isinstance(stored, Forest):
+        return load_forest(stored, folder)
+    if isinstance(stored, Graph):
+        return load_graph(stored, folder)
     if isinstance(stored, Trees):
         return LightGbm(stored, (folder / BOOSTER_FILE).read_bytes())
     return stored

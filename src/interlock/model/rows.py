@@ -6,8 +6,9 @@ their order, or further columns by name), or None. A row that the model refuses 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypeAlias, overload
 
 import numpy as np
 import polars as pl
@@ -15,8 +16,10 @@ import polars as pl
 from interlock.data.casting import DTYPES
 from interlock.errors import InterlockError, UserCodeFailed
 from interlock.model.columns import Key, Value, spelled
+from interlock.model.forest import TreeForest
 from interlock.model.forms import CategoryTerm, Constant, Form, Linear, NumberTerm, Ranked
-from interlock.model.trees import LightGbm, Mapped
+from interlock.model.onnx_graph import OnnxForm
+from interlock.model.trees import LightGbm, Mapped, Plain
 from interlock.records import ColumnType, Signature
 
 Row: TypeAlias = tuple[Any, ...]
@@ -27,6 +30,54 @@ Given: TypeAlias = Answer | InterlockError
 _EXP_LIMIT = 709.782712893384
 """``exp`` of more than this is infinite."""
 _PREFIX = "probability_"
+MANY = 1_024
+"""From so many rows on a frame is quicker: with two classes it breaks even at about 2,000, with four at 500."""
+
+
+class Framed(Sequence[Row]):
+    """Rows that are a frame too, of the types of the signature: who answers many at once takes the frame.
+
+    The rows themselves are made when somebody first asks for one.
+    """
+
+    __slots__ = ("_rows", "frame")
+
+    def __init__(self, frame: pl.DataFrame, rows: Sequence[Row] | None = None) -> None:
+        self.frame = frame
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+        if self._rows is not None:
+            return self._rows[place]
+        return self.frame[place].rows() if isinstance(place, slice) else self.frame.row(place)
+
+    def __iter__(self) -> Iterator[Row]:
+        if self._rows is None:
+            self._rows = self.frame.rows()
+        return iter(self._rows)
+
+    def select(self, names: Sequence[str]) -> "Framed":
+        """Some of the columns."""
+        return Framed(self.frame.select(names))
+
+    def take(self, places: Sequence[int]) -> "Framed":
+        """Some of the rows."""
+        return self if len(places) == len(self) else Framed(self.frame[list(places)])
+
+
+class FramedAnswers(list[Given]):
+    """Answers that came as a frame, and still have it."""
+
+    def __init__(self, given: Iterable[Given], frame: pl.DataFrame) -> None:
+        super().__init__(given)
+        self.frame = frame
 
 
 class Rows(Protocol):
@@ -45,8 +96,11 @@ def rows_of(form: Form, signature: Signature) -> Rows:
         return _Same((list(form.values), None))
     if isinstance(form, Linear) and all(_is_plain(term, signature) for term in form.terms):
         return _LinearRows(form, signature)
-    if isinstance(form, LightGbm):
-        return _TreeRows(form, signature)
+    if isinstance(form, LightGbm | TreeForest | OnnxForm):
+        matrix = _Matrix(form.features, signature)
+        if matrix.readable:
+            few = _TreeRows(form, matrix) if isinstance(form, LightGbm) else _MatrixRows(form, matrix)
+            return _FewOrMany(few, FrameRows(form.answer, signature))
     return FrameRows(form.answer, signature)
 
 
@@ -71,7 +125,7 @@ class _Same:
 
 
 class FrameRows:
-    """Makes a frame of the rows. Rows that are refused together are asked again one by one."""
+    """Makes a frame of the rows. Rows that are refused together are asked again in halves, down to one."""
 
     def __init__(self, answer: Callable[[pl.DataFrame], pl.DataFrame], signature: Signature) -> None:
         self._answer = answer
@@ -79,16 +133,18 @@ class FrameRows:
 
     def together(self, rows: Sequence[Row]) -> list[Given]:
         """Ask for all at once; raises :class:`UserCodeFailed` when the model refuses any."""
-        return answers_of(self._answer(frame_of(rows, self._schema)), len(rows))
+        frame = rows.frame if isinstance(rows, Framed) else frame_of(rows, self._schema)
+        return answers_of(self._answer(frame), len(rows))
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
-        """Ask for all at once, and one by one where that is refused."""
+        """Ask for all at once, and in halves where that is refused."""
         try:
             return self.together(rows)
         except InterlockError as error:
             if len(rows) == 1:
                 return [error]
-        return [given for row in rows for given in self.answers([row])]
+        half = len(rows) // 2
+        return [*self.answers(rows[:half]), *self.answers(rows[half:])]
 
 
 def schema_of(signature: Signature) -> dict[str, pl.DataType]:
@@ -117,11 +173,11 @@ def answers_of(frame: pl.DataFrame, rows: int) -> list[Given]:
     frame = spelled(frame)
     values = frame["prediction"].to_list()
     if frame.width == 1:
-        return [(value, None) for value in values]
+        return FramedAnswers(((value, None) for value in values), frame)
     others = frame.drop("prediction")
     if others.columns == [f"{_PREFIX}{place}" for place in range(others.width)]:
-        return list(zip(values, others.rows(), strict=True))
-    return list(zip(values, others.rows(named=True), strict=True))
+        return FramedAnswers(zip(values, others.rows(), strict=True), frame)
+    return FramedAnswers(zip(values, others.rows(named=True), strict=True), frame)
 
 
 # ---- linear ------------------------------------------------------------------------------------------------------
@@ -153,6 +209,9 @@ class _LinearRows:
         self._single = [term.single() for term in self._terms] if len(form.intercepts) == 1 else []
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
+        if isinstance(rows, Framed) and len(rows) >= MANY:
+            with suppress(UserCodeFailed):  # one by one tells which row it was
+                return answers_of(self._form.answer(rows.frame), len(rows))
         one = self._one if len(self._intercepts) == 1 else self._several
         return [one(row) for row in rows]
 
@@ -263,22 +322,45 @@ def _one_vs_rest(scores: list[float]) -> tuple[float, ...]:
 
 # ---- trees -------------------------------------------------------------------------------------------------------
 
+_Reader: TypeAlias = Callable[[Row], float]
+
+
+class _FewOrMany:
+    """A few rows one way, and a frame of many the way of frames."""
+
+    def __init__(self, few: Rows, many: FrameRows) -> None:
+        self._few, self._many = few, many
+
+    def answers(self, rows: Sequence[Row]) -> list[Given]:
+        way = self._many if isinstance(rows, Framed) and len(rows) >= MANY else self._few
+        return way.answers(rows)
+
+
+class _Matrix:
+    """Makes the matrix of a tree model, shape (rows, features), row by row."""
+
+    def __init__(self, features: Sequence[Plain | Mapped], signature: Signature) -> None:
+        places = {column.name: (place, column.type) for place, column in enumerate(signature.inputs)}
+        readers = [_reader(feature, *places[feature.column]) for feature in features]
+        self._ready = [reader for reader in readers if reader is not None]
+        self.readable = len(self._ready) == len(readers)
+        """Whether every column can be read from rows; else only a frame can spell it."""
+
+    def of(self, rows: Sequence[Row]) -> list[list[float]]:
+        """The matrix, row by row."""
+        readers = self._ready
+        return [[reader(row) for reader in readers] for row in rows]
+
 
 class _TreeRows:
     """:class:`LightGbm` on a matrix made row by row; one call of the booster for all."""
 
-    def __init__(self, form: LightGbm, signature: Signature) -> None:
+    def __init__(self, form: LightGbm, matrix: _Matrix) -> None:
         self._form = form
-        places = {column.name: (place, column.type) for place, column in enumerate(signature.inputs)}
-        self._frames = FrameRows(form.answer, signature)
-        self._features = [self._feature(feature, *places[feature.column]) for feature in form.trees.features]
-        self._readable = all(feature is not None for feature in self._features)
+        self._matrix = matrix
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
-        if not self._readable:
-            return self._frames.answers(rows)
-        matrix = np.array([[feature(row) for feature in self._features if feature] for row in rows])
-        trees, raw = self._form.trees, self._form.predict_rows(matrix)
+        trees, raw = self._form.trees, self._form.predict_rows(np.array(self._matrix.of(rows)))
         if not trees.classes:
             return [(row[0], None) for row in raw.tolist()]
         if trees.outputs == 1:
@@ -286,21 +368,37 @@ class _TreeRows:
         best = raw.argmax(axis=1).tolist()
         return [(trees.classes[at], tuple(row)) for at, row in zip(best, raw.tolist(), strict=True)]
 
-    @staticmethod
-    def _feature(feature: Any, place: int, kind: ColumnType) -> Callable[[Row], float] | None:
-        """What reads one column of the matrix from a row; None when only a frame can."""
-        if isinstance(feature, Mapped):
-            return _mapped(feature, place, kind)
-        fill = math.nan if feature.fill is None else feature.fill
-        plain = (feature.shift, feature.scale, feature.offset) == (0.0, 1.0, 0.0)
-        shift, scale, offset = feature.shift, feature.scale, feature.offset
 
-        def number(row: Row) -> float:
-            value = row[place]
-            value = fill if value is None else value
-            return value if plain else (value - shift) * scale + offset
+class _MatrixRows:
+    """:class:`TreeForest` or :class:`OnnxForm` on a matrix made row by row."""
 
-        return number if kind in _NUMERIC else None
+    def __init__(self, form: TreeForest | OnnxForm, matrix: _Matrix) -> None:
+        self._form = form
+        self._matrix = matrix
+
+    def answers(self, rows: Sequence[Row]) -> list[Given]:
+        given = self._form.answer_rows(self._matrix.of(rows))
+        return [refused() if answer is None else answer for answer in given]
+
+
+def _reader(feature: Plain | Mapped, place: int, kind: ColumnType) -> _Reader | None:
+    """What reads one column of the matrix from a row; None when only a frame can."""
+    if isinstance(feature, Mapped):
+        return _mapped(feature, place, kind)
+    fill = math.nan if feature.fill is None else feature.fill
+    shift, divisor, scale, offset = feature.shift, feature.divisor, feature.scale, feature.offset
+
+    def untouched(row: Row) -> float:
+        value = row[place]
+        return fill if value is None else float(value)
+
+    def number(row: Row) -> float:
+        value = row[place]
+        return ((fill if value is None else value) - shift) / divisor * scale + offset
+
+    if kind not in _NUMERIC:
+        return None
+    return untouched if feature.untouched else number
 
 
 def _mapped(feature: Mapped, place: int, kind: ColumnType) -> Callable[[Row], float] | None:

@@ -7,6 +7,7 @@ Source: LightGBM's ``include/LightGBM/c_api.h``.
 import ctypes
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,13 +22,22 @@ BOOSTER_FILE = "booster.txt"
 
 
 class Plain(Record, frozen=True, tag="plain", tag_field="kind", forbid_unknown_fields=True):
-    """A matrix column ``(x - shift) * scale + offset``; missing is NaN, or ``fill`` before the arithmetic."""
+    """A matrix column ``(x - shift) / divisor * scale + offset``; missing is NaN, or ``fill`` before the arithmetic.
+
+    Both a divisor and a scale, because scalers divide or multiply and a tree's threshold sees the last bit of either.
+    """
 
     column: str
     shift: float = 0.0
     scale: float = 1.0
     offset: float = 0.0
     fill: float | None = None
+    divisor: float = 1.0
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the numbers are those of the column itself."""
+        return (self.shift, self.scale, self.offset, self.divisor) == (0.0, 1.0, 0.0, 1.0)
 
 
 class Mapped(Record, frozen=True, tag="mapped", tag_field="kind", forbid_unknown_fields=True):
@@ -43,9 +53,22 @@ class Mapped(Record, frozen=True, tag="mapped", tag_field="kind", forbid_unknown
 def _plain(feature: Plain, values: Floats) -> Floats:
     if feature.fill is not None:
         values = np.where(np.isnan(values), feature.fill, values)
-    if (feature.shift, feature.scale, feature.offset) == (0.0, 1.0, 0.0):
+    if feature.untouched:
         return values
-    return (values - feature.shift) * feature.scale + feature.offset
+    return (values - feature.shift) / feature.divisor * feature.scale + feature.offset
+
+
+def matrix_of(features: Sequence[Plain | Mapped], frame: pl.DataFrame) -> Floats:
+    """Shape (features, rows), float64."""
+    result: Floats = np.empty((len(features), frame.height))
+    for row, feature in zip(result, features, strict=True):
+        if isinstance(feature, Plain):
+            row[:] = _plain(feature, numbers(frame[feature.column]))
+        else:
+            others = [math.nan if value is None else value for value in (feature.unknown, feature.missing)]
+            codes, positions = Coder(feature.keys).codes(frame[feature.column])
+            row[:] = np.array([*feature.values, *others])[positions][codes]
+    return result
 
 
 class Trees(Record, frozen=True, tag="lightgbm", tag_field="form", forbid_unknown_fields=True):
@@ -63,15 +86,7 @@ class Trees(Record, frozen=True, tag="lightgbm", tag_field="form", forbid_unknow
 
     def matrix(self, frame: pl.DataFrame) -> Floats:
         """Shape (features, rows), float64: column-major rows for the booster."""
-        result: Floats = np.empty((len(self.features), frame.height))
-        for row, feature in zip(result, self.features, strict=True):
-            if isinstance(feature, Plain):
-                row[:] = _plain(feature, numbers(frame[feature.column]))
-            else:
-                others = [math.nan if value is None else value for value in (feature.unknown, feature.missing)]
-                codes, positions = Coder(feature.keys).codes(frame[feature.column])
-                row[:] = np.array([*feature.values, *others])[positions][codes]
-        return result
+        return matrix_of(self.features, frame)
 
 
 class LightGbm:
@@ -108,6 +123,24 @@ class LightGbm:
     def columns(self) -> tuple[str, ...]:
         """The columns that the matrix is made of."""
         return self.trees.columns
+
+    @property
+    def features(self) -> tuple[Plain | Mapped, ...]:
+        """How the columns of the matrix are made."""
+        return self.trees.features
+
+    def thresholds(self) -> dict[int, list[float]]:
+        """The numbers at which the trees split, by column of the matrix."""
+        found: dict[int, set[float]] = {}
+        split: list[int] = []
+        for line in self._text.decode().splitlines():
+            name, _, value = line.partition("=")
+            if name == "split_feature":
+                split = [int(item) for item in value.split()]
+            elif name == "threshold":
+                for feature, item in zip(split, value.split(), strict=True):
+                    found.setdefault(feature, set()).add(float(item))
+        return {feature: sorted(values) for feature, values in found.items()}
 
     def files(self) -> dict[str, bytes]:
         """``form.json`` and ``booster.txt``."""

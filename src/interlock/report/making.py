@@ -1,5 +1,7 @@
 """The chapters about the making: problem, model, training, packaging, and what it all took."""
 
+from typing import Any
+
 from interlock.model.train import notebook_place
 from interlock.records import Policy
 from interlock.report.facts import LOCKS, Story
@@ -80,7 +82,8 @@ def model(story: Story) -> Section:
             ("Seed", str(bundle.seed), "text"),
         )
     )
-    parity = _pairs("Parity: what was compared to keep that form", _measured(bundle.parity), "Nothing was compared.")
+    compared = {name: value for name, value in bundle.parity.items() if name != "forms"}
+    parity = _pairs("Parity: what was compared to keep that form", _measured(compared), "Nothing was compared.")
     params = _pairs("Parameters", bundle.params, "None: [params] is empty.")
     sources = [
         file
@@ -101,7 +104,44 @@ def model(story: Story) -> Section:
         if listings
         else ("The user's files are not at hand.")
     )
-    return Section(name="model", title="Model", blocks=(facts, params, parity, Text(text=said), *listings))
+    return Section(
+        name="model", title="Model", blocks=(facts, params, *_tried(bundle.parity), parity, Text(text=said), *listings)
+    )
+
+
+def _tried(parity: dict[str, Any]) -> tuple[Block, ...]:
+    """The forms that were tried when the model was packed, with their verdicts and times."""
+    forms = parity.get("forms")
+    if not isinstance(forms, dict):
+        return ()
+    rows = tuple(
+        (
+            name,
+            str(tried.get("verdict", "")),
+            _milliseconds(tried.get("one_row_ms")),
+            _milliseconds(tried.get("holdout_ms")),
+            str(tried.get("reason", "")),
+        )
+        for name, tried in forms.items()
+    )
+    table = Table(
+        title="Forms that were tried",
+        columns=(
+            ("Form", "code"),
+            ("Verdict", "word"),
+            ("One row, ms", "number"),
+            ("Compared holdout rows, ms", "number"),
+            ("Reason", "text"),
+        ),
+        rows=rows,
+        note="Timed once where the model was packed. Of the forms that agree, the one with the least product of both "
+        "times is kept.",
+    )
+    return (table,)
+
+
+def _milliseconds(value: object) -> str:
+    return number(float(value)) if isinstance(value, int | float) else ""
 
 
 def _language(path: str) -> str:

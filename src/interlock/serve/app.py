@@ -2,13 +2,19 @@
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from math import ceil
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import msgspec
 
 from interlock.errors import DataRefused, InterlockError
-from interlock.serve.door import Door, Fixed, Headers, Reply, failure
+from interlock.serve.door import Door, Fixed, Headers, Reply, Served, failure
+from interlock.serve.forms import PLAIN
 from interlock.serve.keys import Keyring, Scope, presented
+from interlock.serve.protocols import how_of, place_of
+from interlock.serve.quota import Bucket
+from interlock.serve.tracing import PARENT
 
 Scope_: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -26,30 +32,52 @@ class Page:
     scope: Scope | None
 
 
-class App:
-    """Routes by exact path. Deny by default: a route without a scope is said to be open, one by one."""
+@dataclass(frozen=True)
+class Intake:
+    """A route that takes JSON: what gives its reply to a body of a client, and the scope that a key must have."""
 
-    def __init__(self, door: Door, keyring: Keyring, pages: Mapping[str, Page], *, max_body: int) -> None:
+    answer: Callable[[bytes, object], Awaitable[Reply]]
+    scope: Scope
+
+
+class App:
+    """Routes by exact path, or by one of the Open Inference Protocol with the names of model and version in it.
+
+    Deny by default: a route without a scope is said to be open, one by one.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        keyring: Keyring,
+        pages: Mapping[str, Page],
+        intakes: Mapping[str, Intake] | None = None,
+        *,
+        max_body: int,
+    ) -> None:
         self._door = door
-        self._keyring = keyring
+        self._intakes = dict(intakes or {})
+        self.keyring = keyring
         self._pages = dict(pages)
         self._max_body = max_body
         self._predictions = frozenset(door.routes)
+        self.routes = self._predictions | frozenset(self._pages) | frozenset(self._intakes)
+        """All paths."""
 
     @property
     def open_routes(self) -> frozenset[str]:
         """Paths that need no key."""
         return frozenset(path for path, page in self._pages.items() if page.scope is None)
 
-    @property
-    def routes(self) -> frozenset[str]:
-        """All paths."""
-        return self._predictions | frozenset(self._pages)
-
     def client_of(self, headers: Mapping[bytes, bytes], peer: Sequence[Any] | None) -> object:
         """Who asks: the key, and the address without its port."""
-        key = self._keyring.find(presented(headers))
+        key = self.keyring.find(presented(headers))
         return (key.name if key is not None else "", peer[0] if peer else "")
+
+    def bucket_of(self, headers: Mapping[bytes, bytes]) -> Bucket | None:
+        """What is left of the quota of the key; None where it has none."""
+        key = self.keyring.find(presented(headers))
+        return None if key is None else self.keyring.bucket(key)
 
     def passes(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> bool:
         """Whether a request with such a head may be handed to the door with its body, and there is no more to say."""
@@ -57,8 +85,11 @@ class App:
         return (
             method == "POST"
             and path in self._predictions
+            and "{" not in path
             and self._turned_away(headers, "predict") is None
-            and self._kind_refused(headers) is None
+            and self.keyring.is_lasting(presented(headers))
+            and self._kind_refused(path, headers) is None
+            and _is_plain(headers)
             and told.isdigit()
             and int(told) <= self._max_body
         )
@@ -71,58 +102,104 @@ class App:
         if scope["type"] != "http":
             return
         reply = await self._reply(scope, receive)
-        await _send(send, reply, head=scope["method"] == "HEAD")
+        await _send(send, reply, head=scope["method"] == "HEAD", last=self._door.is_closing)
 
     async def _reply(self, scope: Scope_, receive: Receive) -> Reply:
-        path, method = scope["path"], scope["method"]
+        started = perf_counter()
+        path, named = place_of(scope["path"])
         headers = dict(scope["headers"])
-        page = self._pages.get(path)
-        if page is None and path not in self._predictions:
-            return self._no("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
-        wanted: Scope | None = "predict" if page is None else page.scope
-        refusal = self._turned_away(headers, wanted)
+        PARENT.set(headers.get(b"traceparent", b""))
+        client = self.client_of(headers, scope.get("client"))
+        reply, body, how = self._unasked(scope["method"], path, named, headers), b"", PLAIN
+        if reply is None:
+            try:
+                how = how_of(headers, scope.get("query_string", b""))
+                body = await self._body(headers, receive)
+            except InterlockError as error:
+                reply = failure(error, self._door.name())
+        if reply is None and not self._is_served(named):  # another release came while the body did
+            again = "GET /v2/models/NAME tells it."
+            reply = self.refusal("NotFound", "There is no such version any more.", again, 404)
+        if reply is None and path in self._intakes:
+            reply = await self._intakes[path].answer(body, client)
+        if reply is None:
+            reply = await self._door.reply(path, body, client, how)  # which tells of it itself
+        else:
+            known = path if path in self.routes else "other"
+            seconds = perf_counter() - started
+            self._door.tell(Served(known, reply.status, client, (), "abstain", seconds, None, reply.name))
+        return _as_v2(reply) if path.startswith("/v2") and reply.status >= 400 else reply
+
+    def _unasked(
+        self, method: str, path: str, named: Mapping[str, str], headers: Mapping[bytes, bytes]
+    ) -> Reply | None:
+        """The reply that needs no model: a page, or a refusal; else None."""
+        page, intake = self._pages.get(path), self._intakes.get(path)
+        if path not in self.routes:
+            return self.refusal("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
+        named_scope = page or intake
+        wanted: Scope | None = "predict" if named_scope is None else named_scope.scope
+        refusal = self._turned_away(headers, wanted) or (self._over_quota(headers) if wanted is not None else None)
         if refusal is not None:
             return refusal
+        if not self._is_served(named):
+            return self.refusal("NotFound", "There is no such model or version.", "GET /v2/models/NAME tells it.", 404)
         if page is not None:
             if method not in ("GET", "HEAD"):
-                return self._no("MethodNotAllowed", f"{path} is read with GET.", "", 405, ((b"allow", b"GET, HEAD"),))
+                return self.refusal(
+                    "MethodNotAllowed", f"{path} is read with GET.", "", 405, ((b"allow", b"GET, HEAD"),)
+                )
             return page.answer(headers)
         if method != "POST":
-            return self._no("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
-        return await self._predicted(path, headers, receive, self.client_of(headers, scope.get("client")))
+            return self.refusal("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
+        return self._kind_refused(path, headers)
+
+    def _is_served(self, named: Mapping[str, str]) -> bool:
+        """Whether the model and the version in a path are those that answer."""
+        room = self._door.room
+        name, version = named.get("name", room.name), named.get("version", str(room.live.generation))
+        return (name, version) == (room.name, str(room.live.generation))
 
     def _turned_away(self, headers: Mapping[bytes, bytes], wanted: Scope | None) -> Reply | None:
         if wanted is None:
             return None
-        key = self._keyring.find(presented(headers))
+        key = self.keyring.find(presented(headers))
         if key is None:
             challenge: Headers = ((b"www-authenticate", b"Bearer"),)
-            return self._no(
+            return self.refusal(
                 "NoKey", "No valid key came with the request.", "Send 'Authorization: Bearer KEY'.", 401, challenge
             )
         if wanted not in key.scopes:
-            return self._no(
+            return self.refusal(
                 "Forbidden", f"This key does not open what needs '{wanted}'.", "Ask for one that does.", 403
             )
         return None
 
-    async def _predicted(self, path: str, headers: Mapping[bytes, bytes], receive: Receive, client: object) -> Reply:
-        refusal = self._kind_refused(headers)
-        if refusal is not None:
-            return refusal
-        try:
-            body = await self._body(headers, receive)
-        except InterlockError as error:
-            return failure(error, self._door.name())
-        return await self._door.reply(path, body, client)
+    def _over_quota(self, headers: Mapping[bytes, bytes]) -> Reply | None:
+        bucket = self.bucket_of(headers)
+        if bucket is None:
+            return None
+        wait_s = bucket.wait_s()
+        if wait_s == 0.0:
+            bucket.take()
+            return None
+        again: Headers = ((b"retry-after", b"%d" % ceil(wait_s)),)
+        message = f"The quota of this key, {bucket.quota}, is used up."
+        return self.refusal("QuotaUsed", message, f"Ask again in {ceil(wait_s)} s.", 429, again)
 
-    def _kind_refused(self, headers: Mapping[bytes, bytes]) -> Reply | None:
-        kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-        if kind != b"application/json":
-            return self._no("Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415)
+    def _kind_refused(self, path: str, headers: Mapping[bytes, bytes]) -> Reply | None:
+        kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower().decode("latin-1")
+        takes = kind == "application/json" if path in self._intakes else self._takes(path, kind)
+        if not takes:
+            return self.refusal(
+                "Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415
+            )
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            return self._no("Unsupported", "The body is compressed.", "Send it as it is.", 415)
+            return self.refusal("Unsupported", "The body is compressed.", "Send it as it is.", 415)
         return None
+
+    def _takes(self, path: str, kind: str) -> bool:
+        return self._door.takes(path, "image/*" if kind.startswith("image/") else kind)
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         told = headers.get(b"content-length", b"0")
@@ -149,18 +226,36 @@ class App:
             too_large=True,
         )
 
-    def _no(self, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
+    def refusal(self, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
+        """A reply that says no, with an id."""
         name = self._door.name()
         error = {"code": code, "message": message, "next_step": next_step, "id": name.decode()}
         return Reply(status, _encode({"error": error}), name, Fixed(headers))
 
 
-async def _send(send: Send, reply: Reply, *, head: bool) -> None:
+def _is_plain(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the head says nothing about body and reply but that they are JSON."""
+    try:
+        return how_of(headers) == PLAIN
+    except DataRefused:
+        return False
+
+
+def _as_v2(reply: Reply) -> Reply:
+    """An error as the Open Inference Protocol has it: one text."""
+    told = msgspec.json.decode(reply.body)["error"]
+    text = f"{told['message']} {told['next_step']}".rstrip()
+    return reply._replace(body=_encode({"error": text, "code": told["code"], "id": told["id"]}))
+
+
+async def _send(send: Send, reply: Reply, *, head: bool, last: bool) -> None:
     headers = [
         (b"content-type", reply.content_type),
         (b"content-length", str(len(reply.body)).encode()),
         *reply.headers,
     ]
+    if last:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head else reply.body})
 

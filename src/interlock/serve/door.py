@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -13,10 +13,11 @@ from interlock.answer.guard import FAULTS
 from interlock.answer.pool import Overloaded
 from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader
-from interlock.errors import DataRefused, InterlockError
+from interlock.errors import DataRefused, Fault, InterlockError
 from interlock.model.rows import Row
 from interlock.records import Tier, short
-from interlock.serve.forms import Asked, JsonForms, json_forms, written
+from interlock.serve.forms import PLAIN, Asked, Forms, How
+from interlock.serve.protocols import forms_of
 
 JSON = b"application/json"
 ID = b"interlock-prediction-id"
@@ -24,6 +25,10 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 _encode = msgspec.json.Encoder().encode
 _log = logging.getLogger(__name__)
+
+
+class NotKept(Fault):
+    """What must be on the disk before it is acknowledged cannot be written."""
 
 
 class Fixed:
@@ -55,7 +60,7 @@ class Reply(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What the door tells of each request. ``answered`` is None where its rows could not be read."""
+    """What is told of each request. ``answered`` is None where no rows were read, and of pages and refusals."""
 
     route: str
     status: int
@@ -64,21 +69,25 @@ class Served(NamedTuple):
     tier: Tier
     seconds: float
     answered: Answered | None
+    name: bytes = b""
+    live: Live | None = None
 
 
 class Room(NamedTuple):
-    """A release behind the door: what answers, what reads its records, and the headers that name it."""
+    """A release behind the door: what answers, what reads its records, the headers that name it, the model's name."""
 
     live: Live
     reader: Reader
-    forms: JsonForms
+    forms: Forms
     fixed: dict[str, Fixed]
+    name: str
 
 
-def room_of(live: Live, *, most_rows: int) -> Room:
+def room_of(live: Live, *, most_rows: int, name: str = "model", probabilities: bool = False) -> Room:
     """Make ready what belongs to one release."""
     reader = Reader(live.columns)
-    return Room(live, reader, json_forms(reader, most_rows), {})
+    forms = forms_of(reader, live, most_rows=most_rows, name=name, probabilities=probabilities)
+    return Room(live, reader, forms, {}, name)
 
 
 class Ids:
@@ -94,14 +103,24 @@ class Ids:
 
 
 class Door:
-    """Answers prediction requests by the release that is in the room."""
+    """Answers prediction requests by the release that is in the room.
+
+    With ``settled``, a reply with an answer waits for it: whether what was told of the id is kept.
+    """
 
     def __init__(
-        self, room: Room, observe: Callable[[Served], None], clock: Callable[[], float] = time.perf_counter
+        self,
+        room: Room,
+        tell: Callable[[Served], None],
+        clock: Callable[[], float] = time.perf_counter,
+        settled: Callable[[bytes], Awaitable[bool]] | None = None,
     ) -> None:
         self.room = room
-        self._observe = observe
+        self.tell = tell
+        self._settled = settled
         self._clock = clock
+        self.is_closing = False
+        """The server ends: every reply says that its connection closes."""
         self._ids = Ids()
 
     @property
@@ -113,31 +132,38 @@ class Door:
         """A new prediction id."""
         return self._ids.next()
 
-    def now(self, route: str, body: bytes, client: object = None) -> Reply | None:
+    def takes(self, route: str, kind: str) -> bool:
+        """Whether a route takes bodies of this type."""
+        return kind in self.room.forms.routes[route]
+
+    def now(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply | None:
         """The reply, where nothing has to be waited for; else None."""
         started, room = self._clock(), self.room
-        if not room.live.is_here:
+        if self._settled is not None or not room.live.is_here:
             return None  # the body is read by who waits, and only once
         try:
-            asked = room.forms.routes[route](body)
+            asked = room.forms.read(route, body, how)
             answered = room.live.answer_here(asked.rows)
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too, and ends nothing but the request
             return self._failed(route, error, started, client)
         return None if answered is None else self._reply(room, route, asked, answered, started, client)
 
-    async def later(self, route: str, body: bytes, client: object = None) -> Reply:
+    async def later(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply:
         """The reply, waiting for models in other processes."""
         started, room = self._clock(), self.room
         try:
-            asked = room.forms.routes[route](body)
+            asked = room.forms.read(route, body, how)
             answered = await room.live.answer(asked.rows)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(route, error, started, client)
-        return self._reply(room, route, asked, answered, started, client)
+        reply = self._reply(room, route, asked, answered, started, client)
+        if self._settled is not None and not await self._settled(reply.name):
+            return failure(NotKept("The answer cannot be recorded, so it is not given.", next_step=_LATER), reply.name)
+        return reply
 
-    async def reply(self, route: str, body: bytes, client: object = None) -> Reply:
+    async def reply(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply:
         """The reply, by whichever way."""
-        return self.now(route, body, client) or await self.later(route, body, client)
+        return self.now(route, body, client, how) or await self.later(route, body, client, how)
 
     def _reply(self, room: Room, route: str, asked: Asked, answered: Answered, started: float, client: object) -> Reply:
         name = self._ids.next()
@@ -145,18 +171,25 @@ class Door:
         if tier == "abstain":
             reply = _abstained(answered, name)
         else:
-            body = written(answered.answers, asked.shape)  # type: ignore[arg-type]
-            reply = Reply(200, body, name, room.fixed.get(tier) or _fixed(room, tier))
-        self._observe(Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered))
+            try:
+                body, kind, further = asked.write(answered, room.live)
+            except InterlockError as error:  # what was asked for is not among the answers
+                return self._failed(route, error, started, client)
+            fixed = room.fixed.get(tier) or _fixed(room, tier)
+            reply = Reply(200, body, name, Fixed((*fixed.pairs, *further)) if further else fixed, kind)
+        self.tell(
+            Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered, name, room.live)
+        )
         return reply
 
     def _failed(self, route: str, error: Exception, started: float, client: object) -> Reply:
         name = self.name()
         reply = failure(error, name) if isinstance(error, InterlockError) else fault(error, name)
-        self._observe(Served(route, reply.status, client, (), "abstain", self._clock() - started, None))
+        self.tell(Served(route, reply.status, client, (), "abstain", self._clock() - started, None, name))
         return reply
 
 
+_LATER = "Ask again later; the server says why its log does not take it."
 _RETRY = Fixed(((b"retry-after", b"1"),))
 _ABSTAINED = Fixed(((b"interlock-tier", b"abstain"),))
 _NOBODY = Fixed(((b"retry-after", b"1"), (b"interlock-tier", b"abstain")))
@@ -185,7 +218,7 @@ def failure(error: InterlockError, name: bytes) -> Reply:
     for fact in ("field", "row"):
         if error.facts.get(fact) is not None:
             body[fact] = error.facts[fact]  # type: ignore[assignment]
-    return Reply(status, _encode({"error": body}), name, _RETRY if isinstance(error, Overloaded) else NOTHING)
+    return Reply(status, _encode({"error": body}), name, _RETRY if isinstance(error, Overloaded | NotKept) else NOTHING)
 
 
 def fault(error: Exception, name: bytes) -> Reply:

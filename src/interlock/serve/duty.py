@@ -106,6 +106,9 @@ class Duty:
         self.last_good: dict[bool, int] = {True: 0, False: 0}
         """How often last good was asked in the shadow, and had an acceptable answer, or not."""
         self.state = State(model="")
+        self.trips = 0
+        """How often the champion went off duty while this server looked on."""
+        self._off: bool | None = None
         self._records: queue.SimpleQueue[tuple[State, tuple[Act, ...]] | None] = queue.SimpleQueue()
         self._recorder = threading.Thread(target=self._write, name="interlock-duty", daemon=True)
         self._recorder.start()
@@ -228,6 +231,9 @@ class Duty:
 
     def _route(self) -> None:
         """Let the route of the room be what the state says, where that seat is there."""
+        off = (self.state.forced or self.state.mode) != "closed"
+        self.trips += off and self._off is False
+        self._off = off
         if self._live is None:
             return
         tiers = [seat.tier for seat in self._live.seats]

@@ -1,99 +1,233 @@
-"""The JSON forms of the prediction routes: a body becomes rows, answers become a body. No HTTP here."""
+"""What a body asks for, and what a reply says, for every protocol alike; and the JSON of our own routes. No HTTP here.
+
+A *form* reads a body as rows and knows how their answers are to be written. A route has a form for each type of body
+that it takes. The protocols of others have modules of their own: tables, ``/invocations``, and the Open Inference
+Protocol.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader, malformed
-from interlock.errors import DataRefused
-from interlock.model.rows import Answer, Row
+from interlock.answer.tabular import too_many
+from interlock.data.casting import DTYPES
+from interlock.model.rows import MANY, Answer, Framed, Row, frame_of
+from interlock.records import Tier
+
+JSON: Final = "application/json"
+CSV: Final = "text/csv"
+ARROW: Final = "application/vnd.apache.arrow.stream"
 
 Shape: TypeAlias = Literal["prediction", "predictions", "array"]
 """How answers are written: ``{"prediction": …}``, ``{"predictions": […]}`` or a bare array."""
 
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
+
+
+class How(NamedTuple):
+    """What the head of a request says about body and reply: media types, and what was asked for beside the answers.
+
+    ``header``: whether CSV has one; None: look. ``json_bytes``: length of the JSON before binary tensors.
+    """
+
+    kind: str = JSON
+    accept: str = JSON
+    probabilities: bool | None = None
+    header: bool | None = None
+    json_bytes: int | None = None
+
+
+PLAIN: Final = How()
+
+
+class Written(NamedTuple):
+    """The body of a reply, its type, and headers of its own."""
+
+    body: bytes
+    kind: bytes = JSON.encode()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Write: TypeAlias = Callable[[Answered, Live], Written]
 
 
 class Asked(NamedTuple):
-    """What a body asks for."""
+    """What a body asks for, and what writes the answers."""
 
     rows: Sequence[Row]
-    shape: Shape
+    write: Write
 
 
-Form: TypeAlias = Callable[[bytes], Asked]
+Form: TypeAlias = Callable[[bytes, How], Asked]
 
 
 @dataclass(frozen=True)
-class JsonForms:
-    """What reads the bodies of each route, for records of one reader; ``most_rows`` in one request."""
+class Forms:
+    """The forms of each route by the type of the body."""
 
-    routes: Mapping[str, Form]
+    routes: Mapping[str, Mapping[str, Form]]
+
+    def read(self, route: str, body: bytes, how: How) -> Asked:
+        """Read a body; raises :class:`DataRefused`."""
+        return self.routes[route][how.kind](body, how)
 
 
-def json_forms(reader: Reader, most_rows: int) -> JsonForms:
-    """Make the forms for ``reader``; each raises :class:`DataRefused`."""
-    width = len(reader.names)
-    either: Any = reader.record | list[Any] | str | int | float | bool
-    several: Any = list[either]
-    single = _decoder("Stream", "instance", either)
-    together = _decoder("Batch", "instances", several)
-    bare = msgspec.json.Decoder(several)
+# ---- answers -----------------------------------------------------------------------------------------------------
 
-    def row_of(value: Any, number: int | None = None) -> Row:
+
+def values_of(answered: Answered) -> list[Any]:
+    """The predictions."""
+    answers: Sequence[Answer] = answered.answers  # type: ignore[assignment]  # rows without an answer have no reply
+    return [answer[0] for answer in answers]
+
+
+def class_names(live: Live, tier: Tier) -> list[str] | None:
+    """The classes of a tier as names in JSON, in the order of its probabilities; None when it gives no labels."""
+    output = next(seat.signature.output for seat in live.seats if seat.tier == tier)
+    if output is None or output.kind != "label" or output.classes is None:
+        return None
+    return [str(each).lower() if isinstance(each, bool) else str(each) for each in output.classes]
+
+
+def shares_of(answered: Answered, live: Live) -> list[dict[str, float] | None]:
+    """For each answer the probability of each class by its name; None where the model gave none."""
+    named = {tier: class_names(live, tier) for tier in set(answered.tiers)}
+    found: list[dict[str, float] | None] = []
+    for answer, tier in zip(answered.answers, answered.tiers, strict=True):
+        names, shares = named[tier], None if answer is None else answer[1]
+        found.append(None if names is None or not isinstance(shares, tuple) else dict(zip(names, shares, strict=True)))
+    return found
+
+
+def _single(answered: Answered, live: Live) -> Written:
+    del live
+    return Written(encode({"prediction": answered.answers[0][0]}))  # type: ignore[index]
+
+
+def _several(answered: Answered, live: Live) -> Written:
+    del live
+    return Written(encode({"predictions": values_of(answered)}))
+
+
+def _array(answered: Answered, live: Live) -> Written:
+    del live
+    return Written(encode(values_of(answered)))
+
+
+def _single_shares(answered: Answered, live: Live) -> Written:
+    return Written(encode({"prediction": values_of(answered)[0], "probabilities": shares_of(answered, live)[0]}))
+
+
+def _several_shares(answered: Answered, live: Live) -> Written:
+    return Written(encode({"predictions": values_of(answered), "probabilities": shares_of(answered, live)}))
+
+
+def _array_shares(answered: Answered, live: Live) -> Written:
+    pairs = zip(values_of(answered), shares_of(answered, live), strict=True)
+    return Written(encode([{"prediction": value, "probabilities": shares} for value, shares in pairs]))
+
+
+_PLAIN_WRITERS: Final[Mapping[Shape, Write]] = {"prediction": _single, "predictions": _several, "array": _array}
+_SHARE_WRITERS: Final[Mapping[Shape, Write]] = {
+    "prediction": _single_shares,
+    "predictions": _several_shares,
+    "array": _array_shares,
+}
+
+
+@dataclass(frozen=True)
+class Pen:
+    """What writes JSON. ``labels``: the model gives some; ``probabilities``: they are told where nothing is said."""
+
+    labels: bool
+    probabilities: bool
+
+    def tells(self, how: How) -> bool:
+        """Whether probabilities are to be told."""
+        return self.labels and (self.probabilities if how.probabilities is None else how.probabilities)
+
+    def of(self, shape: Shape, how: How) -> Write:
+        """The writer of a reply."""
+        return (_SHARE_WRITERS if self.tells(how) else _PLAIN_WRITERS)[shape]
+
+
+# ---- JSON --------------------------------------------------------------------------------------------------------
+
+
+class Records:
+    """Decoded JSON values become rows: records, lists of values, and the value of the only column."""
+
+    def __init__(self, reader: Reader, most_rows: int) -> None:
+        self.reader = reader
+        self.most_rows = most_rows
+        self.width = len(reader.names)
+        self.one: Any = reader.record | list[Any] | str | int | float | bool
+        self.several: Any = list[self.one]  # type: ignore[name-defined]
+        self._schema = {column.name: DTYPES[column.type] for column in reader.columns}
+
+    def row(self, value: Any, number: int | None = None) -> Row:
+        """The row of one value."""
         if isinstance(value, msgspec.Struct):
-            return reader.row(value, number)
+            return self.reader.row(value, number)
         if isinstance(value, list):
-            return reader.listed(value, None, number)
-        if width != 1:
+            return self.reader.listed(value, None, number)
+        if self.width != 1:
             raise malformed(
-                f"A record is one value, the model takes {width}.", "Send an object with a member for each field."
+                f"A record is one value, the model takes {self.width}.", "Send an object with a member for each field."
             )
-        return reader.listed([value], None, number)
+        return self.reader.listed([value], None, number)
 
-    def names(values: Sequence[Any]) -> int:
-        return sum(width for value in values if isinstance(value, msgspec.Struct))
+    def rows(self, values: Sequence[Any]) -> Sequence[Row]:
+        """The rows of many values; raises :class:`DataRefused`, also when there are more than are allowed."""
+        self.bound(len(values))
+        return self.together([self.row(value, number) for number, value in enumerate(values)])
 
-    def counted(values: Sequence[Any]) -> list[Row]:
-        if len(values) > most_rows:
-            raise DataRefused(
-                f"The request has {len(values):,} records, {most_rows:,} are allowed.",
-                next_step="Send fewer at a time, or raise serve.max_rows.",
-                too_large=True,
-            )
-        return [row_of(value, number) for number, value in enumerate(values)]
+    def bound(self, rows: int) -> None:
+        """Raise :class:`DataRefused` for more rows than are allowed."""
+        if rows > self.most_rows:
+            raise too_many(rows, self.most_rows)
 
-    def stream(body: bytes) -> Asked:
+    def together(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Rows as they are, and with a frame of them when they are many."""
+        return Framed(frame_of(rows, self._schema), rows) if len(rows) >= MANY and self.width else rows
+
+    def names(self, values: Sequence[Any]) -> int:
+        """How many names the records among ``values`` have that are known."""
+        return sum(self.width for value in values if isinstance(value, msgspec.Struct))
+
+
+def json_forms(records: Records, pen: Pen) -> dict[str, Form]:
+    """The forms of our own routes; each raises :class:`DataRefused`."""
+    reader = records.reader
+    single = decoder_of("Stream", instance=records.one)
+    together = decoder_of("Batch", instances=records.several)
+    bare = msgspec.json.Decoder(records.several)
+
+    def stream(body: bytes, how: How) -> Asked:
         value = reader.decode(single, body).instance
-        reader.once(body, 1 + names((value,)))
-        return Asked((row_of(value),), "prediction")
+        reader.once(body, 1 + records.names((value,)))
+        return Asked((records.row(value),), pen.of("prediction", how))
 
-    def batch(body: bytes) -> Asked:
+    def batch(body: bytes, how: How) -> Asked:
         values = reader.decode(together, body).instances
-        reader.once(body, 1 + names(values))
-        return Asked(counted(values), "predictions")
+        reader.once(body, 1 + records.names(values))
+        return Asked(records.rows(values), pen.of("predictions", how))
 
-    def predict(body: bytes) -> Asked:
-        return Asked((reader.one(body),), "prediction")
+    def predict(body: bytes, how: How) -> Asked:
+        return Asked((reader.one(body),), pen.of("prediction", how))
 
-    def score(body: bytes) -> Asked:
+    def score(body: bytes, how: How) -> Asked:
         values = reader.decode(bare, body)
-        reader.once(body, names(values))
-        return Asked(counted(values), "array")
+        reader.once(body, records.names(values))
+        return Asked(records.rows(values), pen.of("array", how))
 
-    return JsonForms({"/stream": stream, "/batch": batch, "/predict": predict, "/score": score})
-
-
-def _decoder(name: str, member: str, kind: Any) -> msgspec.json.Decoder[Any]:
-    """What decodes an object with one member."""
-    return msgspec.json.Decoder(msgspec.defstruct(name, [(member, kind)], forbid_unknown_fields=True))
+    return {"/stream": stream, "/batch": batch, "/predict": predict, "/score": score}
 
 
-def written(answers: Sequence[Answer], shape: Shape) -> bytes:
-    """The body of a reply."""
-    if shape == "prediction":
-        return _encode({"prediction": answers[0][0]})
-    values = [answer[0] for answer in answers]
-    return _encode(values if shape == "array" else {"predictions": values})
+def decoder_of(name: str, **members: Any) -> msgspec.json.Decoder[Any]:
+    """What decodes an object with these members and no others."""
+    return msgspec.json.Decoder(msgspec.defstruct(name, list(members.items()), forbid_unknown_fields=True))

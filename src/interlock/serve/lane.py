@@ -12,15 +12,19 @@ odd headers, and whatever arrives while an answer of the ordinary lane is still 
 
 from typing import Final, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from interlock.serve.app import App
-from interlock.serve.door import Door, Reply
+from interlock.serve.bounds import Bounded, Bounds
+from interlock.serve.door import Door, Reply, Served
+from interlock.serve.quota import Bucket
 
 MOST_HEADS: Final = 4_096
 """Heads remembered; then all are forgotten and learnt again."""
 LONGEST_HEAD: Final = 4_096
 _END: Final = b"\r\n\r\n"
+_ITS_OWN: Final = (b"transfer-encoding", b"expect", b"upgrade", b"connection", b"traceparent")
+"""Headers that the ordinary lane follows; a trace has a head of its own for each request."""
 
 
 class Head(NamedTuple):
@@ -29,6 +33,7 @@ class Head(NamedTuple):
     route: str
     length: int
     client: object
+    bucket: Bucket | None = None
 
 
 class Lane:
@@ -41,7 +46,9 @@ class Lane:
         self.answered = 0
 
     def learn(self, head: bytes, found: Head) -> None:
-        """Remember a head."""
+        """Remember a head, but not at the end, when each reply says that the connection closes."""
+        if self.door.is_closing:
+            return
         if len(self.heads) >= MOST_HEADS:
             self.heads.clear()
         self.heads[head] = found
@@ -51,16 +58,17 @@ class Lane:
         self.heads.clear()
 
 
-def protocol_of(lane: Lane) -> type[HttpToolsProtocol]:
+def protocol_of(lane: Lane, within: Bounds | None = None) -> type[Bounded]:
     """The protocol of a server with this lane, for uvicorn's option ``http``."""
 
     class Connection(_Connection):
         shared = lane
+        bounds = within or Bounds()
 
     return Connection
 
 
-class _Connection(HttpToolsProtocol):
+class _Connection(Bounded):
     shared: Lane
     _head: bytes = b""
     _is_parsing = False
@@ -80,16 +88,32 @@ class _Connection(HttpToolsProtocol):
                 super().data_received(data)
                 return
             last = end + known.length
+            bucket = known.bucket
+            if bucket is not None and bucket.wait_s() > 0.0:
+                self._head = b""
+                super().data_received(data)  # which says so
+                return
             reply = self.shared.door.now(known.route, data[end:last], known.client)
             if reply is None:
                 self._head = b""
                 super().data_received(data)
                 return
+            if bucket is not None:
+                bucket.take()
+            if self._arriving is not None:
+                self._arrived()
             self.shared.answered += 1
             self._is_active = True
             self.server_state.total_requests += 1
             self.transport.write(self._written(reply))
             data = data[last:]
+
+    def refusal(self, code: str, message: str, next_step: str, status: int) -> bytes:
+        """The bytes of a reply that ends the connection, and that is told like any other."""
+        app = self.shared.app
+        reply = app.refusal(code, message, next_step, status, ((b"connection", b"close"),))
+        self.shared.door.tell(Served("other", status, ("", ""), (), "abstain", 0.0, None, reply.name))
+        return self._written(reply)
 
     def _written(self, reply: Reply) -> bytes:
         """The bytes of a reply, as the ordinary lane would write them."""
@@ -131,14 +155,15 @@ class _Connection(HttpToolsProtocol):
             or not length.isdigit()
             or self.parser.get_http_version() != "1.1"
             or not self.parser.should_keep_alive()
-            or any(name in headers for name in (b"transfer-encoding", b"expect", b"upgrade", b"connection"))
+            or any(name in headers for name in _ITS_OWN)
             or self.url != self.scope["raw_path"]
         ):
             return None
         path = self.scope["path"]
         if not self.shared.app.passes(self.scope["method"], path, headers):
             return None
-        return Head(path, int(length), self.shared.app.client_of(headers, self.client))
+        app = self.shared.app
+        return Head(path, int(length), app.client_of(headers, self.client), app.bucket_of(headers))
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that was idle since the timer was set, and only then."""

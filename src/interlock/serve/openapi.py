@@ -1,13 +1,20 @@
 """The OpenAPI 3.1 document of a server, typed from the signature of the release that answers."""
 
 import base64
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock import __version__
 from interlock.answer.live import typical
 from interlock.records import Column, Output, Signature
+from interlock.serve.forms import ARROW, CSV, JSON
+from interlock.serve.forms_tables import BYTES, TEXT
+from interlock.serve.forms_v2 import datatype_of
+from interlock.serve.protocols import INFER, INFER_VERSION, INVOCATIONS
 
 _TYPES: Final[Mapping[str, dict[str, Any]]] = {
     "bool": {"type": "boolean"},
@@ -19,13 +26,14 @@ _TYPES: Final[Mapping[str, dict[str, Any]]] = {
     "bytes": {"type": "string", "contentEncoding": "base64"},
 }
 _ERRORS: Final[Mapping[str, str]] = {
-    "400": "The body is no JSON, or not of this route's form.",
+    "400": "The body is not of the type that it is said to be, or not of this route's form.",
     "401": "No valid key came with the request.",
     "403": "The key does not open this door.",
     "405": "The route takes another method.",
     "413": "The body, or its number of records, is too large.",
-    "415": "The body is of another type, or compressed.",
+    "415": "The body is of a type that the route does not take, or compressed.",
     "422": "A record does not fit the signature, or every model that learnt refused it.",
+    "429": "The quota of the key is used up; Retry-After says in how many seconds to ask again.",
     "503": "Nobody has an acceptable answer now.",
 }
 _HEADERS: Final[Mapping[str, str]] = {
@@ -36,36 +44,49 @@ _HEADERS: Final[Mapping[str, str]] = {
 }
 
 
-def document(name: str, signature: Signature, *, open_routes: Mapping[str, str]) -> dict[str, Any]:
-    """Make the document; ``open_routes`` are those that need no key, with what they say."""
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What the document tells of: the release that answers, and the types of body that each route takes.
+
+    ``pages`` are the routes that are read, with what they say and whether they need a key.
+    """
+
+    name: str
+    generation: int
+    signature: Signature
+    bodies: Mapping[str, Collection[str]]
+    pages: Mapping[str, tuple[str, bool]]
+
+
+def document(about: Described) -> dict[str, Any]:
+    """Make the document."""
+    signature = about.signature
     example = example_record(signature)
-    record = {"$ref": "#/components/schemas/Record"}
-    given = {"anyOf": [record, {"$ref": "#/components/schemas/Row"}, *_alone(signature)]}
-    answer = {"$ref": "#/components/schemas/Prediction"}
-    several = {"type": "array", "items": given}
-    routes = {
-        "/predict": ("A bare record.", record, example, _object("prediction", answer)),
-        "/stream": ("One record.", _object("instance", given), {"instance": example}, _object("prediction", answer)),
-        "/batch": (
-            "Several records.",
-            _object("instances", several),
-            {"instances": [example]},
-            _object("predictions", {"type": "array", "items": answer}),
-        ),
-        "/score": ("A bare array of records.", several, [example], {"type": "array", "items": answer}),
+    routes = {**_own_routes(signature, example), **_foreign_routes(signature, example)}
+    names = _names(about)
+    paths: dict[str, Any] = {
+        path: {"post": _prediction(routes[path], kinds, signature, example), **_parameters(path, names)}
+        for path, kinds in about.bodies.items()
     }
-    paths: dict[str, Any] = {path: {"post": _prediction(*route)} for path, route in routes.items()}
-    paths |= {path: {"get": _open(says)} for path, says in open_routes.items()}
+    paths["/feedback"] = {"post": _feedback(signature.output)}
+    for path, (says, needs_key) in about.pages.items():
+        paths[path] = {"get": _page(says, path, needs_key=needs_key), **_parameters(path, names)}
     return {
         "openapi": "3.1.0",
-        "info": {"title": name, "version": __version__, "description": f"Predictions of {name}, served by Interlock."},
+        "info": {
+            "title": about.name,
+            "version": __version__,
+            "description": f"Predictions of {about.name}, served by Interlock.",
+        },
         "paths": paths,
         "components": {
             "schemas": {
                 "Record": _record(signature, example),
                 "Row": _row(signature, example),
                 "Prediction": _answer(signature.output),
+                "Probabilities": _PROBABILITIES,
                 "Error": _error(),
+                "ProtocolError": _PROTOCOL_ERROR,
             },
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer"},
@@ -73,6 +94,145 @@ def document(name: str, signature: Signature, *, open_routes: Mapping[str, str])
             },
         },
     }
+
+
+class _Route(NamedTuple):
+    summary: str
+    body: dict[str, Any]
+    example: Any
+    reply: dict[str, Any]
+
+
+def _own_routes(signature: Signature, example: dict[str, Any]) -> dict[str, _Route]:
+    record = {"$ref": "#/components/schemas/Record"}
+    given = {"anyOf": [record, {"$ref": "#/components/schemas/Row"}, *_alone(signature)]}
+    several = {"type": "array", "items": given}
+    one = _told("prediction", _ANSWER, _SHARES)
+    many = _told("predictions", {"type": "array", "items": _ANSWER}, {"type": "array", "items": _SHARES})
+    bare = {"anyOf": [{"type": "array", "items": _ANSWER}, {"type": "array", "items": one}]}
+    return {
+        "/predict": _Route("A bare record.", record, example, one),
+        "/stream": _Route("One record.", _object("instance", given), {"instance": example}, one),
+        "/batch": _Route("Several records.", _object("instances", several), {"instances": [example]}, many),
+        "/score": _Route("A bare array of records.", several, [example], bare),
+    }
+
+
+def _foreign_routes(signature: Signature, example: dict[str, Any]) -> dict[str, _Route]:
+    several = {
+        "anyOf": [{"$ref": "#/components/schemas/Record"}, {"$ref": "#/components/schemas/Row"}, *_alone(signature)]
+    }
+    list_ = {"type": "array", "items": several}
+    split = {
+        "type": "object",
+        "properties": {
+            "columns": {"type": "array", "items": {"type": "string"}},
+            "index": {"type": "array"},
+            "data": {"type": "array", "items": {"type": "array"}},
+        },
+        "required": ["data"],
+        "additionalProperties": False,
+    }
+    records = {"type": "array", "items": {"$ref": "#/components/schemas/Record"}}
+    forms: dict[str, dict[str, Any]] = {
+        "dataframe_split": split,
+        "dataframe_records": records,
+        "instances": list_,
+        "inputs": {"anyOf": [list_, {"type": "object"}]},
+    }
+    many = _told("predictions", {"type": "array", "items": _ANSWER}, {"type": "array", "items": _SHARES})
+    body = {"anyOf": [_object(member, schema) for member, schema in forms.items()]}
+    tensors = [
+        {"name": column.name, "shape": [1], "datatype": datatype_of(column), "data": [example[column.name]]}
+        for column in signature.inputs
+    ]
+    infer = _Route("Inference by the Open Inference Protocol, version 2.", _INFERENCE, {"inputs": tensors}, _INFERRED)
+    return {
+        INVOCATIONS: _Route(
+            "Records as SageMaker and MLflow send them.",
+            body,
+            {"dataframe_split": {"columns": list(example), "data": [list(example.values())]}},
+            many,
+        ),
+        INFER: infer,
+        INFER_VERSION: infer,
+    }
+
+
+def _names(about: Described) -> dict[str, Any]:
+    return {
+        "name": {"type": "string", "enum": [about.name]},
+        "version": {"type": "string", "enum": [str(about.generation)]},
+    }
+
+
+def _parameters(path: str, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Those in the path."""
+    found = [
+        {"name": name, "in": "path", "required": True, "schema": schema}
+        for name, schema in names.items()
+        if f"{{{name}}}" in path
+    ]
+    return {"parameters": found} if found else {}
+
+
+_ANSWER: Final = {"$ref": "#/components/schemas/Prediction"}
+_SHARES: Final = {"$ref": "#/components/schemas/Probabilities"}
+_FILE: Final = {"type": "string", "format": "binary"}
+_PROBABILITIES: Final[dict[str, Any]] = {
+    "type": ["object", "null"],
+    "description": "Each class with its probability; null where the model that answered gives none.",
+    "additionalProperties": {"type": "number"},
+}
+_PROTOCOL_ERROR: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("error", "code", "id")},
+    "required": ["error"],
+}
+_ASKING: Final[dict[str, Any]] = {
+    "name": "probabilities",
+    "in": "query",
+    "description": "Whether the reply tells the probability of each class (models that give labels).",
+    "schema": {"type": "boolean"},
+}
+_TENSOR: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "datatype": {"type": "string"},
+        "data": {"type": "array"},
+        "parameters": {"type": "object"},
+    },
+    "required": ["name", "shape", "datatype"],
+}
+_INFERENCE: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": ["string", "null"]},
+        "inputs": {"type": "array", "items": _TENSOR},
+        "outputs": {
+            "type": ["array", "null"],
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
+                "required": ["name"],
+            },
+        },
+        "parameters": {"type": "object"},
+    },
+    "required": ["inputs"],
+}
+_INFERRED: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "outputs": {"type": "array", "items": _TENSOR},
+    },
+    "required": ["model_name", "model_version", "outputs"],
+}
 
 
 def example_record(signature: Signature) -> dict[str, Any]:
@@ -146,6 +306,12 @@ def _object(member: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": {member: schema}, "required": [member], "additionalProperties": False}
 
 
+def _told(member: str, answer: dict[str, Any], shares: dict[str, Any]) -> dict[str, Any]:
+    """A reply, with probabilities where they are asked for."""
+    properties = {member: answer, "probabilities": shares}
+    return {"type": "object", "properties": properties, "required": [member], "additionalProperties": False}
+
+
 def _error() -> dict[str, Any]:
     text = {"type": "string"}
     properties = {
@@ -156,26 +322,94 @@ def _error() -> dict[str, Any]:
     return _object("error", told)
 
 
-def _prediction(summary: str, body: dict[str, Any], example: Any, reply: dict[str, Any]) -> dict[str, Any]:
-    headers = {name: {"description": says, "schema": {"type": "string"}} for name, says in _HEADERS.items()}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+def _feedback(output: Output | None) -> dict[str, Any]:
+    """Outcomes by id or key: each is taken or refused by itself, so the schema leaves open what an outcome is."""
+    kind = "anything" if output is None else output.kind if output.type == "str" else f"{output.kind} ({output.type})"
+    key = {
+        "type": ["object", "null"],
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+        "minProperties": 1,
+        "maxProperties": 20,
+        "description": "Names the row where there is no id.",
+    }
+    name = {"type": ["string", "null"], "minLength": 1, "maxLength": 200, "description": "Interlock-Prediction-Id."}
+    outcome = {
+        "type": "object",
+        "properties": {
+            "id": name,
+            "key": key,
+            "outcome": {"description": f"What came true, as the model answers: {kind}. What does not fit is refused."},
+            "at": {"type": ["string", "null"], "description": "When that became known (RFC 3339); default: now."},
+        },
+        "required": ["outcome"],
+        "additionalProperties": False,
+    }
+    several = {"type": "array", "items": outcome}
+    count = {"type": "integer", "minimum": 0}
+    refusal = {"type": "object", "properties": {"entry": count, "message": {"type": "string"}}}
+    reply = {
+        "type": "object",
+        "properties": {
+            **dict.fromkeys(("accepted", "repeated", "refused"), count),
+            "refusals": {"type": "array", "items": refusal, "description": "The first of those refused, and why."},
+        },
+        "required": ["accepted", "repeated", "refused"],
+    }
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    counts = {"application/json": {"schema": reply}}
+    errors = {status: {"description": says, "content": content} for status, says in _ERRORS.items()}
+    errors["422"] = {"description": "Every outcome was refused.", "content": counts}
     return {
-        "summary": summary,
+        "summary": "Outcomes of earlier predictions.",
         "security": [{"key": []}, {"header": []}],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": body, "example": example}},
+            "content": {"application/json": {"schema": {"anyOf": [_object("outcomes", several), several]}}},
+        },
+        "responses": {"200": {"description": "How many were taken.", "content": counts}, **errors},
+    }
+
+
+def _prediction(route: _Route, kinds: Collection[str], signature: Signature, example: dict[str, Any]) -> dict[str, Any]:
+    headers = {name: {"description": says, "schema": {"type": "string"}} for name, says in _HEADERS.items()}
+    is_v2 = route.body is _INFERENCE
+    schema = "ProtocolError" if is_v2 else "Error"
+    error = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    replies: dict[str, Any] = {JSON: {"schema": route.reply}}
+    if ARROW in kinds:
+        replies |= {CSV: {"schema": {"type": "string"}}, ARROW: {"schema": _FILE}}
+    if is_v2:
+        replies[BYTES] = {"schema": _FILE}
+    bodies = {kind: _body(kind, signature, example) for kind in kinds if kind != JSON}
+    told = {**_ERRORS, "404": "There is no such model or version."} if is_v2 else _ERRORS
+    return {
+        "summary": route.summary,
+        "security": [{"key": []}, {"header": []}],
+        "parameters": [_ASKING],
+        "requestBody": {
+            "required": True,
+            "content": {JSON: {"schema": route.body, "example": route.example}, **bodies},
         },
         "responses": {
-            "200": {
-                "description": "The answer.",
-                "headers": headers,
-                "content": {"application/json": {"schema": reply}},
-            },
-            **{status: {"description": says, "content": error} for status, says in _ERRORS.items()},
+            "200": {"description": "The answer.", "headers": headers, "content": replies},
+            **{status: {"description": says, "content": error} for status, says in told.items()},
         },
     }
 
 
-def _open(says: str) -> dict[str, Any]:
-    return {"summary": says, "security": [], "responses": {"200": {"description": says}}}
+def _body(kind: str, signature: Signature, example: dict[str, Any]) -> dict[str, Any]:
+    """A body that is not JSON."""
+    if kind == CSV:
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows([signature.names, list(example.values())])
+        return {"schema": {"type": "string"}, "example": lines.getvalue()}
+    return {"schema": {"type": "string"}} if kind == TEXT else {"schema": _FILE}
+
+
+def _page(says: str, path: str, *, needs_key: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {"200": {"description": says}}
+    if needs_key:
+        told |= {status: {"description": _ERRORS[status]} for status in ("401", "403")}
+    if "{" in path:
+        told["404"] = {"description": "There is no such model or version."}
+    return {"summary": says, "security": [{"key": []}, {"header": []}] if needs_key else [], "responses": told}

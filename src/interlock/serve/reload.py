@@ -60,7 +60,13 @@ class Follower:
 
     def _room(self, release: Release, *, at_any_rate: bool = False) -> Room:
         live = self._loader.load(release, self._say, at_any_rate=at_any_rate)
-        return room_of(live, most_rows=self._parts.settings.serve.max_rows)
+        settings = self._parts.settings
+        return room_of(
+            live,
+            most_rows=settings.serve.max_rows,
+            name=settings.model.name,
+            probabilities=settings.serve.probabilities,
+        )
 
     def _follow(self) -> None:
         while not self._stop.wait(self._look_every_s):

@@ -2,17 +2,16 @@
 
 import asyncio
 import importlib.util
+import os
 import secrets
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from socket import socket
 from threading import Lock
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -23,17 +22,24 @@ from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
 from interlock.ports import Parts
 from interlock.records import Release, short
+from interlock.serve.access import STDERR, AccessLog
 from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
-from interlock.serve.keys import SCOPES, Keyring, key_of, new_key, read_keys
-from interlock.serve.openapi import document
+from interlock.serve.keyfile import KeyFile
+from interlock.serve.keys import SCOPES, Key, Keyring, key_of, new_key, presented, read_keys
+from interlock.serve.metrics import Metrics, require_prometheus
+from interlock.serve.oidc import Issuer, reader_of
+from interlock.serve.openapi import Described, document
+from interlock.serve.pages import docs_page, greeting, protocol_pages
+from interlock.serve.recording import Recording
 from interlock.serve.reload import Follower
+from interlock.serve.tracing import Tracer
 from interlock.serve.workers import Crew, Inherited, inherited, open_port, own_command
 from interlock.settings import Settings
-from interlock.units import seconds
 
 _encode = msgspec.json.Encoder().encode
+Watcher: TypeAlias = Callable[[Served], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +58,14 @@ def serve(parts: Parts, orders: Orders) -> None:
     """
     settings = parts.settings
     _require_uvicorn()
+    require_prometheus()
     given = inherited()
     if settings.serve.workers > 1 and given is None:
         _lead(settings, orders)
         return
+    house: list[_House] = []
+    keyring = Keyring(())
+    file = _key_file(settings, orders, lambda keys: house[0].soon(keyring.replace, keys))  # looks before it is read
     keyring = _keyring(settings, orders, given)
     with ExitStack() as stack:
         runner = _Lazy(settings)
@@ -64,18 +74,31 @@ def serve(parts: Parts, orders: Orders) -> None:
         stack.callback(loader.close)
         duty = Duty(parts, terms_of(settings), orders.say)
         stack.callback(duty.close)
-        house: list[_House] = []
 
         def show(room: Room, release: Release) -> None:
             house[0].show(room, release)
 
         follower = Follower(parts, loader, show, orders.say)
         room, release = follower.first()
-        door = Door(room, lambda served: _tell(duty, served))
+        recording = Recording(parts, room, orders.say)
+        stack.callback(recording.close)
+        metrics = Metrics(parts.clock, lambda: door.room, duty, worker="" if given is None else str(os.getpid()))
+        metrics.log = recording.tally
+        watchers = [recording.append, metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
+        door = Door(room, _telling(watchers), settled=recording.settled)
         duty.enter(room.live, release)
-        app = App(door, keyring, _pages(door, settings), max_body=int(settings.serve.max_body_mb * 1e6))
-        house.append(_House(door, duty, follower))
-        _run(app, settings, orders, house[0], given)
+        pages = _pages(door, settings, keyring, metrics)
+        most = int(settings.serve.max_body_mb * 1e6)
+        app = App(door, keyring, pages, recording.intakes(door), max_body=most)
+        house.append(_House(door, duty, follower, recording))
+        if file is not None:
+            house[0].also.append(file)
+        if settings.serve.oidc.issuer and not orders.insecure:
+            read, refresh_s = reader_of(settings.serve.oidc, settings.path)
+            issuer = Issuer(settings.serve.oidc, read, orders.say, refresh_s=refresh_s)
+            keyring.tokens = issuer.find
+            house[0].also.append(issuer)
+        _run(app, settings, orders, house[0], metrics, given)
 
 
 def _lead(settings: Settings, orders: Orders) -> None:
@@ -86,7 +109,8 @@ def _lead(settings: Settings, orders: Orders) -> None:
         orders.say(_PRINTED.format(key=key))
     _keyring(settings, orders, Inherited(listening=-1, ready=-1, key=key))  # what is wrong is told once, and not by all
     with open_port(settings.serve.host, settings.serve.port) as port:
-        address = f"http://{settings.serve.host}:{port.getsockname()[1]}"
+        scheme = "https" if settings.serve.tls_cert else "http"
+        address = f"{scheme}://{settings.serve.host}:{port.getsockname()[1]}"
         count = settings.serve.workers
 
         def all_ready() -> None:
@@ -98,18 +122,45 @@ def _lead(settings: Settings, orders: Orders) -> None:
 _PRINTED: Final = "No serve.keys_file: this key opens every door until the server stops: {key}"
 
 
-def _tell(duty: Duty, served: Served) -> None:
-    if served.answered is not None:
-        duty.saw(served.client, served.rows, served.answered)
+def _telling(watchers: list[Watcher]) -> Watcher:
+    def tell(served: Served) -> None:
+        for watcher in watchers:
+            watcher(served)
+
+    return tell
+
+
+def _voting(duty: Duty) -> Watcher:
+    def saw(served: Served) -> None:
+        if served.answered is not None:
+            duty.saw(served.client, served.rows, served.answered)
+
+    return saw
+
+
+def _outward(parts: Parts, orders: Orders, stack: ExitStack) -> Iterator[Watcher]:
+    """What else is told of each request, where the settings ask for it."""
+    settings = parts.settings.serve
+    if settings.access_log:
+        to = None if settings.access_log == STDERR else Path(parts.settings.path(settings.access_log))
+        log = AccessLog(to, parts.clock, orders.say)
+        stack.callback(log.close)
+        yield log.saw
+    if settings.traces:
+        tracer = Tracer(settings.traces, parts.settings.model.name, settings.traces_sample, orders.say)
+        stack.callback(tracer.close)
+        yield tracer.saw
 
 
 class _House:
     """What changes while the server runs, all of it in the thread of the loop."""
 
-    def __init__(self, door: Door, duty: Duty, follower: Follower) -> None:
+    def __init__(self, door: Door, duty: Duty, follower: Follower, recording: Recording) -> None:
         self.door = door
+        self._recording = recording
         self._duty = duty
         self._follower = follower
+        self.also: list[KeyFile | Issuer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking: asyncio.TimerHandle | None = None
 
@@ -117,6 +168,9 @@ class _House:
         """Begin to follow releases, and time."""
         self._loop = asyncio.get_running_loop()
         self._follower.start()
+        self._recording.open(self._loop)
+        for each in self.also:
+            each.start()
         self._tick()
 
     def close(self) -> None:
@@ -124,11 +178,17 @@ class _House:
         if self._ticking is not None:
             self._ticking.cancel()
         self._follower.close()
+        for each in self.also:
+            each.close()
 
     def show(self, room: Room, release: Release) -> None:
         """Show a release into the room; called in the thread of the follower."""
+        self.soon(self._enter, room, release)
+
+    def soon(self, act: Callable[..., None], *given: object) -> None:
+        """Let something happen in the thread of the loop."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._enter, room, release)
+            self._loop.call_soon_threadsafe(act, *given)
 
     def _enter(self, room: Room, release: Release) -> None:
         self._duty.enter(room.live, release)
@@ -137,6 +197,7 @@ class _House:
     def _tick(self) -> None:
         assert self._loop is not None
         self._duty.tick()
+        self._recording.tick(self._loop)
         self._ticking = self._loop.call_later(1.0, self._tick)
 
 
@@ -169,6 +230,12 @@ class _Lazy:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 
+def _key_file(settings: Settings, orders: Orders, show: Callable[[tuple[Key, ...]], None]) -> KeyFile | None:
+    if orders.insecure or not settings.serve.keys_file:
+        return None
+    return KeyFile(Path(settings.path(settings.serve.keys_file)), show, orders.say)
+
+
 def _keyring(settings: Settings, orders: Orders, given: Inherited | None = None) -> Keyring:
     if orders.insecure:
         if not _is_loopback(settings.serve.host):
@@ -195,13 +262,15 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _pages(door: Door, settings: Settings) -> dict[str, Page]:
+def _pages(door: Door, settings: Settings, keyring: Keyring, metrics: Metrics) -> dict[str, Page]:
     def text(body: bytes, kind: bytes = b"text/plain; charset=utf-8") -> Reply:
         return Reply(200, body, content_type=kind)
 
-    def root(headers: object) -> Reply:
-        del headers
+    def root(headers: Mapping[bytes, bytes]) -> Reply:
         live = door.room.live
+        if b"text/html" in headers.get(b"accept", b""):
+            key = keyring.find(presented(headers))
+            return greeting(settings.model.name, live, headers, may_predict=key is not None and "predict" in key.scopes)
         facts = {
             "message": f"Hello from {settings.model.name}",
             "release": live.generation,
@@ -210,79 +279,77 @@ def _pages(door: Door, settings: Settings) -> dict[str, Page]:
         }
         return Reply(200, _encode(facts))
 
-    described: list[tuple[Room, bytes]] = []
-
-    def openapi(headers: object) -> Reply:
+    def ready(headers: object) -> Reply:
         del headers
+        return Reply(503, b"closing", content_type=b"text/plain") if door.is_closing else text(b"ready")
+
+    described: list[tuple[Room, dict[str, Any]]] = []
+
+    def told() -> dict[str, Any]:
         room = door.room
         if not described or described[0][0] is not room:
-            signature = room.live.seats[0].signature
-            described[:] = [(room, _encode(document(settings.model.name, signature, open_routes=_OPEN)))]
-        return Reply(200, described[0][1])
+            about = Described(
+                name=settings.model.name,
+                generation=room.live.generation,
+                signature=room.live.seats[0].signature,
+                bodies={path: tuple(forms) for path, forms in room.forms.routes.items()},
+                pages={path: (says, pages[path].scope is not None) for path, says in _SAYS.items()},
+            )
+            described[:] = [(room, document(about))]
+        return described[0][1]
 
-    return {
+    pages = {
         "/": Page(root, None),
         "/ping": Page(lambda _: text(b"pong"), None),
         "/healthz": Page(lambda _: text(b"ok"), None),
-        "/readyz": Page(lambda _: text(b"ready"), None),
-        "/openapi.json": Page(openapi, "predict"),
+        "/readyz": Page(ready, None),
+        "/openapi.json": Page(lambda _: Reply(200, _encode(told())), "predict"),
+        "/docs": Page(lambda _: docs_page(told()), "predict"),
+        "/metrics": Page(metrics.page, "read"),
+        **protocol_pages(door),
     }
+    return pages
 
 
-_OPEN: Final = {
-    "/": "Who answers here.",
+_SAYS: Final = {
+    "/": "Who answers here: for programs as JSON, for people as a page.",
     "/ping": "Is there anybody?",
     "/healthz": "The server runs.",
     "/readyz": "A release is loaded and answers.",
+    "/docs": "This document as a page.",
+    "/v2": "Open Inference Protocol: the server.",
+    "/v2/health/live": "Open Inference Protocol: the server runs.",
+    "/v2/health/ready": "Open Inference Protocol: a release is loaded and answers.",
+    "/v2/models/{name}": "Open Inference Protocol: the model, its inputs and outputs.",
+    "/v2/models/{name}/ready": "Open Inference Protocol: the model answers.",
+    "/v2/models/{name}/versions/{version}": "The model, by the generation of its release.",
+    "/v2/models/{name}/versions/{version}/ready": "This release answers.",
 }
 
 
-def _run(app: App, settings: Settings, orders: Orders, house: _House, given: Inherited | None) -> None:
-    import uvicorn
+def _run(
+    app: App, settings: Settings, orders: Orders, house: _House, metrics: Metrics, given: Inherited | None
+) -> None:
+    from interlock.serve.lane import Lane
+    from interlock.serve.listening import Way, listen
 
-    from interlock.serve.lane import Lane, protocol_of
-
-    config = uvicorn.Config(
-        app,
-        http=protocol_of(Lane(house.door, app)),
-        host=settings.serve.host,
-        port=settings.serve.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        timeout_graceful_shutdown=max(1, round(seconds(settings.serve.drain))),
-        timeout_keep_alive=75,
-    )
+    lane = Lane(house.door, app)
+    metrics.in_fast_lane = lambda: lane.answered
+    app.keyring.on_change = lane.forget
     live = house.door.room.live
 
-    class _Server(uvicorn.Server):
-        """Tells where it listens, and ends as an ordinary program when it is told to."""
+    def ready(address: str) -> None:
+        house.open()
+        if given is not None:
+            given.tell_ready()
+            return
+        orders.say(f"{settings.model.name}, release {live.generation}, answers at {address}")
 
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            """Stop at SIGTERM and SIGINT; uvicorn itself would raise them again, before we let go of workers."""
-            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-            try:
-                yield
-            finally:
-                for number, action in before.items():
-                    signal.signal(number, action)
+    def end() -> None:
+        house.door.is_closing = True
+        lane.forget()
 
-        async def startup(self, sockets: list[socket] | None = None) -> None:
-            await super().startup(sockets=sockets)
-            if self.started:
-                house.open()
-                if given is not None:
-                    given.tell_ready()
-                    return
-                port = self.servers[0].sockets[0].getsockname()[1]
-                orders.say(
-                    f"{settings.model.name}, release {live.generation}, answers at http://{settings.serve.host}:{port}"
-                )
-
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as loops:
-        try:
-            loops.run(_Server(config).serve(sockets=None if given is None else [given.socket()]))
-        finally:
-            house.close()
+    try:
+        listen(app, lane, settings, Way(ready, end), None if given is None else given.socket())
+    finally:
+        house.close()

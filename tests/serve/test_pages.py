@@ -1,0 +1,61 @@
+"""Pages for people: whole, without scripts, and nothing of the request becomes markup or a shell word."""
+
+import html
+import json
+import re
+import shlex
+
+import pytest
+
+from interlock.serve.openapi import Described, document
+from interlock.serve.pages import docs_page, greeting
+
+
+def page_of(house, host=b"here:8080", *, may_predict=True):
+    reply = greeting("demo & co", house.door.room.live, {b"host": host}, may_predict=may_predict)
+    return reply, reply.body.decode()
+
+
+def test_the_greeting_shows_a_request_that_the_model_takes(house):
+    reply, page = page_of(house)
+    assert reply.status == 200
+    assert "demo &amp; co" in page
+    command = shlex.split(html.unescape(re.search(r"<code>(curl .*?)</code>", page)[1]))
+    assert command[-1] == "http://here:8080/predict"
+    record = json.loads(command[command.index("-d") + 1])
+    assert list(record) == ["x", "n", "colour"]
+
+
+@pytest.mark.parametrize("host", [b"", b"<script>", b"a b", b"x'; rm -rf /", b"\xff"])
+def test_a_strange_host_is_not_repeated(house, host):
+    _, page = page_of(house, host)
+    assert "http://127.0.0.1/predict" in page
+    assert "<script" not in page
+    assert "rm -rf" not in page
+
+
+def test_who_may_not_ask_sees_no_columns(house):
+    _, page = page_of(house, may_predict=False)
+    assert "colour" not in page
+    assert "curl" not in page
+
+
+def test_the_page_of_the_document_names_every_route_and_field(house):
+    room = house.door.room
+    about = Described(
+        name="demo",
+        generation=1,
+        signature=room.live.seats[0].signature,
+        bodies={path: tuple(forms) for path, forms in room.forms.routes.items()},
+        pages={"/healthz": ("It runs.", False)},
+    )
+    told = document(about)
+    reply = docs_page(told)
+    page = reply.body.decode()
+    assert set(told["paths"]) == {*room.forms.routes, "/healthz", "/feedback"}
+    for path in told["paths"]:
+        assert path in html.unescape(page)
+    for name in ("x", "n", "colour"):
+        assert f"<code>{name}</code>" in page
+    policy = dict(reply.headers)[b"content-security-policy"]
+    assert policy.startswith(b"default-src 'none'; style-src 'sha256-")
