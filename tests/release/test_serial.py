@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.fft import dct
 from scipy.signal import lfilter
 
 from interlock.release.bounds import interval, paired_gain
-from interlock.release.resample import generator
+from interlock.release.resample import Joint, generator
 from interlock.release.score import METRICS, Answers, Problem
 from interlock.release.serial import _long_run, memory
 
@@ -161,6 +162,60 @@ def test_a_better_forecast_is_still_released():
         answers=tuple(Answers(numbers=one) for one in errors), numbers=np.zeros(1000), steps=np.arange(1000)
     )
     assert low("neg_mean_absolute_error", problem) > 0.0
+
+
+def timed(rho):
+    """Two scores of known covariance whose influence lasts; the difference has the gain 0.1 and the variance 0.05."""
+    rng = np.random.default_rng(4)
+    influence = np.stack([course(rng, 80, rho), course(rng, 80, rho)])
+    covariance = np.array([[0.04, 0.01], [0.01, 0.03]])
+    return Joint(np.array([0.5, 0.4]), covariance, None, 400, "", influence, np.arange(80))
+
+
+@pytest.mark.parametrize(("differing", "most"), [(400, None), (9, 9)])
+def test_a_bound_in_time_is_students_t_with_what_the_series_is_worth(differing, most):
+    joint = timed(0.6)
+    found = memory(joint.influence[0] - joint.influence[1], joint.steps)
+    assert 9 < int(found.worth) < 60
+    assert found.widening > 1.2
+    freedom = min(int(found.worth), most or 400) - 1
+    reach = stats.t.isf(0.03, freedom) * math.sqrt(0.05) * found.widening
+    gain = paired_gain(joint, 0, 1, alpha=0.03, differing=differing)
+    assert (gain.low, gain.high) == (pytest.approx(0.1 - reach), pytest.approx(0.1 + reach))
+    assert gain.standard_error == pytest.approx(math.sqrt(0.05) * found.widening)
+    back = paired_gain(joint, 1, 0, alpha=0.03, differing=differing)
+    assert (back.low, back.high) == (pytest.approx(-0.1 - reach), pytest.approx(-0.1 + reach))
+
+
+def test_an_interval_in_time_is_students_t_with_what_the_series_is_worth():
+    joint = timed(0.6)
+    for model, variance in ((0, 0.04), (1, 0.03)):
+        found = memory(joint.influence[model], joint.steps)
+        reach = stats.t.isf(0.05, int(found.worth) - 1) * math.sqrt(variance) * found.widening
+        centre = joint.estimates[model]
+        assert interval(joint, model, confidence=0.9) == (pytest.approx(centre - reach), pytest.approx(centre + reach))
+
+
+def test_errors_that_turn_about_do_not_narrow_the_error_that_is_told():
+    joint = timed(0.0)
+    influence = np.tile([[1.0, -1.0], [0.0, 0.0]], (1, 40)) + 0.1 * joint.influence
+    steps = np.repeat(np.arange(40), 2)  # two rows of each moment, which make up for each other
+    narrow = replace(joint, influence=influence, steps=steps)
+    assert memory(influence[0] - influence[1], steps).widening < 0.5
+    gain = paired_gain(narrow, 0, 1, alpha=0.03, differing=400)
+    assert gain.standard_error == pytest.approx(math.sqrt(0.05))
+    assert gain.low == pytest.approx(paired_gain(replace(narrow, steps=None), 0, 1, alpha=0.03, differing=400).low)
+
+
+@pytest.mark.parametrize("worth", [2, 3])
+def test_with_next_to_nothing_to_go_by_one_degree_of_freedom_is_left(worth):
+    joint = timed(0.0)
+    influence = np.array([[1.0, -1.0, 0.5][:worth], [0.0] * worth])
+    joint = replace(joint, influence=influence, steps=np.arange(worth))
+    found = memory(influence[0], joint.steps)
+    assert int(found.worth) <= 2
+    reach = stats.t.isf(0.05, 1) * 0.2 * found.widening
+    assert interval(joint, 0, confidence=0.9)[0] == pytest.approx(0.5 - reach)
 
 
 def test_order_in_time_never_narrows_a_bound_or_an_interval():
