@@ -106,7 +106,7 @@ class TreeForest:
         self._values = nodes.values.astype(kind)
         self._base = np.array(forest.base, dtype=kind)
         self._walk = self._walker() if self._inner <= _LISTED else None
-        # without a walk in Python numpy sees to one row in all trees at once, or to all rows in one tree after the other
+        # without that walk numpy sees to one row in all trees at once, or to all rows in one tree after the other
         self._alone = _WALKED if self._walk is not None else len(nodes.roots) // 2
 
     @property
