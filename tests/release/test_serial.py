@@ -258,7 +258,9 @@ def test_a_ranking_is_followed_by_what_was_found_at_all():
     )
     found = problem.in_time(METRICS["neg_mean_squared_error"].joint(forecasts(0, 3, 0.0), generator(0), 0))
     assert found.course is None  # its influence is known
-    assert problem.in_time(replace(found, influence=None)).course.tolist() == [[0.0, 0.0, 1.0]]
+    course = problem.in_time(replace(found, influence=None)).course
+    assert course.tolist() == [[0.0, 0.0, 1.0]]
+    assert course.dtype == np.float64  # of booleans there is no difference
 
 
 def test_groups_and_slices_keep_their_moments():
@@ -273,4 +275,9 @@ def test_groups_and_slices_keep_their_moments():
     assert found.steps.tolist() == [2, 0, 1]
     assert found.course.tolist() == [[3.0, 3.0, 9.0]]
     part = problem.where(np.array([True, False, False, True, True, False]))
+    known = METRICS["neg_mean_absolute_error"].joint(problem, generator(0), 200)
+    assert (known.course, known.influence.shape) == (None, (1, 3))
+    truth = replace(problem, numbers=np.full(6, 2.0), groups=None)
+    far = METRICS["neg_median_absolute_error"].joint(truth, generator(0), 200)
+    assert far.course.tolist() == [[2.0, 1.0, 0.0, 1.0, 2.0, 3.0]]
     assert part.steps.tolist() == [1, 0, 2]
