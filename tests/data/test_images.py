@@ -339,14 +339,14 @@ def test_an_object_store_is_an_inbox_of_images(pictures: Any, bucket: Any) -> No
 
 def test_an_image_that_was_spoilt_before_it_moved_leaves_no_label_behind(new_project: Any) -> None:
     project = new_project("spoilt", files="images", max_bad_rows=1.0)
-    put(project, "a/1.png")
+    put(project, "a/1.png", picture(1))
     put(project, "a/2.png", picture(2))
     run(project)
     put(project, "a/1.png", b"none")
     run(project)
     assert rows(project)["a/1.png"] == ("a", picture(1))
     (project.root / "in" / "a" / "1.png").unlink()
-    put(project, "b/1.png")
+    put(project, "b/1.png", picture(1))
     run(project)
     assert rows(project)["a/1.png"][0] is None
     assert rows(project)["b/1.png"] == ("b", picture(1))
