@@ -131,7 +131,7 @@ class Door:
             return None  # the body is read by who waits, and only once
         try:
             asked = room.forms.read(route, body, how)
-            answered = room.live.answer_here(asked.rows)
+            answered = room.live.answer_here(asked.rows, client)
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too, and ends nothing but the request
             return self._failed(route, error, started, client)
         return None if answered is None else self._reply(room, route, asked, answered, started, client)
@@ -141,7 +141,7 @@ class Door:
         started, room = self._clock(), self.room
         try:
             asked = room.forms.read(route, body, how)
-            answered = await room.live.answer(asked.rows)
+            answered = await room.live.answer(asked.rows, client)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(route, error, started, client)
         return self._reply(room, route, asked, answered, started, client)
@@ -152,7 +152,8 @@ class Door:
 
     def _reply(self, room: Room, route: str, asked: Asked, answered: Answered, started: float, client: object) -> Reply:
         name = self._ids.next()
-        tier: Tier = answered.lowest if answered.faults else room.live.tier
+        several = answered.faults or room.live.challenge is not None
+        tier: Tier = answered.lowest if several else room.live.tier
         if tier == "abstain":
             reply = _abstained(answered, name)
         else:
@@ -181,7 +182,7 @@ _NOBODY = Fixed(((b"retry-after", b"1"), (b"interlock-tier", b"abstain")))
 
 def _fixed(room: Room, tier: Tier) -> Fixed:
     """Headers that name who answered."""
-    seat = next(seat for seat in room.live.seats if seat.tier == tier)
+    seat = room.live.seat_of(tier)
     named = Fixed(
         (
             (b"interlock-tier", tier.encode()),

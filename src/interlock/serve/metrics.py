@@ -16,6 +16,7 @@ from interlock.errors import SettingsError
 from interlock.ports import Clock
 from interlock.records import Tier
 from interlock.release.breaker import Mode, State
+from interlock.serve.canary import Count
 from interlock.serve.door import Reply, Room, Served
 
 if TYPE_CHECKING:
@@ -53,6 +54,16 @@ METRICS: Final[Mapping[str, Told]] = {
     ),
     "interlock_last_good_shadow_total": Told(
         "counter", ("outcome",), "Answers of last good that nobody was given, by whether they could have left."
+    ),
+    "interlock_challenger_share": Told("gauge", (), "Share of the records that the challenger gets; 0: there is none."),
+    "interlock_challenger_records": Told(
+        "gauge",
+        ("outcome",),
+        "Records of the trial that runs: answered by the challenger; failed, where another model had an answer; in the "
+        "shadow, agreed with the champion, or skipped, for it was busy.",
+    ),
+    "interlock_challenger_evidence": Told(
+        "gauge", (), "Evidence of this server against the challenger; at 1 it is dropped."
     ),
     "interlock_lane_answers_total": Told("counter", ("lane",), "Replies, by the lane that they took."),
     "interlock_pool_waiting": Told("gauge", (), "Rows that wait for a model in another process."),
@@ -97,6 +108,8 @@ class Metrics:
         self._answers: dict[Tier, int] = dict.fromkeys(get_args(Tier), 0)
         self._records = 0
         self.in_fast_lane: Callable[[], int] = lambda: 0
+        self.challenged: Callable[[], Count | None] = lambda: None
+        """What was seen of the challenger."""
 
     def saw(self, served: Served) -> None:
         """Count one request; below a microsecond."""
@@ -109,7 +122,7 @@ class Metrics:
             return
         count = len(answered.tiers)
         self._records += count
-        if not answered.faults:
+        if not answered.faults and (served.live is None or served.live.challenge is None):
             self._answers[served.tier] += count
             return
         for tier in answered.tiers:
@@ -160,6 +173,7 @@ class Metrics:
         fast = self.in_fast_lane()
         packed_at = room.live.seats[0].packed_at
         packed = datetime.fromisoformat(packed_at) if packed_at else None
+        count = self.challenged()
         return {
             "interlock_requests_total": {
                 (path, str(status)): count
@@ -175,13 +189,20 @@ class Metrics:
                 ("acceptable",): watched.last_good[True],
                 ("refused",): watched.last_good[False],
             },
+            "interlock_challenger_share": {(): 0.0 if count is None else count.trial.share},
+            "interlock_challenger_records": {} if count is None else _counted(count),
+            "interlock_challenger_evidence": {} if count is None else {(): count.level()},
             "interlock_lane_answers_total": {("fast",): fast, ("ordinary",): total - fast},
-            "interlock_pool_waiting": {(): sum(seat.elsewhere.waiting for seat in room.live.seats if seat.elsewhere)},
+            "interlock_pool_waiting": {(): sum(seat.elsewhere.waiting for seat in room.live.everybody if seat.elsewhere)},
             "interlock_release_generation": {(): room.live.generation},
             "interlock_model_age_seconds": {}
             if packed is None
             else {(): max(0.0, (self._clock.now() - packed).total_seconds())},
         }
+
+
+def _counted(count: Count) -> dict[tuple[str, ...], float]:
+    return {(name,): float(getattr(count, name)) for name in ("answered", "failed", "agreed", "skipped")}
 
 
 def _cumulated(cells: list[int]) -> list[tuple[str, float]]:

@@ -24,6 +24,7 @@ from interlock.ports import Parts
 from interlock.records import Release, short
 from interlock.serve.access import STDERR, AccessLog
 from interlock.serve.app import App, Page
+from interlock.serve.canary import Canary, voter
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keyfile import KeyFile
@@ -73,6 +74,8 @@ def serve(parts: Parts, orders: Orders) -> None:
         stack.callback(loader.close)
         duty = Duty(parts, terms_of(settings), orders.say)
         stack.callback(duty.close)
+        canary = Canary(parts, orders.say)
+        stack.callback(canary.close)
 
         def show(room: Room, release: Release) -> None:
             house[0].show(room, release)
@@ -80,12 +83,14 @@ def serve(parts: Parts, orders: Orders) -> None:
         follower = Follower(parts, loader, show, orders.say)
         room, release = follower.first()
         metrics = Metrics(parts.clock, lambda: door.room, duty, worker="" if given is None else str(os.getpid()))
-        watchers = [metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
+        metrics.challenged = lambda: canary.count
+        watchers = [metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers))
         duty.enter(room.live, release)
+        canary.enter(room.live, release)
         pages = _pages(door, settings, keyring, metrics)
         app = App(door, keyring, pages, max_body=int(settings.serve.max_body_mb * 1e6))
-        house.append(_House(door, duty, follower))
+        house.append(_House(door, duty, canary, follower))
         if file is not None:
             house[0].also.append(file)
         if settings.serve.oidc.issuer and not orders.insecure:
@@ -128,7 +133,7 @@ def _telling(watchers: list[Watcher]) -> Watcher:
 def _voting(duty: Duty) -> Watcher:
     def saw(served: Served) -> None:
         if served.answered is not None:
-            duty.saw(served.client, served.rows, served.answered)
+            duty.saw(voter(served.client), served.rows, served.answered)
 
     return saw
 
@@ -150,9 +155,11 @@ def _outward(parts: Parts, orders: Orders, stack: ExitStack) -> Iterator[Watcher
 class _House:
     """What changes while the server runs, all of it in the thread of the loop."""
 
-    def __init__(self, door: Door, duty: Duty, follower: Follower) -> None:
+    def __init__(self, door: Door, duty: Duty, canary: Canary, follower: Follower) -> None:
         self.door = door
         self._duty = duty
+        self._canary = canary
+        self.on_room: Callable[[], None] = lambda: None
         self._follower = follower
         self.also: list[KeyFile | Issuer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -185,11 +192,14 @@ class _House:
 
     def _enter(self, room: Room, release: Release) -> None:
         self._duty.enter(room.live, release)
+        self._canary.enter(room.live, release)
         self.door.room = room  # one assignment: a request that began with the old room ends in it
+        self.on_room()
 
     def _tick(self) -> None:
         assert self._loop is not None
         self._duty.tick()
+        self._canary.tick()
         self._ticking = self._loop.call_later(1.0, self._tick)
 
 
@@ -327,7 +337,7 @@ def _run(
 
     lane = Lane(house.door, app)
     metrics.in_fast_lane = lambda: lane.answered
-    app.keyring.on_change = lane.forget
+    app.keyring.on_change = house.on_room = lane.forget
     live = house.door.room.live
 
     def ready(address: str) -> None:
