@@ -172,6 +172,7 @@ class _Pass:
         self.decision: Decision | None = None
         self.receipt: int | None = None
         self.released = False
+        self.challenger = ""
         self.waiting: int | None = None
         self.notes: list[str] = []
 
@@ -196,6 +197,7 @@ class _Pass:
             decision=self.decision,
             receipt=self.receipt,
             released=self.released,
+            challenger=self.challenger,
             release=current(self.parts.ledger),
             batches=tuple(self.batches),
             problems=tuple(self.problems),
@@ -300,7 +302,7 @@ class _Pass:
         else:
             self.candidate = known.bundle
         release = current(ledger)
-        if release is not None and release.champion == self.candidate:
+        if release is not None and self.candidate in (release.champion, release.challenger):
             return
         if self.candidate in taken_back(ledger):
             return
@@ -377,7 +379,9 @@ class _Pass:
         with turn.transaction(parts.ledger) as transaction:
             answered = Answered(rules=self._rules(), verdict=decision.verdict, receipt=event.sequence)
             transaction.put("judged", question, answered)
-        self.decision, self.receipt, self.released = decision, event.sequence, release is not None
+        self.decision, self.receipt = decision, event.sequence
+        self.released = release is not None and release.challenger != self.candidate
+        self.challenger = self.candidate if release is not None and not self.released else ""
         return decision.reason
 
     def _rules(self) -> str:

@@ -137,6 +137,16 @@ def judged(trial: Trial, tallies: Iterable[Tally], elapsed_s: float) -> Judgemen
     return Judgement("promote", f"{done}; {failed}.")
 
 
+def contradictions(ended: Ended) -> tuple[str, ...]:
+    """What does not agree when the end is judged again by its receipt; a person's word is not judged."""
+    if ended.by != "evidence":
+        return ()
+    verdict, because = judged(ended.trial, ended.tallies, ended.elapsed_s)
+    wanted = "promote" if ended.outcome == "promoted" else "drop"
+    found = [] if verdict == wanted else [f"verdict: recorded {wanted}, now {verdict}"]
+    return (*found, *([] if because == ended.because else [f"because: recorded {ended.because}, now {because}"]))
+
+
 def _told(causes: dict[str, int]) -> str:
     return f" ({', '.join(f'{cause} {count:,}' for cause, count in sorted(causes.items()))})" if causes else ""
 

@@ -28,7 +28,7 @@ from interlock.errors import BundleCorrupt, Conflict, GateHeld, Misuse, NotFound
 from interlock.model.bundle import open_bundle
 from interlock.ports import Ledger, Parts, Transaction, Turn
 from interlock.records import Event, Receipt, Record, Release, canonical, facts_of, moment, short, timestamp
-from interlock.release.canary import Ended, Outcome, Trial
+from interlock.release.canary import Ended, Outcome, Trial, contradictions
 from interlock.release.evidence import threshold
 from interlock.release.gate import decide, policy_of
 from interlock.release.judge import Ask, Judged, ask_key, evaluation_key, reassess
@@ -37,6 +37,7 @@ from interlock.release.standing import (
     Served,
     current,
     end_trial,
+    ended_at,
     generation_key,
     make_release,
     mark_served,
@@ -443,8 +444,12 @@ def _named(parts: Parts, in_force: Release, generation: int) -> Release:
 def replay(parts: Parts, sequence: int) -> Replay:
     """Recompute a decision: the evaluation from the evidence, and the verdict from the evaluation and the rules.
 
-    Raises :class:`NotFound` when the entry is no decision. What does not agree, byte for byte, is in the answer.
+    The end of a challenger's trial is judged again by its tallies. Raises :class:`NotFound` when the entry is neither.
+    What does not agree, byte for byte, is in the answer.
     """
+    ended = ended_at(parts.ledger, sequence)
+    if ended is not None:
+        return Replay(sequence=sequence, candidate=ended.trial.challenger, differences=contradictions(ended))
     receipt = receipt_at(parts.ledger, sequence)
     differences = []
     try:

@@ -148,3 +148,9 @@ def tallies_of(ledger: Ledger, trial: Trial) -> tuple[Tally, ...]:
 def end_trial(transaction: Transaction, ended: Ended) -> int:
     """Write the receipt of a trial's end; its entry."""
     return transaction.append("canary.ended", ended.trial.challenger, facts_of(ended)).sequence
+
+
+def ended_at(ledger: Ledger, sequence: int) -> Ended | None:
+    """Read the receipt of a trial's end that is ledger entry ``sequence``; None when that is another."""
+    found = ledger.events(kinds=["canary.ended"], after=sequence - 1, limit=1)
+    return msgspec.convert(found[0].facts, Ended) if found and found[0].sequence == sequence else None
