@@ -48,7 +48,7 @@ class Elsewhere(Protocol):
         ...
 
 
-def _broken(error: Exception, cause: Cause = "died") -> UserCodeFailed:
+def _broken(error: Exception, cause: str = "killed") -> UserCodeFailed:
     return UserCodeFailed(f"{type(error).__name__} while the challenger was asked.", cause=cause)
 
 
