@@ -34,11 +34,11 @@ class Problem(Record, frozen=True, kw_only=True):
 class TurnResult(Record, frozen=True, kw_only=True):
     """What a turn did. ``sentence`` says what was decided and why, ``next_step`` the one thing to do now.
 
-    outcome: ``released`` (a new champion), ``canary`` (a new challenger, tried while it serves), ``kept`` (the champion stays, with evidence), ``held`` (a person must look),
-    ``unchanged`` (nothing new to learn from), ``waiting`` (not enough to begin with), ``failed`` (a step broke).
-    ``release`` is the one in force at the end; ``released`` says whether this turn made its champion, and ``challenger``
-    is the model whose trial it began. ``waiting`` is the entry of
-    an earlier decision that still waits for a person. ``notes`` tell what was noticed on the way.
+    outcome: ``released`` (a new champion), ``canary`` (a new challenger, tried while it serves), ``kept`` (the champion
+    stays, with evidence), ``held`` (a person must look), ``unchanged`` (nothing new to learn from), ``waiting`` (not
+    enough to begin with), ``failed`` (a step broke). ``release`` is the one in force at the end; ``released`` says
+    whether this turn made its champion, and ``challenger`` is the model whose trial it began. ``waiting`` is the entry
+    of an earlier decision that still waits for a person. ``notes`` tell what was noticed on the way.
     """
 
     turn: str

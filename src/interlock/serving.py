@@ -137,8 +137,8 @@ class Canary(Section, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^(|client|header:[A-Za-z0-9-]+|column:.+)$",
-            description="What always meets the same model: `column:NAME` of the input, `header:NAME` of the request, or "
-            "`client` (the name of the API key, else the address). Empty: the whole record.",
+            description="What always meets the same model: `column:NAME` of the input, `header:NAME` of the request, "
+            "or `client` (the name of the API key, else the address). Empty: the whole record.",
         ),
     ] = ""
     rows: Annotated[Count, Meta(description="Records that it must have answered before it becomes champion.")] = 1_000

@@ -110,11 +110,9 @@ def test_a_good_challenger_gets_its_share_and_then_the_place_of_the_champion(tri
 def test_one_that_gives_no_number_is_dropped_and_none_of_its_answers_leaves(tried: Path, tmp_path: Path) -> None:
     project = copied(tried, tmp_path)
     champion = interlock(project, "status")["release"]["champion"]
-    keys = []
     settings = (project / "interlock.toml").read_text()
     (project / "interlock.toml").write_text(settings + '[serve]\nkeys_file = "keys.toml"\n')
-    for name in "abcdef":
-        keys.append(interlock(project, "keys", name, "--scope", "predict")["key"])
+    keys = [interlock(project, "keys", name, "--scope", "predict")["key"] for name in "abcdef"]
     with serving(project) as served:
         found = [
             served.ask("/predict", {"width": 109.0, "weight": place / 10}, {"authorization": f"Bearer {key}"})

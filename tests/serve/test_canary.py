@@ -324,10 +324,8 @@ def test_one_that_cannot_be_loaded_is_told_and_the_release_answers(watch, projec
     live = loader_of(project).load(found.release, found.said.append)
     assert live.challenge is None
     assert [seat.tier for seat in live.seats] == ["champion", "baseline"]
-    assert found.said == [
-        f"challenger {found.challenger[:12]} cannot be loaded, and is not tried: "
-        "its bytes are not those that were packed"
-    ]
+    told = f"challenger {found.challenger[:12]} cannot be loaded, and is not tried: its bytes are not those"
+    assert found.said == [f"{told} that were packed"]
 
 
 def test_a_key_that_no_column_has_is_told(watch):

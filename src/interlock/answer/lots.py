@@ -1,7 +1,7 @@
 """Which records a challenger gets: lots drawn by a hash, the same for the same key wherever and whenever it is drawn.
 
-A key is hashed with BLAKE2b, keyed by the challenger's digest, so that another challenger meets other keys. What is drawn is
-the share of keys whose hash, as a number in [0, 1), is below ``share``: a larger share keeps the keys of a smaller one.
+A key is hashed with BLAKE2b, keyed by the challenger's digest, so that another challenger meets other keys. Drawn are
+the keys whose hash, as a number in [0, 1), is below ``share``: a larger share keeps the keys of a smaller one.
 """
 
 from collections.abc import Sequence

@@ -2,8 +2,8 @@
 
 A *seat* is one model of the release, loaded and ready, with what it needs to be asked: its rows picked from those that
 were read, and its guard. The champion is asked first, then last good, then the baseline; when none has an acceptable
-answer, the row is *abstained* from. A *challenger* is asked before them for the records that it has drawn, and the others
-answer what it cannot. Nothing here knows HTTP or keeps time; models in other processes are asked by
+answer, the row is *abstained* from. A *challenger* is asked before them for the records that it has drawn, and the
+others answer what it cannot. Nothing here knows HTTP or keeps time; models in other processes are asked by
 :mod:`interlock.answer.pool`.
 """
 
@@ -186,7 +186,7 @@ class Challenge:
 class Live:
     """A release, loaded: what answers now. ``route`` is the place of the seat that is asked first.
 
-    ``columns`` are what a record must have, in the order of the rows. ``challenge`` is who is tried beside the champion.
+    ``columns`` are what a record must have, in the order of the rows. ``challenge``: who is tried beside the champion.
     """
 
     generation: int

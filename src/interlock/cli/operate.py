@@ -19,7 +19,7 @@ from interlock.model.bundle import open_bundle
 from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
-from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, facts_of, moment, short
+from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, moment, short
 from interlock.release.breaker import BreakerPolicy, Event, Reset, State, Tripped
 from interlock.release.canary import Tally, Trial, Verdict, judged, summed
 from interlock.release.duty import by_person
@@ -172,7 +172,7 @@ class OnTrial(Record, frozen=True, kw_only=True):
 class Status(Record, frozen=True, kw_only=True):
     """Where the project stands. ``state``: where that is recorded, without user and password.
 
-    ``damage``: what is wrong with the champion, as of the last time that it was to answer. ``trial``: of the challenger.
+    ``damage``: what is wrong with the champion, as of the last time that it was to answer. ``trial``: the challenger's.
     """
 
     name: str

@@ -74,8 +74,8 @@ class Tally(Record, frozen=True, kw_only=True):
     answered: int = 0
     failed: int = 0
     votes: int = 0
-    levels: dict[str, float] = {}
-    causes: dict[str, int] = {}
+    levels: dict[str, float] = msgspec.field(default_factory=dict)
+    causes: dict[str, int] = msgspec.field(default_factory=dict)
     compared: int = 0
     agreed: int = 0
     skipped: int = 0
@@ -238,7 +238,7 @@ def _seen(state: State, event: Seen) -> Step:
     if state.mode == "dropping":
         return Step(msgspec.structs.replace(state, is_ordered=True), state.end)
     verdict, because = judged(state.trial, event.tallies, event.elapsed_s)
-    if verdict == "drop" or verdict == "promote":
+    if verdict in ("drop", "promote"):
         end = End(verdict, because, event.tallies, event.elapsed_s)
         mode: Mode = "dropping" if verdict == "drop" else "promoting"
         return Step(State(trial=state.trial, mode=mode, end=end, is_ordered=True), end)

@@ -277,7 +277,8 @@ def _replace_challenger(
 def approve(parts: Parts, turn: Turn, decision: int | str, because: str) -> Release:
     """Release the candidate of a held decision, named by its ledger entry or by the candidate's digest.
 
-    The decision on the challenger in force needs no more proof: it is champion at once, by the person's word. Raises :class:`NotFound` when there is no such decision, :class:`GateHeld` when it was not held but refused,
+    The decision on the challenger in force makes that one champion at once, by the person's word. Raises
+    :class:`NotFound` when there is no such decision, :class:`GateHeld` when it was not held but refused,
     :class:`Misuse` when there was nothing to approve or no reason is given, :class:`Conflict` when another champion is
     in force than it was judged against, or it was approved before, and :class:`BundleCorrupt`.
     """

@@ -16,7 +16,12 @@ TALLY = "tally"
 """Collection of the documents :class:`~interlock.release.canary.Tally`, by trial and server."""
 DAMAGE = "damage"
 """Collection of the documents :class:`Damage`, by the digest of the champion."""
-_NAMED = {"champion": "the champion", "challenger": "the challenger", "last-good": "the last good model", "baseline": "the baseline"}
+_NAMED = {
+    "champion": "the champion",
+    "challenger": "the challenger",
+    "last-good": "the last good model",
+    "baseline": "the baseline",
+}
 
 
 class Served(Record, frozen=True, kw_only=True):

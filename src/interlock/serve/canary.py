@@ -1,11 +1,11 @@
 """The challenger in one server: what it answered, who votes, and how its trial ends.
 
-What the door saw is counted in the thread of the event loop. A thread of its own writes the tally down every second, reads
-those of the other servers, and lets :mod:`interlock.release.canary` say what follows. A challenger that this server has
-seen enough of is not asked any more at once; the record follows.
+What the door saw is counted in the thread of the event loop. A thread of its own writes the tally down every second,
+reads those of the other servers, and lets :mod:`interlock.release.canary` say what follows. A challenger that this
+server has seen enough of is not asked any more at once; the record follows.
 
-In the shadow the challenger is asked after the reply was made, by a task of its own, a few records at a time; what comes
-faster than it can answer is skipped, and counted.
+In the shadow the challenger is asked after the reply was made, by a task of its own, a few records at a time; what
+comes faster than it can answer is skipped, and counted.
 """
 
 import asyncio
@@ -71,7 +71,8 @@ class Count:
             return False
         self.votes += 1
         kind = None if not rescued else "environment" if rescued[0] in ENVIRONMENT else "model"
-        return any([detector.vote(failed=name == kind) for name, detector in self._detectors.items()])
+        alarms = [detector.vote(failed=name == kind) for name, detector in self._detectors.items()]
+        return any(alarms)
 
     def level(self) -> float:
         """The evidence against it as a share of what drops it."""

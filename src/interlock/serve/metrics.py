@@ -190,10 +190,12 @@ class Metrics:
                 ("refused",): watched.last_good[False],
             },
             "interlock_challenger_share": {(): 0.0 if count is None else count.trial.share},
-            "interlock_challenger_records": {} if count is None else _counted(count),
-            "interlock_challenger_evidence": {} if count is None else {(): count.level()},
+            "interlock_challenger_records": _counted(count),
+            "interlock_challenger_evidence": {(): 0.0 if count is None else count.level()},
             "interlock_lane_answers_total": {("fast",): fast, ("ordinary",): total - fast},
-            "interlock_pool_waiting": {(): sum(seat.elsewhere.waiting for seat in room.live.everybody if seat.elsewhere)},
+            "interlock_pool_waiting": {
+                (): sum(seat.elsewhere.waiting for seat in room.live.everybody if seat.elsewhere)
+            },
             "interlock_release_generation": {(): room.live.generation},
             "interlock_model_age_seconds": {}
             if packed is None
@@ -201,8 +203,16 @@ class Metrics:
         }
 
 
-def _counted(count: Count) -> dict[tuple[str, ...], float]:
-    return {(name,): float(getattr(count, name)) for name in ("answered", "failed", "agreed", "skipped")}
+def _counted(count: Count | None) -> dict[tuple[str, ...], float]:
+    """What was seen of the trial that runs, by outcome."""
+    if count is None:
+        return dict.fromkeys((("answered",), ("failed",), ("agreed",), ("skipped",)), 0.0)
+    return {
+        ("answered",): count.answered,
+        ("failed",): count.failed,
+        ("agreed",): count.agreed,
+        ("skipped",): count.skipped,
+    }
 
 
 def _cumulated(cells: list[int]) -> list[tuple[str, float]]:
