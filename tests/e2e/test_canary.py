@@ -33,9 +33,9 @@ duration = "1s"
 
 
 @pytest.fixture(scope="module")
-def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a champion, and a challenger that passed the gate and gives NaN for one width."""
-    folder = make_project(tmp_path_factory.mktemp("tried") / "project")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a champion, and rows and code for a better model, which gives NaN for one width."""
+    folder = make_project(tmp_path_factory.mktemp("ready") / "project")
     good = (folder / "train.py").read_text()
     (folder / "train.py").write_text(good.replace("dtype=float)\n    return", "dtype=float) * [1, 0]\n    return"))
     assert turn(folder).outcome == "released"
@@ -44,6 +44,13 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "train.py").write_text(good)
     (folder / "predict.py").write_text(ODD)
     write_rows(folder / "inbox" / "b.csv", 400, 1500)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tried(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after a turn: the better model is challenger."""
+    folder = copied(ready, tmp_path_factory.mktemp("tried"))
     done = turn(folder)
     assert (done.outcome, done.released, done.exit_code) == ("canary", False, 0)
     assert "is challenger in canary at 50 %" in done.sentence
@@ -105,6 +112,21 @@ def test_a_good_challenger_gets_its_share_and_then_the_place_of_the_champion(tri
     assert interlock(project, "verify")["problems"] == []
     assert "is the champion now" not in interlock(project, "run")["sentence"]
     assert interlock(project, "rollback", "--because", "a test")["champion"][:12] == champion
+
+
+def test_a_newer_candidate_does_not_cut_a_trial_short(ready: Path, tmp_path: Path) -> None:
+    project = copied(ready, tmp_path)
+    first = turn(project, "canary.duration=1h")
+    (project / "predict.py").write_text(ODD.replace("109", "110"))
+    second = turn(project)
+    assert (second.outcome, second.release) == ("unchanged", first.release)
+    assert second.candidate != first.candidate
+    assert second.notes[-1] == (
+        f"candidate {second.candidate[:12]} is judged when the trial of {first.candidate[:12]} has ended"
+    )
+    interlock(project, "rollback", "--because", "a test")
+    third = turn(project)
+    assert (third.outcome, third.challenger) == ("canary", second.candidate)
 
 
 def test_one_that_gives_no_number_is_dropped_and_none_of_its_answers_leaves(tried: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from interlock.release.canary import (
     advance,
     contradictions,
     judged,
+    keeps_its_place,
     summed,
 )
 from interlock.release.evidence import Detector
@@ -81,6 +82,13 @@ def test_it_waits_for_a_person_when_it_fails_more_than_is_tolerated_without_an_a
     assert verdict(replace(WELL, failed=1)) == "promote"
     assert verdict(replace(WELL, failed=2)) == "wait"
     assert verdict(replace(WELL, failed=2, asked=200, answered=198)) == "promote"
+
+
+def test_newer_candidates_wait_but_not_for_ever():
+    assert keeps_its_place(TRIAL, (), 0.0)
+    assert keeps_its_place(TRIAL, (replace(WELL, answered=5),), 119.9)
+    assert not keeps_its_place(TRIAL, (replace(WELL, answered=5),), 120.0)
+    assert not keeps_its_place(TRIAL, (replace(WELL, failed=2),), 60.0), "it waits for a person"
 
 
 def test_the_receipt_of_an_end_is_judged_again():

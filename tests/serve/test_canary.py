@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 
 import pytest
 from msgspec.structs import replace
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from answer.kit import SIGNATURE
 from interlock.answer import live as live_module
@@ -19,7 +21,9 @@ from interlock.serve import canary as canary_module
 from interlock.serve.canary import Canary, voter
 from interlock.serve.duty import Duty, Terms
 from interlock.serve.keys import Keyring
+from interlock.serve.lane import Lane, protocol_of
 from serve.conftest import FORM, house_of, loader_of, opened_bundle
+from serve.test_lane import exchanged, request
 
 NONSENSE = Linear(link="sigmoid", intercepts=(0.0,), terms=(), classes=("perhaps", "never"))
 OTHER = replace(FORM, intercepts=(0.3,))
@@ -244,6 +248,26 @@ def test_answers_of_the_challenger_are_no_votes_for_the_champion(watch):
     found.house.door.room.live.challenge.is_on = False
     found.ask(20, first=100)
     assert found.duty._detectors["model"].reading().votes == 20
+
+
+def test_the_value_of_a_header_meets_one_model_in_both_lanes(watch):
+    found = watch(key="header:X-User")
+    house, found.client = found.house, "one"
+    lane = Lane(house.door, house.app)
+    users = [f"x-user: {number}" for number in range(12)]
+    sent = [request(body=record(number), headers=[user]) for number in range(4) for user in users]
+    answered = {}
+    for kind in (HttpToolsProtocol, protocol_of(lane)):
+        text, _ = asyncio.run(exchanged(kind, house.app, sent))
+        tiers = re.findall(rb"interlock-tier: (\S+)", text)
+        assert len(tiers) == len(sent)
+        by_user = [set(tiers[place :: len(users)]) for place in range(len(users))]
+        assert all(len(each) == 1 for each in by_user)
+        answered[kind] = tiers
+    first, second = answered.values()
+    assert first == second
+    assert set(first) == {b"champion", b"challenger"}
+    assert lane.answered > len(users), "the fast lane answered some"
 
 
 # ---- shadow ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ another trial is shown. *Promoting* is done by the record alone. A record that c
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -32,6 +32,8 @@ Mode: TypeAlias = Literal["off", "running", "waiting", "dropping", "promoting"]
 Verdict: TypeAlias = Literal["go-on", "wait", "promote", "drop"]
 Outcome: TypeAlias = Literal["promoted", "dropped", "replaced"]
 KINDS: tuple[Kind, ...] = ("model", "environment")
+PATIENCE: Final = 2.0
+"""A trial may take so many times its duration before a newer candidate replaces it."""
 
 
 class Trial(Record, frozen=True, kw_only=True):
@@ -135,6 +137,15 @@ def judged(trial: Trial, tallies: Iterable[Tally], elapsed_s: float) -> Judgemen
     if seen.failed > trial.tolerated * seen.asked:
         return Judgement("wait", f"{done}, but {failed}; {trial.tolerated:.2%} are tolerated.")
     return Judgement("promote", f"{done}; {failed}.")
+
+
+def keeps_its_place(trial: Trial, tallies: Iterable[Tally], elapsed_s: float) -> bool:
+    """Whether newer candidates wait for the end of a trial.
+
+    Else a loop that trains more often than a trial takes would never end one. One that waits for a person, or has not
+    come to an end in :data:`PATIENCE` times its duration for want of traffic, makes room.
+    """
+    return elapsed_s < PATIENCE * trial.duration_s and judged(trial, tallies, elapsed_s).verdict != "wait"
 
 
 def contradictions(ended: Ended) -> tuple[str, ...]:

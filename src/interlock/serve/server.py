@@ -277,7 +277,7 @@ def _pages(door: Door, settings: Settings, keyring: Keyring, metrics: Metrics) -
             "message": f"Hello from {settings.model.name}",
             "release": live.generation,
             "model": short(live.seats[0].model),
-            "tiers": [seat.tier for seat in live.seats],
+            "tiers": [seat.tier for seat in live.everybody],
         }
         return Reply(200, _encode(facts))
 
