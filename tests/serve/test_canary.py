@@ -1,6 +1,7 @@
 """A challenger behind a door: who asks it, what is counted, and how its trial ends."""
 
 import asyncio
+import copy
 import json
 import re
 import threading
@@ -78,7 +79,7 @@ class Watch:
     def enter(self, live):
         release = current(self.project.parts.ledger)
         self.duty.enter(live, release)
-        self.canary.enter(live, release)
+        self.canary.enter(live)
 
     def saw(self, served):
         served = served._replace(client=(str(self.client), "127.0.0.1"))
@@ -299,6 +300,36 @@ def test_in_the_shadow_the_share_of_answers_that_agree_is_told(watch):
     assert (found.seen().compared, found.seen().agreed) == (30, 0)
 
 
+def test_in_the_shadow_a_record_that_nobody_can_answer_is_no_evidence(watch):
+    found = watch(shadow=True, share=1.0, form=NONSENSE)
+    found.house.door.room.live.seats[0].here = found.house.door.room.live.challenge.seat.here
+    assert set(found.tiers(20)) == {"baseline"}
+    found.settle()
+    assert (found.seen().asked, found.seen().failed, found.seen().votes) == (20, 0, 0)
+
+
+def test_a_request_that_began_in_another_trial_counts_nothing(watch):
+    found = watch(share=1.0, form=NONSENSE)
+    found.ask(1)
+    served = found.served[0]
+    before = found.canary.count.asked
+    for live in (replace_trial(served.live, began=2), replace_trial(served.live, began=None)):
+        found.canary.saw(served._replace(live=live))
+    assert found.canary.count.asked == before
+    found.canary.saw(served)
+    assert found.canary.count.asked == before + 1
+
+
+def replace_trial(live, began):
+    """The same room with another trial, or with none."""
+    other = copy.copy(live)
+    other.challenge = None
+    if began is not None:
+        other.challenge = copy.copy(live.challenge)
+        other.challenge.trial = replace(live.challenge.trial, began=began)
+    return other
+
+
 def test_what_comes_faster_than_the_shadow_is_skipped_and_counted(watch):
     found = watch(shadow=True, share=1.0, rows=10_000)
 
@@ -416,7 +447,7 @@ def test_a_release_without_a_challenger_ends_the_watch(watch):
         transaction.insert("release", generation_key(4), made)
     live = loader_of(found.project).load(made, found.said.append)
     assert live.challenge is None
-    found.canary.enter(live, made)
+    found.canary.enter(live)
     assert found.canary.count is None
     found.house.door.room = found.house.door.room._replace(live=live)
     assert set(found.tiers(20)) == {"champion"}

@@ -21,11 +21,11 @@ from interlock.answer.predict import Challenge, Live, taken
 from interlock.errors import InterlockError
 from interlock.model.rows import Answer, Row
 from interlock.ports import Parts
-from interlock.records import Release, Tier, moment, short
+from interlock.records import Tier, moment, short
 from interlock.release.canary import Call, End, Refused, Seen, Shown, State, Step, Tally, Trial, advance
 from interlock.release.challenge import conclude, note_tally
 from interlock.release.evidence import Ballot, Detector
-from interlock.release.standing import tallies_of, trial_of
+from interlock.release.standing import tallies_of
 from interlock.serve.door import Served
 from interlock.serve.duty import ENVIRONMENT, Wall
 
@@ -99,7 +99,6 @@ class Canary:
 
     def __init__(self, parts: Parts, say: Callable[[str], None]) -> None:
         self._clerk = _Clerk(parts, say, self._silence)
-        self._parts = parts
         self._wall = Wall(parts.clock)
         self._worker = secrets.token_hex(6)
         self._ballot = Ballot(parts.settings.breaker.rated_load)
@@ -115,7 +114,7 @@ class Canary:
         self.tick()
         self._clerk.close()
 
-    def enter(self, live: Live, release: Release) -> None:
+    def enter(self, live: Live) -> None:
         """A release is in the room."""
         self._challenge = challenge = live.challenge
         if challenge is None:
@@ -124,7 +123,7 @@ class Canary:
             self.count = Count(challenge.trial)
         elif self._dropped == challenge.trial.began:
             challenge.is_on = False
-        self._clerk.show(trial_of(self._parts.ledger, release) if challenge is None else challenge.trial)
+        self._clerk.show(None if challenge is None else challenge.trial)
 
     def saw(self, served: Served) -> None:
         """Take in what became of a request."""

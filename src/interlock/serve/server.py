@@ -87,7 +87,7 @@ def serve(parts: Parts, orders: Orders) -> None:
         watchers = [metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers))
         duty.enter(room.live, release)
-        canary.enter(room.live, release)
+        canary.enter(room.live)
         pages = _pages(door, settings, keyring, metrics)
         app = App(door, keyring, pages, max_body=int(settings.serve.max_body_mb * 1e6))
         house.append(_House(door, duty, canary, follower))
@@ -192,7 +192,7 @@ class _House:
 
     def _enter(self, room: Room, release: Release) -> None:
         self._duty.enter(room.live, release)
-        self._canary.enter(room.live, release)
+        self._canary.enter(room.live)
         self.door.room = room  # one assignment: a request that began with the old room ends in it
         self.on_room()
 
