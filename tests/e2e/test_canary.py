@@ -3,14 +3,19 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from e2e.followed_project import turn
+from e2e.followed_project import opened, turn
 from e2e.small_project import make_project, write_rows
 from infra.program import interlock
 from infra.server import Served, serving
+from interlock.cli.operate import operator_turn, verify_project
+from interlock.records import Release
+from interlock.release.canary import Ended
+from interlock.release.registry import replay, roll_back
+from interlock.release.standing import current, ended_at
+from interlock.serve.keys import add_key
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +32,7 @@ def predict(model, X):
 CANARY = """
 [canary]
 share = 0.5
-rows = 120
+rows = 200
 duration = "1s"
 """
 
@@ -59,22 +64,40 @@ def tried(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def row(number: int) -> dict[str, float]:
-    return {"width": number / 50 - 2.0, "weight": 0.25}
+    return {"width": number * 37 % 101 / 25 - 2.0, "weight": number / 1_000}
 
 
-def models(served: Served, numbers: range) -> list[str]:
-    """Which model answers each of some records."""
+def models(served: Served, numbers: range, tiers: tuple[str, ...] = ("champion", "challenger")) -> list[str]:
+    """Which model answers each of some records, as one of ``tiers``."""
     with ThreadPoolExecutor(4) as people:
         found = list(people.map(lambda number: served.ask("/predict", row(number)), numbers))
     assert {status for status, _, _ in found} == {200}
     assert {reply["prediction"] for _, _, reply in found} <= {"yes", "no"}
+    assert {headers["interlock-tier"] for _, headers, _ in found} <= set(tiers)
     return [headers["interlock-model"] for _, headers, _ in found]
 
 
-def ends(project: Path) -> list[dict[str, Any]]:
-    """The receipts of trials that ended, in order."""
-    entries = interlock(project, "history", "--events", "--limit", "1000")["events"]
-    return [event for event in reversed(entries) if event["kind"] == "canary.ended"]
+def in_force(project: Path) -> Release:
+    with opened(project) as parts:
+        found = current(parts.ledger)
+    assert found is not None
+    return found
+
+
+def end(project: Path) -> Ended:
+    """The receipt of the last trial that ended; it replays, and the memory of the project is sound."""
+    with opened(project) as parts:
+        event = parts.ledger.events(kinds=["canary.ended"], newest_first=True, limit=1)[0]
+        assert replay(parts, event.sequence).agrees
+        assert verify_project(parts).sound
+        found = ended_at(parts.ledger, event.sequence)
+    assert found is not None
+    return found
+
+
+def rolled_back(project: Path) -> Release:
+    with opened(project) as parts, operator_turn(parts) as operator:
+        return roll_back(parts, operator, "a test")
 
 
 def copied(tried: Path, tmp_path: Path) -> Path:
@@ -83,8 +106,8 @@ def copied(tried: Path, tmp_path: Path) -> Path:
 
 def test_a_good_challenger_gets_its_share_and_then_the_place_of_the_champion(tried: Path, tmp_path: Path) -> None:
     project = copied(tried, tmp_path)
-    status = interlock(project, "status")
-    champion, challenger = (status["release"][who][:12] for who in ("champion", "challenger"))
+    begun = in_force(project)
+    champion, challenger = begun.champion[:12], str(begun.challenger)[:12]
     with serving(project, "--insecure") as served:
         first = models(served, range(60))
         assert set(first) == {champion, challenger}
@@ -100,18 +123,15 @@ def test_a_good_challenger_gets_its_share_and_then_the_place_of_the_champion(tri
             if any("is the champion now" in line for line in served.said):
                 break
         served.wait_for("release 3 answers now")
-        page = served.ask("/metrics")[2]
-        assert "interlock_release_generation" in page
-    status = interlock(project, "status")
-    assert (status["release"]["cause"], status["release"]["champion"][:12]) == ("canary", challenger)
-    assert (status["release"]["last_good"][:12], status["trial"]) == (champion, None)
-    ended = ends(project)
-    assert [(each["facts"]["outcome"], each["facts"]["by"]) for each in ended] == [("promoted", "evidence")]
-    assert sum(tally["answered"] for tally in ended[0]["facts"]["tallies"]) >= 120
-    assert interlock(project, "replay", str(ended[0]["sequence"]))["differences"] == []
-    assert interlock(project, "verify")["problems"] == []
-    assert "is the champion now" not in interlock(project, "run")["sentence"]
-    assert interlock(project, "rollback", "--because", "a test")["champion"][:12] == champion
+    made = in_force(project)
+    assert (made.generation, made.cause, made.champion, made.challenger) == (3, "canary", begun.challenger, None)
+    assert made.last_good == begun.champion
+    ended = end(project)
+    assert (ended.outcome, ended.by) == ("promoted", "evidence")
+    assert sum(tally.answered for tally in ended.tallies) >= 200
+    assert len(ended.tallies) in (2, 3), "of each process that was asked"
+    assert turn(project).outcome == "unchanged"
+    assert rolled_back(project).champion == begun.champion
 
 
 def test_a_newer_candidate_does_not_cut_a_trial_short(ready: Path, tmp_path: Path) -> None:
@@ -124,18 +144,13 @@ def test_a_newer_candidate_does_not_cut_a_trial_short(ready: Path, tmp_path: Pat
     assert second.notes[-1] == (
         f"candidate {second.candidate[:12]} is judged when the trial of {first.candidate[:12]} has ended"
     )
-    interlock(project, "rollback", "--because", "a test")
-    third = turn(project)
-    assert (third.outcome, third.challenger) == ("canary", second.candidate)
 
 
 def test_one_that_gives_no_number_is_dropped_and_none_of_its_answers_leaves(tried: Path, tmp_path: Path) -> None:
     project = copied(tried, tmp_path)
-    champion = interlock(project, "status")["release"]["champion"]
-    settings = (project / "interlock.toml").read_text()
-    (project / "interlock.toml").write_text(settings + '[serve]\nkeys_file = "keys.toml"\n')
-    keys = [interlock(project, "keys", name, "--scope", "predict")["key"] for name in "abcdef"]
-    with serving(project) as served:
+    before = in_force(project)
+    keys = [add_key(project / "keys.toml", name, ("predict",)) for name in "abcdef"]
+    with serving(project, before=("--set", "serve.keys_file=keys.toml")) as served:
         found = [
             served.ask("/predict", {"width": 109.0, "weight": place / 10}, {"authorization": f"Bearer {key}"})
             for place in range(12)
@@ -145,33 +160,27 @@ def test_one_that_gives_no_number_is_dropped_and_none_of_its_answers_leaves(trie
         served.wait_for("release 3 answers now")
     assert {(status, headers["interlock-tier"]) for status, headers, _ in found} == {(200, "champion")}
     assert {reply["prediction"] for _, _, reply in found} <= {"yes", "no"}
-    status = interlock(project, "status")
-    release = status["release"]
-    assert (release["cause"], release["champion"], release["challenger"]) == ("canary", champion, None)
-    assert "was dropped: it failed" in release["because"]
-    assert interlock(project, "run")["outcome"] == "unchanged", "what was dropped is not tried again"
-    assert interlock(project, "verify")["problems"] == []
+    made = in_force(project)
+    assert (made.cause, made.champion, made.challenger) == ("canary", before.champion, None)
+    ended = end(project)
+    assert (ended.outcome, ended.by, ended.because) == ("dropped", "evidence", made.because)
+    assert 4 <= sum(tally.failed for tally in ended.tallies) <= 6, "as soon as the evidence is enough"
+    assert turn(project).outcome == "unchanged", "what was dropped is not tried again"
 
 
-def test_in_the_shadow_it_never_answers(tried: Path, tmp_path: Path) -> None:
-    project = copied(tried, tmp_path)
-    assert interlock(project, "rollback", "--because", "we try another")["challenger"] is None
-    settings = (project / "interlock.toml").read_text()
-    (project / "interlock.toml").write_text(settings.replace("share = 0.5", "share = 1.0\nshadow = true"))
-    write_rows(project / "inbox" / "c.csv", 2_000, 1500)
-    done = interlock(project, "run")
-    assert done["outcome"] == "canary", done["sentence"]
-    assert "in shadow at 100 %" in done["sentence"]
-    champion, challenger = (done["release"][who][:12] for who in ("champion", "challenger"))
+def test_in_the_shadow_it_never_answers(ready: Path, tmp_path: Path) -> None:
+    project = copied(ready, tmp_path)
+    done = turn(project, "canary.share=1.0", "canary.shadow=true")
+    assert done.outcome == "canary", done.sentence
+    assert "in shadow at 100 %" in done.sentence
+    begun = in_force(project)
     with serving(project, "--insecure") as served:
         for start in range(0, 2_000, 40):
-            answered = set(models(served, range(start, start + 40)))
-            if any("is the champion now" in line for line in served.said):
+            if set(models(served, range(start, start + 40), ("champion",))) != {begun.champion[:12]}:
                 break
-            assert answered == {champion}
-        served.wait_for("answers now")
-        assert set(models(served, range(40))) == {challenger}
-    ended = ends(project)
-    assert [each["facts"]["outcome"] for each in ended] == ["dropped", "promoted"]
-    seen = ended[-1]["facts"]["tallies"][0]
-    assert seen["compared"] >= 0.9 * seen["answered"] > 0
+        served.wait_for("is the champion now")
+        served.wait_for("release 3 answers now")
+        assert set(models(served, range(40))) == {str(begun.challenger)[:12]}
+    ended = end(project)
+    assert (ended.outcome, ended.trial.shadow) == ("promoted", True)
+    assert ended.tallies[0].compared >= 0.9 * ended.tallies[0].answered > 0
