@@ -148,10 +148,11 @@ def overview(story: Story) -> Section:
             ("Cause", made.cause, "text"),
             ("Because", made.because, "text"),
             ("Champion", made.champion, "code"),
-            *([("Challenger", made.challenger, "code")] if made.challenger else []),
             ("Last good", made.last_good or "", "code"),
             ("Baseline", made.baseline, "code"),
         ]
+        if made.challenger is not None:
+            rows.append(("Challenger", made.challenger, "code"))
     elif story.receipt is not None:
         decision = story.receipt.record.decision
         rows += [
