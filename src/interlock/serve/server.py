@@ -33,6 +33,7 @@ from interlock.serve.metrics import Metrics, require_prometheus
 from interlock.serve.oidc import Issuer, reader_of
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting, protocol_pages
+from interlock.serve.recording import Recording
 from interlock.serve.reload import Follower
 from interlock.serve.tracing import Tracer
 from interlock.serve.workers import Crew, Inherited, inherited, open_port, own_command
@@ -82,15 +83,19 @@ def serve(parts: Parts, orders: Orders) -> None:
 
         follower = Follower(parts, loader, show, orders.say)
         room, release = follower.first()
+        recording = Recording(parts, room, orders.say)
+        stack.callback(recording.close)
         metrics = Metrics(parts.clock, lambda: door.room, duty, worker="" if given is None else str(os.getpid()))
         metrics.challenged = lambda: canary.count
-        watchers = [metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
-        door = Door(room, _telling(watchers))
+        metrics.log = recording.tally
+        watchers = [recording.append, metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
+        door = Door(room, _telling(watchers), settled=recording.settled)
         duty.enter(room.live, release)
         canary.enter(room.live)
         pages = _pages(door, settings, keyring, metrics)
-        app = App(door, keyring, pages, max_body=int(settings.serve.max_body_mb * 1e6))
-        house.append(_House(door, duty, canary, follower))
+        most = int(settings.serve.max_body_mb * 1e6)
+        app = App(door, keyring, pages, recording.intakes(door), max_body=most)
+        house.append(_House(door, duty, canary, follower, recording))
         if file is not None:
             house[0].also.append(file)
         if settings.serve.oidc.issuer and not orders.insecure:
@@ -155,8 +160,9 @@ def _outward(parts: Parts, orders: Orders, stack: ExitStack) -> Iterator[Watcher
 class _House:
     """What changes while the server runs, all of it in the thread of the loop."""
 
-    def __init__(self, door: Door, duty: Duty, canary: Canary, follower: Follower) -> None:
+    def __init__(self, door: Door, duty: Duty, canary: Canary, follower: Follower, recording: Recording) -> None:
         self.door = door
+        self._recording = recording
         self._duty = duty
         self._canary = canary
         self.on_room: Callable[[], None] = lambda: None
@@ -169,6 +175,7 @@ class _House:
         """Begin to follow releases, and time."""
         self._loop = asyncio.get_running_loop()
         self._follower.start()
+        self._recording.open(self._loop)
         for each in self.also:
             each.start()
         self._tick()
@@ -200,6 +207,7 @@ class _House:
         assert self._loop is not None
         self._duty.tick()
         self._canary.tick()
+        self._recording.tick(self._loop)
         self._ticking = self._loop.call_later(1.0, self._tick)
 
 
