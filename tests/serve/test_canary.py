@@ -24,6 +24,7 @@ from interlock.serve.duty import Duty, Terms
 from interlock.serve.keys import Keyring
 from interlock.serve.lane import Lane, protocol_of
 from serve.conftest import FORM, house_of, loader_of, opened_bundle
+from serve.test_journal import QUIET, Rig
 from serve.test_lane import exchanged, request
 
 NONSENSE = Linear(link="sigmoid", intercepts=(0.0,), terms=(), classes=("perhaps", "never"))
@@ -174,6 +175,16 @@ def test_the_headers_name_the_model_that_answered(watch):
     _, headers, _ = asyncio.run(main())
     assert headers[b"interlock-model"].decode() == found.challenger[:12]
     assert headers[b"interlock-release"] == b"3"
+
+
+def test_the_log_tells_which_model_answered_each_record(watch, project, tmp_path):
+    found = watch()
+    rows, _ = Rig(project, tmp_path, QUIET).run(("/batch", {"instances": [record(number) for number in range(40)]}))
+    named = dict(zip(rows["tier"], rows["model"], strict=True))
+    assert named == {"champion": found.trial.champion, "challenger": found.challenger}
+    drawn = found.house.door.room.live.challenge.lots.drawn
+    sent = [(each["x"], each["n"], each["colour"]) for each in map(record, range(40))]
+    assert [place for place, tier in enumerate(rows["tier"]) if tier == "challenger"] == drawn(sent, None)
 
 
 def test_a_good_challenger_is_promoted_after_enough_records_and_time(watch):
