@@ -218,20 +218,20 @@ class Live:
         """Answers without waiting; None when a seat that is needed is in another process."""
         if not rows:
             return Answered([], [])
-        if self.challenge is not None:
-            drawn = self._drawn(rows, client)
-            if drawn:
+        seat, drawn = self.seats[self.route], self._drawn(rows, client) if self.challenge is not None else ()
+        if self.challenge is not None and drawn:
+            if len(drawn) < len(rows):
                 course = self._course(rows, drawn)
                 return _through(course, *next(course))
-        seat = self.seats[self.route]
+            seat = self.challenge.seat
         if seat.here is None:
             return None
         picked = seat.picked(rows)
-        given = seat.here.answers(picked)
+        given = seat.asked_here(picked) if drawn else seat.here.answers(picked)
         causes = seat.judged(picked, given)
         if not any(causes):
             return Answered(given, [seat.tier] * len(given))  # type: ignore[arg-type]
-        course = self._course(rows)
+        course = self._course(rows, drawn)
         next(course)
         try:
             asked = course.send((given, causes))
