@@ -168,9 +168,10 @@ def test_a_person_who_rolls_back_takes_the_challenger_back_first(tried):
     assert (made.champion, made.challenger, made.cause) == (digest("one"), None, "rollback")
     assert [(each.outcome, each.by) for each in ended(tried)] == [("dropped", "person")]
     assert registry.taken_back(tried.parts.ledger) == {digest("two")}
+    entry = tried.parts.ledger.events(kinds=["gate.decided"], newest_first=True, limit=1)[0].sequence
     with tried.turn() as turn:
-        back = registry.promote_person(tried.parts, turn, digest("two"), "it was not")
-    assert back.champion == digest("two")
+        back = registry.approve(tried.parts, turn, entry, "it was not")
+    assert (back.champion, back.cause) == (digest("two"), "person")
     assert registry.taken_back(tried.parts.ledger) == frozenset()
 
 

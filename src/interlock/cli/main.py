@@ -219,11 +219,11 @@ def history(
 
 @app.command()
 def promote(
-    entry: Annotated[int, typer.Argument(help="Ledger entry of the held decision, or of that on the challenger.")],
+    entry: Annotated[int, typer.Argument(help="Ledger entry of the decision.")],
     because: Because,
     json: Json = False,
 ) -> None:
-    """Approve a held decision: release its candidate. Or end the challenger's trial: make it the champion."""
+    """Approve a held decision: release its candidate. A challenger, or what was taken back, is made the champion."""
     from interlock.cli.operate import operator_turn, told_after
     from interlock.cli.render import release
     from interlock.release.registry import approve

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import convert
 
@@ -239,6 +239,9 @@ def _count(parts: Parts, collection: str) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+_CHANGERS: Final = {"breaker": "the breaker", "canary": "the end of a trial"}
+
+
 def status_lines(found: Status) -> list[str]:
     """The status for people."""
     lines = [f"{found.name} in {found.root}{f' (env {found.environment})' if found.environment else ''}"]
@@ -266,8 +269,9 @@ def status_lines(found: Status) -> list[str]:
         turn = found.last_turn
         lines += ["", f"Last turn {render.when(turn.at)} UTC: {turn.sentence}"]
         overtaken = found.release is not None and found.release.at > turn.at
+        by = _CHANGERS.get(found.release.cause, "a person") if found.release is not None else ""
         lines += (
-            ["The release was changed by a person since.", "Next: interlock run"]
+            [f"The release was changed by {by} since.", "Next: interlock run"]
             if overtaken
             else [f"Next: {turn.next_step}"]
         )

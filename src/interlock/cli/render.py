@@ -74,8 +74,8 @@ def releases(found: Sequence[Release]) -> list[str]:
 
 def trial(found: Trial, seen: Tally, elapsed_s: float) -> list[str]:
     """How a challenger does, and what its trial still needs."""
-    told = f"{short(found.challenger)} {found.way} for {_span(elapsed_s)}: {seen.answered:,} of {found.rows:,} records"
-    told += f" answered, at least {_span(found.duration_s)}"
+    told = f"{short(found.challenger)} (entry {found.receipt}) {found.way} for {_span(elapsed_s)}: "
+    told += f"{seen.answered:,} of {found.rows:,} records answered, at least {_span(found.duration_s)}"
     lines = [f"  {'trial':<10} {told}"]
     if seen.asked:
         failed = f"failed {seen.failed:,} of {seen.asked:,} that another model answered"

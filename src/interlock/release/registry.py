@@ -277,7 +277,7 @@ def _replace_challenger(
 def approve(parts: Parts, turn: Turn, decision: int | str, because: str) -> Release:
     """Release the candidate of a held decision, named by its ledger entry or by the candidate's digest.
 
-    The decision on the challenger in force makes that one champion at once, by the person's word. Raises
+    What the gate let through and is on trial, or was taken back, is champion at once, by the person's word. Raises
     :class:`NotFound` when there is no such decision, :class:`GateHeld` when it was not held but refused,
     :class:`Misuse` when there was nothing to approve or no reason is given, :class:`Conflict` when another champion is
     in force than it was judged against, or it was approved before, and :class:`BundleCorrupt`.
@@ -286,8 +286,10 @@ def approve(parts: Parts, turn: Turn, decision: int | str, because: str) -> Rele
     ledger = parts.ledger
     sequence = decision if isinstance(decision, int) else _newest_decision(ledger, decision).sequence
     receipt, in_force = receipt_at(ledger, sequence), current(ledger)
-    if in_force is not None and in_force.challenger == receipt.evaluation.candidate:
-        return promote_person(parts, turn, receipt.evaluation.candidate, because)
+    candidate = receipt.evaluation.candidate
+    tried = in_force is not None and in_force.challenger == candidate
+    if tried or (receipt.decision.verdict == "promote" and candidate in taken_back(ledger)):
+        return promote_person(parts, turn, candidate, because)
     _approvable(receipt, sequence)
     _judged_against(in_force, receipt.evaluation.champion)
     open_bundle(parts, receipt.evaluation.candidate)
