@@ -427,6 +427,25 @@ def test_a_drop_that_cannot_be_recorded_is_in_force_all_the_same_and_recorded_la
     assert any("is not recorded: the disk is full" in line for line in found.said)
 
 
+def test_a_server_that_ended_before_it_recorded_a_drop_leaves_the_evidence_to_the_next(watch, monkeypatch):
+    found = watch(form=NONSENSE)
+    real = canary_module.conclude
+
+    def killed(*given):
+        del given
+        raise StoreFault("killed")
+
+    monkeypatch.setattr(canary_module, "conclude", killed)
+    found.ask(40)
+    found.settle()
+    assert found.release.challenger == found.challenger
+    monkeypatch.setattr(canary_module, "conclude", real)
+    found.begins()
+    found.settle()
+    assert found.release.challenger is None
+    assert found.ended().outcome == "dropped"
+
+
 def test_tallies_that_cannot_be_written_are_told_once_and_not_lost(watch, monkeypatch):
     found = watch(rows=10_000)
     real = canary_module.note_tally
