@@ -32,6 +32,8 @@ class Scripted:
     def __init__(self, table, offset):
         self.table, self.offset, self.asked = table, offset, []
 
+    gathers = False
+
     def answers(self, rows):
         self.asked.extend(rows)
         return [BAD.get(self.table.get(row[0], "good"), (row[0] + self.offset, None)) for row in rows]
@@ -218,8 +220,8 @@ def tried(tables, table, *, elsewhere=(), share=1.0, route=0, shadow=False):
 
 def both_ways(live, rows):
     """What comes of rows, waiting and, where that can be, not waiting."""
-    answered = asyncio.run(live.answer(rows))
-    now = live.answer_here(rows)
+    answered = asyncio.run(live.answer(rows, live.drawn(rows, None)))
+    now = live.answer_here(rows, live.drawn(rows, None))
     assert now is None or now == answered
     return answered
 
@@ -275,7 +277,7 @@ def test_a_challenger_that_is_taken_off_while_it_is_asked_costs_nobody_an_answer
         raise OurFault(f"taken off with {len(rows)} rows")
 
     live.challenge.seat.elsewhere.ask = gone
-    answered = asyncio.run(live.answer(rows_of(1)))
+    answered = asyncio.run(live.answer(rows_of(1), [0]))
     assert (answered.answers, answered.tiers) == ([(1.0, None)], ["champion"])
     assert answered.faults == [Fault(0, "challenger", "deadline", True)]
 

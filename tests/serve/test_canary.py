@@ -25,7 +25,7 @@ from interlock.serve.keys import Keyring
 from interlock.serve.lane import Lane, protocol_of
 from serve.conftest import FORM, house_of, loader_of, opened_bundle
 from serve.test_journal import QUIET, Rig
-from serve.test_lane import exchanged, request
+from serve.test_lane import Crowd, exchanged, gathering, request, settled
 
 NONSENSE = Linear(link="sigmoid", intercepts=(0.0,), terms=(), classes=("perhaps", "never"))
 OTHER = replace(FORM, intercepts=(0.3,))
@@ -239,7 +239,7 @@ def test_records_that_the_champion_refuses_too_are_no_evidence(watch):
 def test_one_client_has_one_vote_a_second_and_a_header_does_not_give_it_more(watch):
     found = watch(share=1.0, form=NONSENSE)
     live = found.house.door.room.live
-    answered = live.answer_here([(1.0, 3, "red")])
+    answered = live.answer_here([(1.0, 3, "red")], [0])
 
     def served(user):
         return canary_module.Served("/predict", 200, ("k", "::1", user), (), "champion", 0.0, answered, b"", live)
@@ -280,6 +280,29 @@ def test_the_value_of_a_header_meets_one_model_in_both_lanes(watch):
     assert first == second
     assert set(first) == {b"champion", b"challenger"}
     assert lane.answered > len(users), "the fast lane answered some"
+
+
+def test_requests_of_one_moment_that_are_asked_together_keep_their_models(watch, monkeypatch):
+    found = watch(key="header:X-User")
+    house, found.client = found.house, "one"
+    calls = gathering(house, monkeypatch, gathers=True)
+    users = [f"x-user: {number}" for number in range(12)]
+
+    async def main():
+        lane = Lane(house.door, house.app)
+        crowd = Crowd(lane, house.app, len(users))
+        replies = []
+        for _ in range(3):  # each head is learnt in the ordinary lane, alone
+            crowd.send(*[request(body=record(1), headers=[user]) for user in users])
+            await settled()
+            replies.append([re.findall(rb"interlock-tier: (\S+)", reply) for reply in crowd.found()])
+        return replies
+
+    first, *later = asyncio.run(main())
+    assert later == [first, first]
+    tiers = [tier for reply in first for tier in reply]
+    assert set(tiers) == {b"champion", b"challenger"}
+    assert calls == [1] * tiers.count(b"champion") + [tiers.count(b"champion")] * 2
 
 
 # ---- shadow ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ others answer what it cannot. Nothing here knows HTTP or keeps time; models in o
 :mod:`interlock.answer.pool`.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, TypeAlias
@@ -161,6 +161,15 @@ class Answered:
         else:
             self.faults.append(Fault(place, tier, cause))
 
+    def parts(self, counts: Sequence[int]) -> Iterator["Answered"]:
+        """What became of the first so many rows, the next, and so on."""
+        start = 0
+        for count in counts:
+            end = start + count
+            faults = [fault._replace(place=fault.place - start) for fault in self.faults if start <= fault.place < end]
+            yield Answered(self.answers[start:end], self.tiers[start:end], faults)
+            start = end
+
     def settled(self) -> "Answered":
         """Say of each fault of champion and challenger whether another that learnt had an answer to the same row."""
         self.faults = [
@@ -206,6 +215,12 @@ class Live:
         return self.seats[self.route].here is not None
 
     @property
+    def gathers(self) -> bool:
+        """Whether rows of several requests are better asked about together."""
+        here = self.seats[self.route].here
+        return here is not None and here.gathers
+
+    @property
     def everybody(self) -> tuple[Seat, ...]:
         """All seats, the challenger's too."""
         return self.seats if self.challenge is None else (*self.seats, self.challenge.seat)
@@ -214,11 +229,21 @@ class Live:
         """The seat of a tier that is there."""
         return next(seat for seat in self.everybody if seat.tier == tier)
 
-    def answer_here(self, rows: Sequence[Row], client: object = None) -> Answered | None:
-        """Answers without waiting; None when a seat that is needed is in another process."""
+    def drawn(self, rows: Sequence[Row], client: object) -> Sequence[int]:
+        """Places of the rows of a client that the challenger is asked for first."""
+        challenge = self.challenge
+        if challenge is None or challenge.trial.shadow or not challenge.is_on:
+            return ()
+        return challenge.lots.drawn(rows, client)
+
+    def answer_here(self, rows: Sequence[Row], drawn: Sequence[int] = ()) -> Answered | None:
+        """Answers without waiting; None when a seat that is needed is in another process.
+
+        The challenger is asked for the rows at the places ``drawn`` first.
+        """
         if not rows:
             return Answered([], [])
-        seat, drawn = self.seats[self.route], self._drawn(rows, client) if self.challenge is not None else ()
+        seat = self.seats[self.route]
         if self.challenge is not None and drawn:
             if len(drawn) < len(rows):
                 course = self._course(rows, drawn)
@@ -240,9 +265,9 @@ class Live:
             return answered
         return _through(course, *asked)
 
-    async def answer(self, rows: Sequence[Row], client: object = None) -> Answered:
+    async def answer(self, rows: Sequence[Row], drawn: Sequence[int] = ()) -> Answered:
         """Answers, waiting for models in other processes where they are needed."""
-        course = self._course(rows, self._drawn(rows, client))
+        course = self._course(rows, drawn)
         try:
             seat, asked = next(course)
             while True:
@@ -251,13 +276,6 @@ class Live:
         except StopIteration as end:
             answered: Answered = end.value
             return answered
-
-    def _drawn(self, rows: Sequence[Row], client: object) -> Sequence[int]:
-        """Places of the rows that the challenger is asked for first."""
-        challenge = self.challenge
-        if challenge is None or challenge.trial.shadow or not challenge.is_on:
-            return ()
-        return challenge.lots.drawn(rows, client)
 
     def _course(
         self, rows: Sequence[Row], drawn: Sequence[int] = ()
