@@ -161,7 +161,7 @@ def off_duty(desk, release):
     """Another release of the same models, where last good is asked first."""
     made = msgspec.structs.replace(release, generation=release.generation + 1, route="last-good", cause="breaker")
     with desk.turn() as turn, turn.transaction(desk.parts.ledger) as transaction:
-        registry._make(transaction, made)
+        registry.make_release(transaction, made)
     return made
 
 
