@@ -181,7 +181,7 @@ class Journal:
         self._hand_over()
         names, pick = picker(live.columns, self._log, self._salt)
         self._live, self._pick = live, pick
-        self._batch.room = Room(live.generation, {seat.tier: seat.model for seat in live.seats}, names)
+        self._batch.room = Room(live.generation, {seat.tier: seat.model for seat in live.everybody}, names)
 
     # ---- from time to time ---------------------------------------------------------------------------------------
 
