@@ -12,7 +12,7 @@ from interlock.answer.guard import Constancy, Limits, check_of, constancy_limit,
 from interlock.answer.pool import Pool
 from interlock.answer.predict import Elsewhere, Live, Seat, picker
 from interlock.data.profile import Profile
-from interlock.errors import Fault, InterlockError, UserCodeFailed
+from interlock.errors import Fault, InterlockError, NotFound, UserCodeFailed
 from interlock.model.bundle import Opened, open_bundle
 from interlock.model.predictor import open_form, open_predictor
 from interlock.model.rows import Row, Rows, frame_of, rows_of, schema_of
@@ -44,9 +44,20 @@ class Model:
 
 
 class Loader:
-    """Loads the models of releases, each once; ``runner`` is asked for only when a model needs its own code."""
+    """Loads the models of releases, each once; ``runner`` is asked for only when a model needs its own code.
 
-    def __init__(self, parts: Parts, runner: Callable[[], Runner], *, limits: Limits, workers: int) -> None:
+    ``spare`` opens the copy of a bundle that this host keeps; it is asked before the lake, which may be away.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        runner: Callable[[], Runner],
+        *,
+        limits: Limits,
+        workers: int,
+        spare: Callable[[str], Opened] | None = None,
+    ) -> None:
         self._parts = parts
         self._runner = runner
         # a model that answers online has less time than one that answers a file
@@ -54,6 +65,7 @@ class Loader:
         self._settings = msgspec.structs.replace(parts.settings, model=model)
         self._limits = limits
         self._workers = workers
+        self._spare = spare
         self._models: dict[str, Model] = {}
 
     def load(self, release: Release, say: Callable[[str], None], *, at_any_rate: bool = False) -> Live:
@@ -74,7 +86,7 @@ class Loader:
             if digest is None:
                 continue
             try:
-                model = self._model(digest)
+                model = self._model(digest, say)
             except InterlockError as error:
                 problem = problem or error
                 say(f"{tier} {short(digest)} cannot be loaded: {error.message}")
@@ -111,12 +123,25 @@ class Loader:
             packed_at=model.opened.bundle.at,
         )
 
-    def _model(self, digest: str) -> Model:
+    def _model(self, digest: str, say: Callable[[str], None]) -> Model:
         found = self._models.get(digest)
         if found is None:
-            opened = open_bundle(self._parts, digest)
-            found = self._models[digest] = self._ready(opened)
+            found = self._models[digest] = self._ready(self._opened(digest, say))
         return found
+
+    def _opened(self, digest: str, say: Callable[[str], None]) -> Opened:
+        if self._spare is not None:
+            try:
+                return self._spare(digest)
+            except NotFound:
+                pass
+            except InterlockError as error:
+                say(f"the copy of bundle {short(digest)} on this disk is not used: {error.message}")
+        return open_bundle(self._parts, digest)
+
+    def opened(self) -> dict[str, Opened]:
+        """The bundles that are loaded, by digest."""
+        return {digest: model.opened for digest, model in self._models.items()}
 
     def _ready(self, opened: Opened) -> Model:
         bundle = opened.bundle

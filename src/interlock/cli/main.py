@@ -159,7 +159,7 @@ def serve(
 
     overrides = [*([f"serve.host={host}"] if host else []), *([f"serve.port={port}"] if port is not None else [])]
     current.overrides += overrides
-    with current.parts() as parts:
+    with current.parts(late=True) as parts:
         serve_project(parts, Orders(insecure=insecure, say=lambda line: typer.echo(line, err=True)))
 
 

@@ -17,6 +17,7 @@ from interlock.ports import Clock
 from interlock.records import Tier
 from interlock.release.breaker import Mode, State
 from interlock.serve.door import Reply, Room, Served
+from interlock.serve.reload import Source
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -57,6 +58,9 @@ METRICS: Final[Mapping[str, Told]] = {
     "interlock_lane_answers_total": Told("counter", ("lane",), "Replies, by the lane that they took."),
     "interlock_pool_waiting": Told("gauge", (), "Rows that wait for a model in another process."),
     "interlock_release_generation": Told("gauge", (), "Generation of the release that answers."),
+    "interlock_release_source": Told(
+        "gauge", ("source",), "1 for 'state' while the state can be read, for 'memory' while it cannot; else 0."
+    ),
     "interlock_model_age_seconds": Told("gauge", (), "Seconds since the champion was packed."),
 }
 """Every metric of a server, but the process_* of the client library."""
@@ -97,6 +101,7 @@ class Metrics:
         self._answers: dict[Tier, int] = dict.fromkeys(get_args(Tier), 0)
         self._records = 0
         self.in_fast_lane: Callable[[], int] = lambda: 0
+        self.source: Callable[[], Source] = lambda: "state"
 
     def saw(self, served: Served) -> None:
         """Count one request; below a microsecond."""
@@ -178,6 +183,7 @@ class Metrics:
             "interlock_lane_answers_total": {("fast",): fast, ("ordinary",): total - fast},
             "interlock_pool_waiting": {(): sum(seat.elsewhere.waiting for seat in room.live.seats if seat.elsewhere)},
             "interlock_release_generation": {(): room.live.generation},
+            "interlock_release_source": {(each,): float(each == self.source()) for each in get_args(Source)},
             "interlock_model_age_seconds": {}
             if packed is None
             else {(): max(0.0, (self._clock.now() - packed).total_seconds())},

@@ -28,11 +28,12 @@ from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keyfile import KeyFile
 from interlock.serve.keys import SCOPES, Key, Keyring, key_of, new_key, presented, read_keys
+from interlock.serve.last_known import last_known_of
 from interlock.serve.metrics import Metrics, require_prometheus
 from interlock.serve.oidc import Issuer, reader_of
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting, protocol_pages
-from interlock.serve.reload import Follower
+from interlock.serve.reload import Follower, Source
 from interlock.serve.tracing import Tracer
 from interlock.serve.workers import Crew, Inherited, inherited, open_port, own_command
 from interlock.settings import Settings
@@ -69,21 +70,25 @@ def serve(parts: Parts, orders: Orders) -> None:
     with ExitStack() as stack:
         runner = _Lazy(settings)
         stack.callback(runner.close)
-        loader = Loader(parts, runner.get, limits=Limits(reach=settings.serve.reach), workers=settings.serve.runners)
+        last_known = last_known_of(settings, parts.clock)
+        limits = Limits(reach=settings.serve.reach)
+        loader = Loader(parts, runner.get, limits=limits, workers=settings.serve.runners, spare=last_known.open)
         stack.callback(loader.close)
-        duty = Duty(parts, terms_of(settings), orders.say)
+        duty = Duty(parts, terms_of(settings), orders.say, last_known)
         stack.callback(duty.close)
 
         def show(room: Room, release: Release) -> None:
             house[0].show(room, release)
 
-        follower = Follower(parts, loader, show, orders.say)
+        follower = Follower(parts, loader, show, orders.say, last_known=last_known)
+        follower.on_back = lambda release: house[0].soon(duty.back, release)
         room, release = follower.first()
         metrics = Metrics(parts.clock, lambda: door.room, duty, worker="" if given is None else str(os.getpid()))
+        metrics.source = lambda: follower.source
         watchers = [metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers))
         duty.enter(room.live, release)
-        pages = _pages(door, settings, keyring, metrics)
+        pages = _pages(door, settings, keyring, metrics, lambda: follower.source)
         app = App(door, keyring, pages, max_body=int(settings.serve.max_body_mb * 1e6))
         house.append(_House(door, duty, follower))
         if file is not None:
@@ -254,7 +259,9 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _pages(door: Door, settings: Settings, keyring: Keyring, metrics: Metrics) -> dict[str, Page]:
+def _pages(
+    door: Door, settings: Settings, keyring: Keyring, metrics: Metrics, source: Callable[[], Source]
+) -> dict[str, Page]:
     def text(body: bytes, kind: bytes = b"text/plain; charset=utf-8") -> Reply:
         return Reply(200, body, content_type=kind)
 
@@ -262,10 +269,12 @@ def _pages(door: Door, settings: Settings, keyring: Keyring, metrics: Metrics) -
         live = door.room.live
         if b"text/html" in headers.get(b"accept", b""):
             key = keyring.find(presented(headers))
-            return greeting(settings.model.name, live, headers, may_predict=key is not None and "predict" in key.scopes)
+            may_predict = key is not None and "predict" in key.scopes
+            return greeting(settings.model.name, live, headers, source(), may_predict=may_predict)
         facts = {
             "message": f"Hello from {settings.model.name}",
             "release": live.generation,
+            "source": source(),
             "model": short(live.seats[0].model),
             "tiers": [seat.tier for seat in live.seats],
         }
