@@ -224,14 +224,13 @@ def promote(
     json: Json = False,
 ) -> None:
     """Approve a held decision: release its candidate."""
-    from interlock.cli.operate import operator_turn, told_after
+    from interlock.cli.operate import told_after
     from interlock.cli.render import release
-    from interlock.release.registry import approve
+    from interlock.release.operation import approve_held
 
     current.json = json
     with current.parts() as parts:
-        with operator_turn(parts) as turn:
-            made = approve(parts, turn, entry, because=because)
+        made = approve_held(parts, entry, because)
         notes = told_after(parts)
     show([*release(made), *notes], made)
 
@@ -243,14 +242,13 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Go back to the last release that really served and passed."""
-    from interlock.cli.operate import operator_turn, told_after
+    from interlock.cli.operate import told_after
     from interlock.cli.render import release
-    from interlock.release.registry import roll_back
+    from interlock.release.operation import go_back
 
     current.json = json
     with current.parts() as parts:
-        with operator_turn(parts) as turn:
-            made = roll_back(parts, turn, because=because, to=to)
+        made = go_back(parts, because, to)
         notes = told_after(parts)
     show([*release(made), *notes], made)
 
@@ -268,7 +266,8 @@ def reset(because: Because, json: Json = False) -> None:
 
 
 def _by_person(because: str, act: Literal["trip", "reset"], *, json: bool) -> None:
-    from interlock.cli.operate import duty_by_person, duty_lines
+    from interlock.cli.operate import duty_lines
+    from interlock.release.operation import duty_by_person
 
     current.json = json
     with current.parts() as parts:

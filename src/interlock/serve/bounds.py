@@ -6,7 +6,9 @@ Without it a client that sends a byte now and then holds a connection for ever, 
 from asyncio import TimerHandle, Transport
 from typing import Any, Final, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from interlock.serve.door import Reply
 
 MOST_HEADERS: Final = 100
 MOST_HEAD_BYTES: Final = 32_768
@@ -33,6 +35,19 @@ class Bounded(HttpToolsProtocol):
     def refusal(self, code: str, message: str, next_step: str, status: int) -> bytes:
         """The bytes of a reply that ends the connection."""
         raise NotImplementedError
+
+    def written(self, reply: Reply) -> bytes:
+        """The bytes of a reply, as the ordinary lane would write them."""
+        parts = [STATUS_LINE[reply.status]]
+        for name, value in self.server_state.default_headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts += (
+            b"content-type: %s\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body)),
+            reply.fixed.block,
+            b"interlock-prediction-id: %s\r\n\r\n" % reply.name,
+            reply.body,
+        )
+        return b"".join(parts)
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Take a client in, or say that there are too many."""

@@ -12,11 +12,9 @@ odd headers, and whatever arrives while an answer of the ordinary lane is still 
 
 from typing import Final, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
 from interlock.serve.app import App
 from interlock.serve.bounds import Bounded, Bounds
-from interlock.serve.door import Door, Reply, Served
+from interlock.serve.door import Door, Served
 from interlock.serve.quota import Bucket
 
 MOST_HEADS: Final = 4_096
@@ -105,7 +103,7 @@ class _Connection(Bounded):
             self.shared.answered += 1
             self._is_active = True
             self.server_state.total_requests += 1
-            self.transport.write(self._written(reply))
+            self.transport.write(self.written(reply))
             data = data[last:]
 
     def refusal(self, code: str, message: str, next_step: str, status: int) -> bytes:
@@ -113,20 +111,7 @@ class _Connection(Bounded):
         app = self.shared.app
         reply = app.refusal(code, message, next_step, status, ((b"connection", b"close"),))
         self.shared.door.tell(Served("other", status, ("", ""), (), "abstain", 0.0, None, reply.name))
-        return self._written(reply)
-
-    def _written(self, reply: Reply) -> bytes:
-        """The bytes of a reply, as the ordinary lane would write them."""
-        parts = [STATUS_LINE[reply.status]]
-        for name, value in self.server_state.default_headers:
-            parts += (name, b": ", value, b"\r\n")
-        parts += (
-            b"content-type: %s\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body)),
-            reply.fixed.block,
-            b"interlock-prediction-id: %s\r\n\r\n" % reply.name,
-            reply.body,
-        )
-        return b"".join(parts)
+        return self.written(reply)
 
     # ---- what the ordinary lane takes apart ----------------------------------------------------------------------
 

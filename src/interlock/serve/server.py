@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from socket import socket
 from threading import Lock
 from typing import Any, Final, TypeAlias
 
@@ -23,6 +24,7 @@ from interlock.model.runner import Runner
 from interlock.ports import Parts
 from interlock.records import Release, short
 from interlock.serve.access import STDERR, AccessLog
+from interlock.serve.admin import Admin, Here
 from interlock.serve.app import App, Page
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
@@ -33,7 +35,7 @@ from interlock.serve.metrics import Metrics, require_prometheus
 from interlock.serve.oidc import Issuer, reader_of
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting, protocol_pages
-from interlock.serve.reload import Follower, Source
+from interlock.serve.reload import Follower
 from interlock.serve.tracing import Tracer
 from interlock.serve.workers import Crew, Inherited, inherited, open_port, own_command
 from interlock.settings import Settings
@@ -88,7 +90,7 @@ def serve(parts: Parts, orders: Orders) -> None:
         watchers = [metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers))
         duty.enter(room.live, release)
-        pages = _pages(door, settings, keyring, metrics, lambda: follower.source)
+        pages = _pages(door, settings, keyring, metrics)
         app = App(door, keyring, pages, max_body=int(settings.serve.max_body_mb * 1e6))
         house.append(_House(door, duty, follower))
         if file is not None:
@@ -98,7 +100,8 @@ def serve(parts: Parts, orders: Orders) -> None:
             issuer = Issuer(settings.serve.oidc, read, orders.say, refresh_s=refresh_s)
             keyring.tokens = issuer.find
             house[0].also.append(issuer)
-        _run(app, settings, orders, house[0], metrics, given)
+        here = Here(lambda: follower.source, lambda: duty.state, metrics.page)
+        _run(app, Admin(parts, keyring, here), settings, orders, house[0], metrics, given)
 
 
 def _lead(settings: Settings, orders: Orders) -> None:
@@ -108,15 +111,34 @@ def _lead(settings: Settings, orders: Orders) -> None:
         key, _ = new_key("printed-at-start", SCOPES)
         orders.say(_PRINTED.format(key=key))
     _keyring(settings, orders, Inherited(listening=-1, ready=-1, key=key))  # what is wrong is told once, and not by all
-    with open_port(settings.serve.host, settings.serve.port) as port:
-        scheme = "https" if settings.serve.tls_cert else "http"
-        address = f"{scheme}://{settings.serve.host}:{port.getsockname()[1]}"
+    with ExitStack() as stack:
+        port = stack.enter_context(open_port(settings.serve.host, settings.serve.port))
+        admin = _admin_port(settings)
+        if admin is not None:
+            stack.enter_context(admin)
+        address = _address(port, settings)
         count = settings.serve.workers
 
         def all_ready() -> None:
+            _tell_admin(admin, settings, orders)
             orders.say(f"{settings.model.name}, with {count} workers, answers at {address}")
 
-        Crew(own_command(), count, port, key=key).run(all_ready, orders.say)
+        Crew(own_command(), count, port, key=key, admin=admin).run(all_ready, orders.say)
+
+
+def _address(port: socket, settings: Settings) -> str:
+    scheme = "https" if settings.serve.tls_cert else "http"
+    return f"{scheme}://{settings.serve.host}:{port.getsockname()[1]}"
+
+
+def _tell_admin(port: socket | None, settings: Settings, orders: Orders) -> None:
+    if port is not None:
+        orders.say(f"the admin routes are at {_address(port, settings)}")
+
+
+def _admin_port(settings: Settings) -> socket | None:
+    """The admin port, open; None where the settings have none."""
+    return open_port(settings.serve.host, settings.serve.admin_port) if settings.serve.admin_port else None
 
 
 _PRINTED: Final = "No serve.keys_file: this key opens every door until the server stops: {key}"
@@ -259,9 +281,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _pages(
-    door: Door, settings: Settings, keyring: Keyring, metrics: Metrics, source: Callable[[], Source]
-) -> dict[str, Page]:
+def _pages(door: Door, settings: Settings, keyring: Keyring, metrics: Metrics) -> dict[str, Page]:
     def text(body: bytes, kind: bytes = b"text/plain; charset=utf-8") -> Reply:
         return Reply(200, body, content_type=kind)
 
@@ -270,11 +290,11 @@ def _pages(
         if b"text/html" in headers.get(b"accept", b""):
             key = keyring.find(presented(headers))
             may_predict = key is not None and "predict" in key.scopes
-            return greeting(settings.model.name, live, headers, source(), may_predict=may_predict)
+            return greeting(settings.model.name, live, headers, metrics.source(), may_predict=may_predict)
         facts = {
             "message": f"Hello from {settings.model.name}",
             "release": live.generation,
-            "source": source(),
+            "source": metrics.source(),
             "model": short(live.seats[0].model),
             "tiers": [seat.tier for seat in live.seats],
         }
@@ -329,10 +349,16 @@ _SAYS: Final = {
 
 
 def _run(
-    app: App, settings: Settings, orders: Orders, house: _House, metrics: Metrics, given: Inherited | None
+    app: App,
+    admin: Admin,
+    settings: Settings,
+    orders: Orders,
+    house: _House,
+    metrics: Metrics,
+    given: Inherited | None,
 ) -> None:
     from interlock.serve.lane import Lane
-    from interlock.serve.listening import Way, listen
+    from interlock.serve.listening import Beside, Way, listen
 
     lane = Lane(house.door, app)
     metrics.in_fast_lane = lambda: lane.answered
@@ -344,13 +370,16 @@ def _run(
         if given is not None:
             given.tell_ready()
             return
+        _tell_admin(aside, settings, orders)
         orders.say(f"{settings.model.name}, release {live.generation}, answers at {address}")
 
     def end() -> None:
         house.door.is_closing = True
         lane.forget()
 
+    aside = _admin_port(settings) if given is None else given.admin_socket()
+    beside = None if aside is None else Beside(admin, aside)
     try:
-        listen(app, lane, settings, Way(ready, end), None if given is None else given.socket())
+        listen(app, lane, settings, Way(ready, end), None if given is None else given.socket(), beside)
     finally:
         house.close()
