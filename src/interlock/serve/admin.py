@@ -105,10 +105,11 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Route:
-    """What a method and a path do, and the scope that a key must have. ``answer`` runs in a thread."""
+    """What a method and a path do, and the scope that a key must have; where it ``waits``, that is in a thread."""
 
     scope: Scope
     answer: Callable[[Asked], object]
+    waits: bool = True
 
 
 class Admin:
@@ -123,7 +124,7 @@ class Admin:
             ("GET", "/release"): Route("read", self._release),
             ("GET", "/history"): Route("read", self._history),
             ("GET", "/breaker"): Route("read", self._breaker),
-            ("GET", "/metrics"): Route("read", lambda asked: here.metrics(asked.headers)),
+            ("GET", "/metrics"): Route("read", lambda asked: here.metrics(asked.headers), waits=False),
             ("POST", "/trip"): Route("operate", self._trip),
             ("POST", "/reset"): Route("operate", self._reset),
             ("POST", "/rollback"): Route("operate", self._rollback),
@@ -151,7 +152,7 @@ class Admin:
         try:
             body = await read_body(headers, receive, MOST_BYTES, "A reason is short.")
             asked = Asked(key.name, scope.get("query_string", b""), body, headers)
-            found = await asyncio.to_thread(route.answer, asked)
+            found = await asyncio.to_thread(route.answer, asked) if route.waits else route.answer(asked)
         except InterlockError as error:
             return failure(error, self._ids.next())._replace(status=_status(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too

@@ -162,9 +162,8 @@ class App:
         bucket = self.bucket_of(headers)
         if bucket is None:
             return None
-        wait_s = bucket.wait_s()
+        wait_s = bucket.take()
         if wait_s == 0.0:
-            bucket.take()
             return None
         again: Headers = ((b"retry-after", b"%d" % ceil(wait_s)),)
         message = f"The quota of this key, {bucket.quota}, is used up."

@@ -87,17 +87,17 @@ class _Connection(Bounded):
                 return
             last = end + known.length
             bucket = known.bucket
-            if bucket is not None and bucket.wait_s() > 0.0:
+            if bucket is not None and bucket.take() > 0.0:
                 self._head = b""
                 super().data_received(data)  # which says so
                 return
             reply = self.shared.door.now(known.route, data[end:last], known.client)
             if reply is None:
+                if bucket is not None:
+                    bucket.give_back()  # the ordinary lane counts it
                 self._head = b""
                 super().data_received(data)
                 return
-            if bucket is not None:
-                bucket.take()
             if self._arriving is not None:
                 self._arrived()
             self.shared.answered += 1

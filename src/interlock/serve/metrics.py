@@ -16,6 +16,7 @@ from interlock.errors import SettingsError
 from interlock.ports import Clock
 from interlock.records import Tier
 from interlock.release.breaker import Mode, State
+from interlock.serve.board import Board, Counts, Rule, Times
 from interlock.serve.door import Reply, Room, Served
 from interlock.serve.reload import Source
 
@@ -36,6 +37,8 @@ class Told(NamedTuple):
     kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     says: str
+    over: Rule = "sum"
+    """How a gauge is told of several processes."""
 
 
 METRICS: Final[Mapping[str, Told]] = {
@@ -48,7 +51,9 @@ METRICS: Final[Mapping[str, Told]] = {
     "interlock_guard_failures_total": Told(
         "counter", ("tier", "cause"), "Answers that were not let out, by whose they were and what was wrong."
     ),
-    "interlock_breaker_state": Told("gauge", ("state",), "1 for the state that the breaker is in, else 0."),
+    "interlock_breaker_state": Told(
+        "gauge", ("state",), "1 for the state that the breaker is in, of several processes the worst; else 0.", "worst"
+    ),
     "interlock_breaker_trips_total": Told(
         "counter", (), "How often the champion went off duty in this server, by evidence or by a person."
     ),
@@ -57,13 +62,22 @@ METRICS: Final[Mapping[str, Told]] = {
     ),
     "interlock_lane_answers_total": Told("counter", ("lane",), "Replies, by the lane that they took."),
     "interlock_pool_waiting": Told("gauge", (), "Rows that wait for a model in another process."),
-    "interlock_release_generation": Told("gauge", (), "Generation of the release that answers."),
-    "interlock_release_source": Told(
-        "gauge", ("source",), "1 for 'state' while the state can be read, for 'memory' while it cannot; else 0."
+    "interlock_release_generation": Told(
+        "gauge", (), "Generation of the release that answers; of several processes the oldest.", "min"
     ),
-    "interlock_model_age_seconds": Told("gauge", (), "Seconds since the champion was packed."),
+    "interlock_release_source": Told(
+        "gauge",
+        ("source",),
+        "1 for 'state' while the state can be read, for 'memory' while it cannot; else 0.",
+        "worst",
+    ),
+    "interlock_model_age_seconds": Told("gauge", (), "Seconds since the champion was packed.", "max"),
+    "interlock_workers": Told("gauge", (), "Processes that answer."),
 }
 """Every metric of a server, but the process_* of the client library."""
+
+
+_WORST_LAST: Final[tuple[Mode, ...]] = ("closed", "half-open", "open", "pinned")
 
 
 class Watched(Protocol):
@@ -86,13 +100,10 @@ class _Route:
 
 
 class Metrics:
-    """The counts of one process; everything happens in the thread of its loop.
+    """The counts of one process, which tells those of all where there is a ``board``; all in the thread of its loop."""
 
-    ``worker`` is its name where several answer on one port: a label of everything, since each tells of itself alone.
-    """
-
-    def __init__(self, clock: Clock, room: Callable[[], Room], watched: Watched, *, worker: str = "") -> None:
-        self._worker = {"worker": worker} if worker else {}
+    def __init__(self, clock: Clock, room: Callable[[], Room], watched: Watched, *, board: Board | None = None) -> None:
+        self._board = board
         self._clock = clock
         self._room = room
         self._watched = watched
@@ -129,7 +140,7 @@ class Metrics:
 
         registry = CollectorRegistry()
         registry.register(self)
-        if not self._worker:
+        if self._board is None:
             ProcessCollector(registry=registry)
         if OPEN_METRICS in headers.get(b"accept", b"").lower():
             body, kind = open_metrics.generate_latest(registry, version="1.0.0"), open_metrics.CONTENT_TYPE_LATEST
@@ -143,20 +154,37 @@ class Metrics:
         """All metrics, as the client library takes them; every name of :data:`METRICS` once."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        values, more = self._values(), tuple(self._worker.values())
+        counts = self._counts()
+        workers = 1
+        if self._board is not None:
+            self._board.post(counts)
+            counts, workers = self._board.together({name: told.over for name, told in METRICS.items()})
+        counts.gauges["interlock_workers"] = {(): workers}
+        values = counts.counters | counts.gauges
         for name, told in METRICS.items():
             if told.kind == "histogram":
-                times = HistogramMetricFamily(name, told.says, labels=(*self._worker, *told.labels))
-                for path, route in sorted(self._routes.items()):
-                    times.add_metric([*more, path], _cumulated(route.cells), sum_value=route.seconds)
+                times = HistogramMetricFamily(name, told.says, labels=told.labels)
+                for path, route in sorted(counts.times.items()):
+                    times.add_metric([path], _cumulated(route.cells), sum_value=route.seconds)
                 yield times
                 continue
             family: Any = (CounterMetricFamily if told.kind == "counter" else GaugeMetricFamily)(
-                name, told.says, labels=(*self._worker, *told.labels)
+                name, told.says, labels=told.labels
             )
-            for labels, value in values[name].items():
-                family.add_metric((*more, *labels), value)
+            for labels, value in values.get(name, {}).items():
+                family.add_metric(labels, value)
             yield family
+
+    def post(self) -> None:
+        """Show the other processes what this one counted."""
+        if self._board is not None:
+            self._board.post(self._counts())
+
+    def _counts(self) -> Counts:
+        values = self._values()
+        times = {path: Times(list(route.cells), route.seconds) for path, route in self._routes.items()}
+        counters = {name: each for name, each in values.items() if METRICS[name].kind == "counter"}
+        return Counts(counters, {name: each for name, each in values.items() if name not in counters}, times)
 
     def _values(self) -> dict[str, dict[tuple[str, ...], float]]:
         room, watched = self._room(), self._watched
@@ -174,7 +202,7 @@ class Metrics:
             "interlock_records_total": {(): self._records},
             "interlock_answers_total": {(tier,): count for tier, count in self._answers.items()},
             "interlock_guard_failures_total": dict(sorted(self._faults.items())),
-            "interlock_breaker_state": {(mode,): float(mode == state) for mode in get_args(Mode)},
+            "interlock_breaker_state": {(mode,): float(mode == state) for mode in _WORST_LAST},
             "interlock_breaker_trips_total": {(): watched.trips},
             "interlock_last_good_shadow_total": {
                 ("acceptable",): watched.last_good[True],

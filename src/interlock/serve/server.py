@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib.util
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from interlock.records import Release, short
 from interlock.serve.access import STDERR, AccessLog
 from interlock.serve.admin import Admin, Here
 from interlock.serve.app import App, Page
+from interlock.serve.board import Board, shared_folder
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keyfile import KeyFile
@@ -35,6 +35,7 @@ from interlock.serve.metrics import Metrics, require_prometheus
 from interlock.serve.oidc import Issuer, reader_of
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting, protocol_pages
+from interlock.serve.quota import Shared
 from interlock.serve.reload import Follower
 from interlock.serve.tracing import Tracer
 from interlock.serve.workers import Crew, Inherited, inherited, open_port, own_command
@@ -85,7 +86,8 @@ def serve(parts: Parts, orders: Orders) -> None:
         follower = Follower(parts, loader, show, orders.say, last_known=last_known)
         follower.on_back = lambda release: house[0].soon(duty.back, release)
         room, release = follower.first()
-        metrics = Metrics(parts.clock, lambda: door.room, duty, worker="" if given is None else str(os.getpid()))
+        board = Board(Path(given.folder), given.place) if given is not None and given.folder else None
+        metrics = Metrics(parts.clock, lambda: door.room, duty, board=board)
         metrics.source = lambda: follower.source
         watchers = [metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers))
@@ -93,6 +95,7 @@ def serve(parts: Parts, orders: Orders) -> None:
         pages = _pages(door, settings, keyring, metrics)
         app = App(door, keyring, pages, max_body=int(settings.serve.max_body_mb * 1e6))
         house.append(_House(door, duty, follower))
+        house[0].each_second.append(metrics.post)
         if file is not None:
             house[0].also.append(file)
         if settings.serve.oidc.issuer and not orders.insecure:
@@ -123,7 +126,8 @@ def _lead(settings: Settings, orders: Orders) -> None:
             _tell_admin(admin, settings, orders)
             orders.say(f"{settings.model.name}, with {count} workers, answers at {address}")
 
-        Crew(own_command(), count, port, key=key, admin=admin).run(all_ready, orders.say)
+        folder = stack.enter_context(shared_folder())
+        Crew(own_command(), count, port, key=key, admin=admin, folder=folder).run(all_ready, orders.say)
 
 
 def _address(port: socket, settings: Settings) -> str:
@@ -182,6 +186,7 @@ class _House:
         self._duty = duty
         self._follower = follower
         self.also: list[KeyFile | Issuer] = []
+        self.each_second: list[Callable[[], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking: asyncio.TimerHandle | None = None
 
@@ -217,6 +222,8 @@ class _House:
     def _tick(self) -> None:
         assert self._loop is not None
         self._duty.tick()
+        for act in self.each_second:
+            act()
         self._ticking = self._loop.call_later(1.0, self._tick)
 
 
@@ -264,7 +271,8 @@ def _keyring(settings: Settings, orders: Orders, given: Inherited | None = None)
             )
         return Keyring(None)
     if settings.serve.keys_file:
-        return Keyring(read_keys(Path(settings.path(settings.serve.keys_file))))
+        shared = Shared(Path(given.folder) / "quotas") if given is not None and given.folder else None
+        return Keyring(read_keys(Path(settings.path(settings.serve.keys_file))), shared=shared)
     if given is not None:
         return Keyring((key_of("printed-at-start", given.key, SCOPES),))
     text, key = new_key("printed-at-start", SCOPES)

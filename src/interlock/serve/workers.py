@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -33,13 +34,16 @@ _LOOK_EVERY_S: Final = 0.2
 class Inherited(Record, frozen=True, kw_only=True):
     """What a child is given: descriptors of the listening socket and of the pipe that it tells on, and the key.
 
-    ``admin``: that of the admin port, for the first child alone; -1 for the others.
+    ``admin``: that of the admin port, for the first child alone; -1 for the others. ``place``: which child it is, from
+    0; its successor has the same. ``folder``: what the children share.
     """
 
     listening: int
     ready: int
     key: str = ""
     admin: int = -1
+    place: int = 0
+    folder: str = ""
 
     def admin_socket(self) -> socket.socket | None:
         """The socket of the admin port, where this child answers there."""
@@ -88,10 +92,12 @@ class Crew:
         *,
         key: str = "",
         admin: socket.socket | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._command = list(command)
         self._port = port
         self._admin = admin
+        self._folder = "" if folder is None else str(folder)
         self._key = key
         self._reading, self._writing = os.pipe()
         self._children: list[_Child] = [_Child() for _ in range(count)]
@@ -140,7 +146,14 @@ class Crew:
 
     def _started(self, place: int) -> "subprocess.Popen[bytes]":
         admin = -1 if self._admin is None or place > 0 else self._admin.fileno()
-        shared = Inherited(listening=self._port.fileno(), ready=self._writing, key=self._key, admin=admin)
+        shared = Inherited(
+            listening=self._port.fileno(),
+            ready=self._writing,
+            key=self._key,
+            admin=admin,
+            place=place,
+            folder=self._folder,
+        )
         return subprocess.Popen(  # noqa: S603 - our own program, with the arguments that it was given
             self._command,
             pass_fds=(shared.listening, shared.ready, *((admin,) if admin >= 0 else ())),
