@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -69,11 +71,7 @@ def test_what_a_server_does_is_counted_traced_and_logged(shades: Path, tmp_path:
             names += whole(served.url, one, 5)
             _, headers, text = served.ask("/metrics")
             assert headers["content-type"].startswith("text/plain; version=0.0.4")
-            found = {
-                (sample.name, *sample.labels.values()): sample.value
-                for family in text_string_to_metric_families(text)
-                for sample in family.samples
-            }
+            found = samples(text)
             assert found["interlock_requests_total", "/predict", "200"] == 8
             assert found["interlock_answers_total", "champion"] == found["interlock_records_total",] == 8
             assert found["interlock_lane_answers_total", "fast"] == 4
@@ -140,6 +138,93 @@ def test_it_ends_without_dropping_anybody(shades: Path) -> None:
         reply = client.getresponse()
         assert (reply.status, reply.headers["connection"]) == (200, "close")
         assert served.process.wait(30) == 0
+
+
+def resident_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * 4_096 / 1e6
+
+
+def test_clients_that_pipeline_and_never_read_take_no_memory_and_nobody_s_time(shades: Path) -> None:
+    """Thirty connections stuffed with requests, in both lanes and for pages: a little memory each, and then they are let go."""
+    with serving(shades, "--insecure", before=settings(request_timeout="3s")) as served:
+        one = json.dumps(record(served)).encode()
+        head = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+        known, odd = head % len(one) + b"\r\n" + one, head % len(one) + b"x-a: 1\r\nx-a: 2\r\n\r\n" + one
+        page = b"GET /ping HTTP/1.1\r\nhost: here\r\n\r\n"
+        whole(served.url, json.loads(one), 100)
+        before = resident_mb(served.process.pid)
+        address = served.url.removeprefix("http://").split(":")
+        greedy = [socket.create_connection((address[0], int(address[1]))) for _ in range(30)]
+        most, sent, gone = before, 0, 0
+        try:
+            for client in greedy:
+                client.setblocking(False)
+            end = time.monotonic() + 30.0
+            while gone < len(greedy) and time.monotonic() < end:
+                gone = 0
+                for number, client in enumerate(greedy):
+                    try:
+                        sent += client.send((known, odd, page)[number % 3] * 400)
+                    except BlockingIOError:
+                        continue
+                    except OSError:
+                        gone += 1
+                most = max(most, resident_mb(served.process.pid))
+                began = time.monotonic()
+                assert served.ask("/predict", json.loads(one))[0] == 200
+                assert time.monotonic() - began < 3.0
+        finally:
+            for client in greedy:
+                client.close()
+        assert gone == len(greedy)
+        assert sent > 10_000_000
+        assert most - before < 30 * 2.0  # megabytes
+
+
+def test_a_quota_holds_for_all_workers_together_and_so_do_the_metrics(shades: Path, tmp_path: Path) -> None:
+    """Two processes, many connections: not one request more, and any of them tells what both counted."""
+    path = tmp_path / "keys.toml"
+    shop = {"authorization": f"Bearer {add_key(path, 'shop', ('predict',), '30 per day')}"}
+    ops = {"authorization": f"Bearer {add_key(path, 'ops', ('read',))}"}
+    with serving(shades, before=settings(keys_file=str(path), workers="2")) as served:
+        with ThreadPoolExecutor(8) as people:
+            found = list(people.map(lambda _: served.ask("/predict", {}, shop), range(100)))
+        statuses = [status for status, _, _ in found]
+        assert (statuses.count(422), statuses.count(429)) == (30, 70)
+        assert len({headers["interlock-prediction-id"][:16] for _, headers, _ in found}) == 2
+
+        def told() -> dict[tuple[str, ...], float]:
+            return samples(served.ask("/metrics", headers=ops)[2])
+
+        def requests(found: dict[tuple[str, ...], float]) -> tuple[float, float]:
+            return tuple(found.get(("interlock_requests_total", "/predict", code), 0.0) for code in ("422", "429"))
+
+        end = time.monotonic() + 20.0
+        while requests(told()) != (30.0, 70.0):
+            assert time.monotonic() < end, requests(told())
+        pages = [told() for _ in range(12)]
+        assert {requests(page) for page in pages} == {(30.0, 70.0)}
+        assert {page["interlock_workers",] for page in pages} == {2.0}
+        tree = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children")
+        os.kill(int(tree.read_text().split()[0]), signal.SIGKILL)
+        served.wait_for("another is started")
+        assert {requests(told()) for _ in range(6)} == {(30.0, 70.0)}
+        assert served.ask("/predict", {}, shop)[0] == 429
+        if shutil.which("promtool"):
+            text = served.ask("/metrics", headers=ops)[2]
+            done = subprocess.run(
+                ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
+            )
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def test_slowhttptest_closes_no_door(shades: Path, tmp_path: Path) -> None:

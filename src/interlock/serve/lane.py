@@ -73,11 +73,15 @@ class _Connection(Bounded):
     _is_active = False
 
     def data_received(self, data: bytes) -> None:
+        data = self._with_held(data)
         cycle = self.cycle
         if self._is_parsing or (cycle is not None and not cycle.response_complete):
             super().data_received(data)
             return
         while data:
+            if self.flow.write_paused:
+                self._hold(data)
+                return
             end = data.find(_END, 0, LONGEST_HEAD) + 4
             head = data[:end]
             known = self.shared.heads.get(head)
