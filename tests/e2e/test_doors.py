@@ -146,7 +146,7 @@ def resident_mb(pid: int) -> float:
 
 
 def test_clients_that_pipeline_and_never_read_take_no_memory_and_nobody_s_time(shades: Path) -> None:
-    """Thirty connections stuffed with requests, in both lanes and for pages: a little memory each, and then they are let go."""
+    """Thirty connections stuffed with requests, in both lanes and for pages: a little memory each, then an end."""
     with serving(shades, "--insecure", before=settings(request_timeout="3s")) as served:
         one = json.dumps(record(served)).encode()
         head = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"

@@ -11,7 +11,7 @@ import mmap
 import os
 import re
 from array import array
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -31,7 +31,7 @@ _TRIES: Final = 1_000
 class Cell(NamedTuple):
     """Where a bucket is: two numbers, tokens and time; ``file`` and ``start`` where others write them too."""
 
-    values: MutableSequence[float]
+    values: "array[float] | memoryview[float]"
     file: int = -1
     start: int = 0
 
