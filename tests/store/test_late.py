@@ -1,6 +1,9 @@
 """A ledger that is opened when it is there; then it is like any other."""
 
+import sqlite3
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from interlock.app import open_parts
 from interlock.configuration import load_settings
 from interlock.errors import NothingToServe, StoreFault
+from interlock.store import dialect
 from interlock.store.late import AGAIN_S, LateLedger
 from interlock.store.ledger import SqlLedger
 from interlock.store.schema import open_database
@@ -66,10 +70,11 @@ def test_nobody_waits_for_a_thread_that_tries():
     LateLedger(slow).close()
 
 
+TOML = '[model]\nname = "m"\ntask = "custom"\ntrain = "train.py"\n[data]\ninbox = "in"\n'
+
+
 def test_a_server_does_not_make_a_state_that_is_not_there(tmp_path):
-    (tmp_path / "interlock.toml").write_text(
-        '[model]\nname = "m"\ntask = "custom"\ntrain = "train.py"\n[data]\ninbox = "in"\n'
-    )
+    (tmp_path / "interlock.toml").write_text(TOML)
     settings = load_settings(tmp_path)
     with open_parts(settings, late=True) as parts:
         with pytest.raises(NothingToServe, match="There is no state in"):
@@ -79,3 +84,24 @@ def test_a_server_does_not_make_a_state_that_is_not_there(tmp_path):
         assert parts.ledger.events() == []
     with open_parts(settings, late=True) as parts:
         assert parts.ledger.events() == []
+
+
+def test_a_state_that_is_locked_is_opened_when_it_is_let_go(tmp_path, monkeypatch):
+    (tmp_path / "interlock.toml").write_text(TOML)
+    settings = load_settings(tmp_path)
+    with open_parts(settings):
+        pass
+    monkeypatch.setattr(dialect, "BUSY_TIMEOUT_S", 0.01)
+    locked = sqlite3.connect(settings.state_path, isolation_level=None)
+    locked.execute("BEGIN EXCLUSIVE")
+    with open_parts(settings, late=True) as parts:
+        with pytest.raises(StoreFault, match="is locked by another process"):
+            parts.ledger.events()
+        locked.execute("ROLLBACK")
+        locked.close()
+        end = time.monotonic() + 20.0
+        while time.monotonic() < end:
+            with suppress(StoreFault):
+                assert parts.ledger.events() == []
+                return
+    raise AssertionError("it was not opened")
