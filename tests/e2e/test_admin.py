@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import socket
 import time
@@ -44,12 +45,13 @@ def children(served: Served) -> list[int]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_person_trips_resets_and_rolls_back(two: Path, tmp_path: Path, workers: int) -> None:
-    path, port = tmp_path / "keys.toml", free_port()
+    project, path, port = tmp_path / "project", tmp_path / "keys.toml", free_port()
+    shutil.copytree(two, project)
     ops = {"authorization": f"Bearer {add_key(path, 'ops', ('operate', 'read', 'predict'))}"}
     shop = {"authorization": f"Bearer {add_key(path, 'shop', ('predict', 'read'))}"}
     told = {"admin_port": port, "keys_file": path, "workers": workers}
     before = tuple(part for name, value in told.items() for part in ("--set", f"serve.{name}={value}"))
-    with serving(two, before=before) as served:
+    with serving(project, before=before) as served:
         said = served.wait_for("the admin routes are at")
         admin = dataclasses.replace(served, url=re.search(r"http://\S+$", said)[0])
         assert admin.url == f"http://127.0.0.1:{port}"
@@ -73,6 +75,10 @@ def test_a_person_trips_resets_and_rolls_back(two: Path, tmp_path: Path, workers
         assert "interlock_requests_total" in admin.ask("/metrics", headers=ops)[2]
         listed = admin.ask("/history?limit=2", headers=ops)[2]["releases"]
         assert [release["cause"] for release in listed] == ["breaker", "breaker"]
-    tripped = interlock(two, "history", "--events", "--limit", "9")["events"]
+        status, _, found = admin.ask("/rollback", {"because": "the old one was better"}, ops)
+        assert (status, found["release"]["cause"]) == (200, "rollback")
+        served.wait_for(f"release {found['release']['generation']} answers now")
+        assert served.ask("/predict", ROW, shop)[1]["interlock-release"] == str(found["release"]["generation"])
+    tripped = interlock(project, "history", "--events", "--limit", "9")["events"]
     assert any(event["facts"].get("because") == "a test (asked by ops)" for event in tripped)
-    assert interlock(two, "verify")["problems"] == []
+    assert interlock(project, "verify")["problems"] == []

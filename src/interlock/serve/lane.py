@@ -73,7 +73,8 @@ class _Connection(Bounded):
     _is_active = False
 
     def data_received(self, data: bytes) -> None:
-        data = self._with_held(data)
+        if self._held:
+            data = self._with_held(data)
         cycle = self.cycle
         if self._is_parsing or (cycle is not None and not cycle.response_complete):
             super().data_received(data)
