@@ -81,6 +81,11 @@ def test_rules_are_what_they_are_called(found):
     assert sum(worst.values()) == float(any(value for one in found for value in one.values()))
 
 
+def test_what_lies_on_the_disk_of_all_is_no_sum():
+    found = [{("memory",): 1.0, ("disk",): 7.0}, {("memory",): 2.0, ("disk",): 8.0}]
+    assert combined(found, "sum") == {("memory",): 3.0, ("disk",): 8.0}
+
+
 def test_the_folder_is_for_one_user_and_gone_at_the_end():
     with shared_folder() as folder:
         assert folder.stat().st_mode & 0o777 == 0o700

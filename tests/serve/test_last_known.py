@@ -152,6 +152,18 @@ def test_where_the_breaker_stands_is_kept_with_what_the_ledger_does_not_know(las
     assert last_known.duty().unrecorded == ()
 
 
+def test_the_salt_is_kept_for_this_user_alone_and_mended(last_known, tmp_path):
+    assert last_known.salt() is None
+    last_known.keep_salt("ab" * 32)
+    assert last_known.salt() == "ab" * 32
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "kept" / "salt.json").write_text("{")
+    with pytest.raises(StoreFault):
+        last_known.salt()
+    last_known.keep_salt("ab" * 32)
+    assert last_known.salt() == "ab" * 32
+
+
 def test_two_states_of_one_project_are_not_mixed_up(project):
     settings = project.parts.settings
     first = last_known_of(settings, project.clock)

@@ -24,6 +24,8 @@ Labels: TypeAlias = tuple[str, ...]
 Values: TypeAlias = dict[str, dict[Labels, float]]
 SILENT_S: Final = 10.0
 """A worker that has not posted for so long is not counted among those that live."""
+_DISK: Final = "disk"
+"""A label of what is on the disk, which is the same for all of them and no sum."""
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it, for this user alone
 
 
@@ -86,8 +88,13 @@ def combined(found: Sequence[Mapping[Labels, float]], rule: Rule) -> dict[Labels
     if rule == "worst":
         worst = max((place for one in found for place, each in enumerate(labels) if one.get(each)), default=-1)
         return {each: float(place == worst) for place, each in enumerate(labels)}
-    over: Callable[[list[float]], float] = {"sum": sum, "max": max, "min": min}[rule]  # type: ignore[assignment]
-    return {each: over([one[each] for one in found if each in one]) for each in labels}
+    return {each: _over(rule, each)([one[each] for one in found if each in one]) for each in labels}
+
+
+def _over(rule: Rule, labels: Labels) -> Callable[[list[float]], float]:
+    if rule == "sum" and _DISK in labels:
+        return max
+    return {"sum": sum, "max": max, "min": min}[rule]  # type: ignore[return-value]
 
 
 def _added(found: Sequence[tuple[Values, dict[str, Times]]]) -> tuple[Values, dict[str, Times]]:

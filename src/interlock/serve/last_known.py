@@ -4,9 +4,10 @@ Kept under ``.interlock/last-known/<digest of the state's name>/``, so that two 
 
     release.json     the release, where it was read, and the records of its bundles
     duty.json        where the breaker stood, and what of that is not recorded yet
+    salt.json        the salt of hashed columns of the prediction log, where there are any
     bundles/<digest> the bundles: hard links of the verified files where the disk allows that, else copies
 
-Both documents carry the SHA-256 of what they say, and are replaced as a whole; a bundle is verified file by file before
+The documents carry the SHA-256 of what they say, and are replaced as a whole; a bundle is verified file by file before
 it is kept, and again before it is opened.
 """
 
@@ -33,7 +34,7 @@ from interlock.store.blobs import disk_faults
 from interlock.store.disk import TEMPORARY, durable_write, make_folder, sync_file, sync_folder
 
 FOLDER: Final = "last-known"
-_RELEASE, _DUTY, _BUNDLES = "release.json", "duty.json", "bundles"
+_RELEASE, _DUTY, _SALT, _BUNDLES = "release.json", "duty.json", "salt.json", "bundles"
 _IN_USE_S: Final = 3_600.0
 """What is not needed any more stays for so long: another server may be about to open it."""
 
@@ -67,6 +68,12 @@ class KeptDuty(Record, frozen=True, kw_only=True):
     at: str
     state: State
     unrecorded: tuple[Unrecorded, ...] = ()
+
+
+class KeptSalt(Record, frozen=True, kw_only=True):
+    """The salt of hashed columns, as the state has it."""
+
+    salt: str
 
 
 class _Sealed(msgspec.Struct, forbid_unknown_fields=True):
@@ -160,6 +167,22 @@ class LastKnown:
         """Where the breaker stood, or None."""
         return self._read(_DUTY, KeptDuty)
 
+    # ---- the salt ------------------------------------------------------------------------------------------------
+
+    def keep_salt(self, salt: str) -> None:
+        """Keep the salt of hashed columns, unless that is kept already."""
+        try:
+            known = self.salt()
+        except StoreFault:
+            known = None
+        if known != salt:
+            self._write(_SALT, KeptSalt(salt=salt))
+
+    def salt(self) -> str | None:
+        """The salt that was kept, or None."""
+        kept = self._read(_SALT, KeptSalt)
+        return None if kept is None else kept.salt
+
     # ---- documents -----------------------------------------------------------------------------------------------
 
     def _write(self, name: str, kept: Record) -> None:
@@ -167,6 +190,8 @@ class LastKnown:
         sealed = b'{"kept":%s,"sha256":"%s"}' % (content, hashlib.sha256(content).hexdigest().encode())
         path = self._folder / name
         with disk_faults(path):
+            make_folder(self._folder)
+            self._folder.chmod(0o700)
             durable_write(path, sealed)
 
     def _read(self, name: str, kind: type[R]) -> R | None:

@@ -18,6 +18,7 @@ from interlock.records import Tier
 from interlock.release.breaker import Mode, State
 from interlock.serve.board import Board, Counts, Rule, Times
 from interlock.serve.door import Reply, Room, Served
+from interlock.serve.journal import Tally
 from interlock.serve.reload import Source
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ METRICS: Final[Mapping[str, Told]] = {
     ),
     "interlock_lane_answers_total": Told("counter", ("lane",), "Replies, by the lane that they took."),
     "interlock_pool_waiting": Told("gauge", (), "Rows that wait for a model in another process."),
+    "interlock_log_records_total": Told(
+        "counter", ("outcome",), "Records of the prediction log: 'kept' on the disk, or 'lost' for want of room."
+    ),
+    "interlock_log_bytes": Told(
+        "gauge", ("place",), "What the prediction log holds, in 'memory' and on the 'disk', until it is in the lake."
+    ),
     "interlock_release_generation": Told(
         "gauge", (), "Generation of the release that answers; of several processes the oldest.", "min"
     ),
@@ -113,6 +120,7 @@ class Metrics:
         self._records = 0
         self.in_fast_lane: Callable[[], int] = lambda: 0
         self.source: Callable[[], Source] = lambda: "state"
+        self.log: Callable[[], Tally | None] = lambda: None
 
     def saw(self, served: Served) -> None:
         """Count one request; below a microsecond."""
@@ -191,6 +199,7 @@ class Metrics:
         state = watched.state.forced or watched.state.mode
         total = sum(sum(route.statuses.values()) for route in self._routes.values())
         fast = self.in_fast_lane()
+        log = self.log()
         packed_at = room.live.seats[0].packed_at
         packed = datetime.fromisoformat(packed_at) if packed_at else None
         return {
@@ -210,6 +219,8 @@ class Metrics:
             },
             "interlock_lane_answers_total": {("fast",): fast, ("ordinary",): total - fast},
             "interlock_pool_waiting": {(): sum(seat.elsewhere.waiting for seat in room.live.seats if seat.elsewhere)},
+            "interlock_log_records_total": {("kept",): log.kept, ("lost",): log.lost} if log else {},
+            "interlock_log_bytes": {("memory",): log.memory_bytes, ("disk",): log.spool_bytes} if log else {},
             "interlock_release_generation": {(): room.live.generation},
             "interlock_release_source": {(each,): float(each == self.source()) for each in get_args(Source)},
             "interlock_model_age_seconds": {}
