@@ -103,7 +103,10 @@ def test_a_key_has_its_quota_and_is_taken_back_while_the_server_runs(shades: Pat
 
 def test_tls_from_files(shades: Path, tmp_path: Path) -> None:
     cert, private = certificate(tmp_path)
-    with serving(shades, "--insecure", before=settings(tls_cert=str(cert), tls_key=str(private))) as served:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        admin = free.getsockname()[1]
+    told = settings(tls_cert=str(cert), tls_key=str(private), admin_port=str(admin))
+    with serving(shades, "--insecure", before=told) as served:
         assert served.url.startswith("https://127.0.0.1:")
         trusted = ssl.create_default_context(cafile=str(cert))
         client = http.client.HTTPSConnection(served.url.removeprefix("https://"), timeout=30, context=trusted)
@@ -114,6 +117,11 @@ def test_tls_from_files(shades: Path, tmp_path: Path) -> None:
             found.append((reply.status, json.loads(reply.read())["error"]["code"]))
         assert found == [(422, "DataRefused")] * 3
         assert client.sock.version() in ("TLSv1.2", "TLSv1.3")
+        client.close()
+        served.wait_for(f"the admin routes are at https://127.0.0.1:{admin}")
+        client = http.client.HTTPSConnection("127.0.0.1", admin, timeout=30, context=trusted)
+        client.request("GET", "/release")
+        assert json.loads(client.getresponse().read())["release"]["generation"] == 1
         client.close()
         with pytest.raises(URLError, match="CERTIFICATE_VERIFY_FAILED"):
             served.ask("/ping")

@@ -155,10 +155,10 @@ from pathlib import Path
 from interlock.serve.quota import Bucket, Shared
 
 shared = Shared(Path(sys.argv[1]))
-bucket = Bucket("1000 per day", time.monotonic, shared.cell("a" * 64, "1000 per day"))
+bucket = Bucket("60000 per day", time.monotonic, shared.cell("a" * 64, "60000 per day"))
 print("ready", flush=True)
 sys.stdin.readline()
-print(sum(bucket.take() == 0.0 for _ in range(3000)), flush=True)
+print(sum(bucket.take() == 0.0 for _ in range(60_000)), flush=True)
 """
 
 
@@ -178,7 +178,9 @@ def test_processes_that_ask_at_once_get_the_quota_together(tmp_path):
         for each in asking:
             each.stdin.write("\n")
             each.stdin.flush()
-        assert sum(int(each.stdout.readline()) for each in asking) == 1_000
+        took = sum(int(each.stdout.readline()) for each in asking)
+        # 0.7 a second come back meanwhile, and a process that is not scheduled for long costs a few; without locks half
+        assert 60_000 <= took <= 60_600
     finally:
         for each in asking:
             each.kill()

@@ -10,6 +10,7 @@ import hashlib
 import mmap
 import os
 import re
+import time
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,10 @@ _EPSILON: Final = 1e-9
 _SLOTS: Final = 4_096
 _SLOT_BYTES: Final = 32
 _NAME_BYTES: Final = 16
-_TRIES: Final = 1_000
-"""A lock is held for a microsecond. Who does not get it in so many tries goes on without: its owner is stopped."""
+_PATIENCE_S: Final = 0.2
+"""A lock is held for a microsecond, or until its owner is scheduled again. Who does not get it by then goes on without
+for a while: its owner is stopped, and a token too many is better than a server that waits."""
+_ALONE_S: Final = 10.0
 
 
 class Cell(NamedTuple):
@@ -42,7 +45,7 @@ class Bucket:
     Raises :class:`SettingsError` for a quota that is none.
     """
 
-    __slots__ = ("_cell", "_clock", "_most", "_per_s", "quota")
+    __slots__ = ("_alone_until_s", "_cell", "_clock", "_most", "_per_s", "quota")
 
     def __init__(self, quota: str, clock: Callable[[], float], cell: Cell | None = None) -> None:
         found = re.match(QUOTA_PATTERN, quota)
@@ -52,6 +55,7 @@ class Bucket:
         self._clock = clock
         self._most = float(found[1])
         self._per_s = self._most / _S[found[2]]
+        self._alone_until_s = 0.0
         self._cell = cell or Cell(array("d", (0.0, 0.0)))
 
     def take(self) -> float:
@@ -64,7 +68,7 @@ class Bucket:
 
     def _moved(self, tokens: float) -> float:
         values, file, start = self._cell
-        is_locked = file >= 0 and _locked(file, start)
+        is_locked = file >= 0 and self._is_locked(file, start)
         try:
             now, used = self._clock(), max(0.0, values[0])
             if values[1] > 0.0:
@@ -75,6 +79,24 @@ class Bucket:
         finally:
             if is_locked:
                 fcntl.lockf(file, fcntl.LOCK_UN, _SLOT_BYTES, start)
+
+    def _is_locked(self, file: int, start: int) -> bool:
+        """Whether the bytes of the bucket are ours now."""
+        end_s = 0.0
+        while True:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SLOT_BYTES, start)
+            except OSError:
+                now_s = time.monotonic()
+                end_s = end_s or now_s + _PATIENCE_S
+                if now_s < self._alone_until_s:
+                    return False
+                if now_s >= end_s:
+                    self._alone_until_s = now_s + _ALONE_S
+                    return False
+                os.sched_yield()
+            else:
+                return True
 
 
 class Shared:
@@ -104,14 +126,3 @@ class Shared:
         finally:
             fcntl.lockf(file, fcntl.LOCK_UN, _NAME_BYTES, _SLOTS * _SLOT_BYTES)
         return None
-
-
-def _locked(file: int, start: int) -> bool:
-    """Whether the bytes of a bucket are ours now."""
-    for _ in range(_TRIES):
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SLOT_BYTES, start)
-        except OSError:
-            continue
-        return True
-    return False
