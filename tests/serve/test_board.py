@@ -5,6 +5,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interlock.serve import board
 from interlock.serve.board import SILENT_S, Board, Counts, Times, combined, shared_folder
 
 
@@ -29,10 +30,10 @@ RULES = {"waiting": "sum", "mode": "worst"}
 
 def test_all_of_them_tell_the_sum(tmp_path):
     boards = [Board(tmp_path, place, Hand()) for place in range(3)]
-    for place, board in enumerate(boards):
-        board.post(counts(10.0 * (place + 1), waiting=place, mode="open" if place == 1 else "closed"))
-    for board in boards:
-        found, living = board.together(RULES)
+    for place, each in enumerate(boards):
+        each.post(counts(10.0 * (place + 1), waiting=place, mode="open" if place == 1 else "closed"))
+    for each in boards:
+        found, living = each.together(RULES)
         assert found.counters["asked"] == {("/predict", "200"): 60.0, ("/batch", "200"): 3.0}
         assert found.gauges["waiting"] == {(): 3.0}
         assert found.gauges["mode"] == {("closed",): 0.0, ("open",): 1.0}
@@ -61,10 +62,10 @@ def test_a_worker_that_died_stays_counted_and_its_successor_counts_on(tmp_path):
 
 
 def test_what_is_no_post_is_left_out_and_a_folder_that_is_gone_stops_nothing(tmp_path):
-    board = Board(tmp_path, 0, Hand())
-    board.post(counts(1.0))
+    one = Board(tmp_path, 0, Hand())
+    one.post(counts(1.0))
     (tmp_path / "counts-1").write_text("{")
-    assert board.together(RULES)[0].counters["asked"]["/predict", "200"] == 1.0
+    assert one.together(RULES)[0].counters["asked"]["/predict", "200"] == 1.0
     gone = Board(tmp_path / "gone", 0, Hand())
     gone.post(counts(1.0))
     assert gone.together(RULES) == (Counts({}, {}, {}), 0)
@@ -92,3 +93,16 @@ def test_the_folder_is_for_one_user_and_gone_at_the_end():
         assert os.access(folder, os.W_OK)
         (folder / "counts-0").write_text("x")
     assert not folder.exists()
+
+
+def test_what_a_killed_server_left_is_taken_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(board, "_MEMORY", tmp_path)
+    left, used = tmp_path / "interlock-serve-left", tmp_path / "interlock-serve-used"
+    for each in (left, used):
+        each.mkdir()
+        (each / "counts-0").write_text("x")
+    os.utime(left, (0, 0))
+    with shared_folder() as folder:
+        assert folder.parent == tmp_path
+        assert not left.exists()
+        assert used.exists()

@@ -26,6 +26,8 @@ SILENT_S: Final = 10.0
 """A worker that has not posted for so long is not counted among those that live."""
 _DISK: Final = "disk"
 """A label of what is on the disk, which is the same for all of them and no sum."""
+_PREFIX: Final = "interlock-serve-"
+_LEFT_S: Final = 3_600.0
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it, for this user alone
 
 
@@ -127,10 +129,21 @@ def _read(path: Path) -> _Post | None:
 
 @contextmanager
 def shared_folder() -> Iterator[Path]:
-    """A folder for the workers of one server, for this user alone; gone at the end."""
-    where = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="interlock-serve-", dir=where))
+    """A folder for the workers of one server, for this user alone; gone at the end, or when another one is made."""
+    where = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    _sweep(where)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=where))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(where: Path) -> None:
+    """Take away what servers left that were killed: in a folder that is used something is written every second."""
+    before_s = time.time() - _LEFT_S
+    for folder in where.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if found.st_uid == os.getuid() and found.st_mtime < before_s and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
