@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from interlock.answer import live
 from interlock.answer.guard import Limits
 from interlock.answer.live import Loader
 from interlock.errors import BundleCorrupt, NotFound, NothingToServe, SettingsError, StoreFault
@@ -70,6 +71,56 @@ def test_at_the_start_the_baseline_answers_when_nothing_else_can(project, tmp_pa
     )
     with pytest.raises(BundleCorrupt):
         follower_of(project)[0].first()
+
+
+class Store:
+    """Gives bundles but for those that are away."""
+
+    def __init__(self, project, monkeypatch):
+        self.away, self._project = set(), project
+        monkeypatch.setattr(live, "open_bundle", self.open)
+
+    def open(self, _, digest):
+        if digest in self.away:
+            raise StoreFault("The store is away.")
+        return self._project.bundles[digest]
+
+
+def test_a_model_that_the_store_did_not_give_is_asked_for_again(project, tmp_path, monkeypatch):
+    store = Store(project, monkeypatch)
+    follower, shown, said = follower_of(project)
+    follower.first()
+    good = project.bundles[project.parts.ledger.scan("release", Release)[0][1].champion]
+    champion = project.release_of(tmp_path, 2, last_good=good).bundle.digest
+    store.away = {champion}
+    for _ in range(3):
+        follower.look()
+        project.clock.advance(6.0)
+    assert [seat.tier for seat in shown[-1].live.seats] == ["last-good", "baseline"]
+    assert (len(shown), sum("cannot be loaded" in line for line in said)) == (1, 1)
+    store.away = set()
+    follower.look()
+    assert [seat.tier for seat in shown[-1].live.seats] == ["champion", "last-good", "baseline"]
+    project.clock.advance(6.0)
+    follower.look()
+    assert len(shown) == 2
+
+
+def test_a_release_of_which_the_store_gave_nothing_is_asked_for_again(project, tmp_path, monkeypatch):
+    store = Store(project, monkeypatch)
+    follower, shown, said = follower_of(project)
+    follower.first()
+    champion = project.release_of(tmp_path, 2).bundle.digest
+    store.away = {champion}
+    follower.look()
+    assert (shown, follower.problem[:29]) == ([], "release 2 cannot be loaded, t")
+    store.away = set()
+    follower.look()
+    assert shown == []  # not at once: the store has time to come back
+    project.clock.advance(6.0)
+    follower.look()
+    assert [room.live.generation for room in shown] == [2]
+    assert len(said) == 3
 
 
 def test_models_are_loaded_once_and_kept_while_needed(project, tmp_path):

@@ -12,7 +12,7 @@ from interlock.answer.guard import Constancy, Limits, check_of, constancy_limit,
 from interlock.answer.pool import Pool
 from interlock.answer.predict import Elsewhere, Live, Seat, picker
 from interlock.data.profile import Profile
-from interlock.errors import Fault, InterlockError, NotFound, UserCodeFailed
+from interlock.errors import Fault, InterlockError, NotFound, StoreFault, UserCodeFailed
 from interlock.model.bundle import Opened, open_bundle
 from interlock.model.predictor import open_form, open_predictor
 from interlock.model.rows import Row, Rows, frame_of, rows_of, schema_of
@@ -66,6 +66,8 @@ class Loader:
         self._limits = limits
         self._workers = workers
         self._spare = spare
+        self.is_away = False
+        """The last time a model was not loaded because the store did not give it: trying again may help."""
         self._models: dict[str, Model] = {}
 
     def load(self, release: Release, say: Callable[[str], None], *, at_any_rate: bool = False) -> Live:
@@ -74,6 +76,7 @@ class Loader:
         Raises what loading the champion raises when no other model that learnt can be loaded; ``at_any_rate``, only
         when the baseline cannot either.
         """
+        self.is_away = False
         seats: list[Seat] = []
         columns: list[Column] = []
         problem: InterlockError | None = None
@@ -89,6 +92,7 @@ class Loader:
                 model = self._model(digest, say)
             except InterlockError as error:
                 problem = problem or error
+                self.is_away = self.is_away or isinstance(error, StoreFault)
                 say(f"{tier} {short(digest)} cannot be loaded: {error.message}")
                 continue
             if not columns:

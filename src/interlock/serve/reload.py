@@ -6,6 +6,7 @@ that this host remembers. What answers is kept on the local disk for that.
 
 import threading
 from collections.abc import Callable
+from math import inf
 from typing import Final, Literal, TypeAlias
 
 from interlock.answer.live import Loader
@@ -20,6 +21,8 @@ Source: TypeAlias = Literal["state", "memory"]
 LOOK_EVERY_S: Final = 0.1
 """How often the ledger is asked for a newer release."""
 _KEEP_AGAIN_S: Final = 60.0
+_LOAD_AGAIN_S: Final = 5.0
+"""What the store did not give is asked for again after so long."""
 
 
 class Follower:
@@ -47,6 +50,9 @@ class Follower:
         self._last_known = last_known
         self._kept: Release | None = None
         self._keep_at_s = 0.0
+        self._seats = 0
+        self._load_at_s = inf
+        self._told_once: set[str] = set()
         self.on_back: Callable[[Release], None] = lambda _: None
         """Called in the thread when the state can be read again, and the release that answers is still in force."""
         self.source: Source = "state"
@@ -68,7 +74,7 @@ class Follower:
                 raise
             release = self._remembered(error)
         room = self._room(release, at_any_rate=True)
-        self._shown = release
+        self._shown, self._seats = release, len(room.live.seats)
         return room, release
 
     def _remembered(self, error: InterlockError) -> Release:
@@ -99,7 +105,10 @@ class Follower:
             self._thread.join(timeout=10.0)
 
     def _room(self, release: Release, *, at_any_rate: bool = False) -> Room:
-        live = self._loader.load(release, self._say, at_any_rate=at_any_rate)
+        try:
+            live = self._loader.load(release, self._say_once, at_any_rate=at_any_rate)
+        finally:
+            self._load_at_s = self._parts.clock.monotonic() + _LOAD_AGAIN_S if self._loader.is_away else inf
         settings = self._parts.settings
         return room_of(
             live,
@@ -129,7 +138,7 @@ class Follower:
             if was == "memory":
                 self._say(f"the state can be read again: release {release.generation} is in force")
                 self.on_back(release)
-        if release in (self._shown, self._failed):
+        if release in (self._shown, self._failed) and self._parts.clock.monotonic() < self._load_at_s:
             return
         try:
             room = self._room(release)
@@ -139,7 +148,12 @@ class Follower:
                 f"release {release.generation} cannot be loaded, the one before goes on answering: {error.message}"
             )
             return
+        if release == self._shown and len(room.live.seats) <= self._seats:
+            return
         self._shown, self._failed, self.problem = release, None, ""
+        self._seats, self._kept = len(room.live.seats), None
+        if not self._loader.is_away:
+            self._told_once.clear()
         self._show(room, release)
         self._say(f"release {release.generation} answers now")
         self._keep()
@@ -157,6 +171,12 @@ class Follower:
             self._say(f"release {self._shown.generation} is not kept on this disk: {error.message}")
         else:
             self._kept, self._keep_at_s = self._shown, 0.0
+
+    def _say_once(self, message: str) -> None:
+        """Say what is said at each try, until one goes well."""
+        if message not in self._told_once:
+            self._told_once.add(message)
+            self._say(message)
 
     def _told(self, problem: str) -> None:
         if problem != self.problem:
