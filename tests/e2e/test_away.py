@@ -18,6 +18,7 @@ from infra.server import Served, serving
 pytestmark = pytest.mark.slow
 
 ROW = {"width": 1.0, "weight": 0.25}
+HALVED = TRAIN.replace("np.asarray(X, dtype=float)\n", "np.asarray(X, dtype=float) * [1, 0]\n")
 
 
 def until(holds: Callable[[], Any], within_s: float = 30.0) -> None:
@@ -47,9 +48,7 @@ def answer(served: Served) -> tuple[int, str, str]:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose champion has a last good; both answer in processes of their own."""
     folder = make_project(tmp_path_factory.mktemp("away") / "project")
-    (folder / "train.py").write_text(
-        TRAIN.replace("np.asarray(X, dtype=float)\n", "np.asarray(X, dtype=float) * [1, 0]\n")
-    )
+    (folder / "train.py").write_text(HALVED)
     assert interlock(folder, "run")["outcome"] == "released"
     (folder / "train.py").write_text(TRAIN)
     write_rows(folder / "inbox" / "b.csv", 400, 1500)
@@ -120,3 +119,57 @@ def test_postgres_and_the_object_store_are_stopped(
     finally:
         if empty_pg.cluster._process is None:
             empty_pg.cluster.start()
+
+
+AT_TIMES = """import numpy as np
+
+
+def predict(model, X):
+    answers = model.predict(X).astype(object)
+    answers[np.asarray(X["width"], dtype=float) == 107] = "perhaps"
+    return answers
+"""
+
+
+def test_a_trip_while_the_database_is_stopped_outlives_the_server_and_is_recorded(
+    tmp_path: Path, empty_pg: TestDatabase
+) -> None:
+    """The breaker acts, the ledger cannot be told, the server is killed: the champion stays off duty all the same."""
+    project = make_project(tmp_path / "project")
+    store = f'\n[store]\nstate = "{empty_pg.url}"\n'
+    (project / "train.py").write_text(HALVED)
+    (project / "interlock.toml").write_text(TOML + store)
+    assert interlock(project, "run")["outcome"] == "released"
+    (project / "train.py").write_text(TRAIN)
+    (project / "predict.py").write_text(AT_TIMES)
+    (project / "interlock.toml").write_text(
+        TOML.replace('target = "ok"', 'target = "ok"\npredict = "predict.py"') + store
+    )
+    write_rows(project / "inbox" / "b.csv", 400, 1500)
+    assert interlock(project, "run")["outcome"] == "released"
+    cluster = empty_pg.cluster
+    # one client has a vote a second: with so few votes a year, four of them are enough
+    rules = ("--set", "breaker.rated_load=1", "--set", "breaker.tolerated=0.0001")
+    try:
+        with serving(project, "--insecure", before=rules) as served:
+            until(lambda: kept(project))
+            cluster.stop()
+            until(
+                lambda: (
+                    served.ask("/predict", ROW | {"width": 107.0}) and any("off duty" in line for line in served.said)
+                )
+            )
+            served.wait_for("a step of the breaker is not recorded yet")
+            served.process.kill()
+        with serving(project, "--insecure", before=rules) as served:
+            served.wait_for("ANSWERS FROM MEMORY: release 2 of ")
+            assert answer(served) == (200, "last-good", "2")
+            cluster.start()
+            served.wait_for("release 3 answers now")
+            assert answer(served) == (200, "last-good", "3")
+        found = interlock(project, "status")["release"]
+        assert (found["cause"], found["route"]) == ("breaker", "last-good")
+        assert interlock(project, "verify")["problems"] == []
+    finally:
+        if cluster._process is None:
+            cluster.start()

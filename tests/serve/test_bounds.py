@@ -248,7 +248,7 @@ def test_what_a_connection_holds_is_bounded(house, kind, reads):
         if reads == "nothing":
             reader._transport.pause_reading()
         pump = asyncio.create_task(read_on(reader)) if reads == "all" else None
-        for turn in range(300):
+        for turn in range(120):
             if writer.transport.get_write_buffer_size() < 2_000_000:
                 writer.write(raw)
             if reads == "slowly" and turn % 4 == 0:
