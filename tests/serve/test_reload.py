@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from interlock.answer import live
@@ -289,3 +290,15 @@ def test_a_bundle_is_opened_from_this_disk_and_else_from_the_lake(project):
     project.bundles |= spare
     assert load() == ["champion", "baseline"]
     assert said == [f"the copy of bundle {release.champion[:12]} on this disk is not used: A byte was changed."]
+
+
+def test_a_challenger_is_not_tried_while_the_state_is_away(project, remembered, monkeypatch):
+    release, said = project.parts.ledger.scan("release", Release)[0][1], []
+    release = msgspec.structs.replace(release, challenger="c" * 64)
+    monkeypatch.setattr(project.parts.ledger, "scan", None)
+    project.parts = replace(project.parts, ledger=Away(project.parts.ledger, StoreFault("The database is away.")))
+    loader = loader_of(project)
+    found = loader.load(release, said.append)
+    assert [seat.tier for seat in found.everybody] == ["champion", "baseline"]
+    assert loader.is_away
+    assert said == ["the challenger is not tried while the state cannot be read: The database is away."]

@@ -89,6 +89,11 @@ class Wall:
         return self._start + self._clock.monotonic()
 
 
+def _was_asked(answered: Answered) -> bool:
+    """Whether the champion was asked for any of the records."""
+    return "champion" in answered.tiers or any(fault.tier == "champion" for fault in answered.faults)
+
+
 class Duty:
     """Watches the answers of one room after another."""
 
@@ -144,6 +149,10 @@ class Duty:
             if release.cause == "breaker" and release.champion == self.state.model:
                 if release.route != self.state.route:  # another process decided
                     self._begin(release)
+            elif release.champion == self.state.model and release.route != self.state.route:
+                recorded = self._recorded(release)  # it may have decided just before this release
+                if recorded is not None and recorded.epoch > self.state.epoch:
+                    self.state = recorded
             else:
                 self._step(Released(self._wall.now_s(), release.champion, has_last_good))
         if not self._is_guess:
@@ -160,11 +169,7 @@ class Duty:
 
     def _begin(self, release: Release) -> None:
         """Stand where the record says; where it cannot be read, where this host remembers; else off duty."""
-        kept = self._remembered(release)
-        try:
-            recorded = state_of(self._parts.ledger, release)
-        except InterlockError:
-            recorded = None
+        kept, recorded = self._remembered(release), self._recorded(release)
         self._is_guess = recorded is None and kept is None
         if recorded is None:
             has_last_good = release.last_good is not None
@@ -182,6 +187,13 @@ class Duty:
         if kept is not None and kept.unrecorded:
             self._records.put((self.state, tuple(Write(each.kind, each.facts) for each in kept.unrecorded)))
 
+    def _recorded(self, release: Release) -> State | None:
+        """Where the ledger says that it stands; None where that cannot be read."""
+        try:
+            return state_of(self._parts.ledger, release)
+        except InterlockError:
+            return None
+
     def _remembered(self, release: Release) -> KeptDuty | None:
         try:
             kept = None if self._last_known is None else self._last_known.duty()
@@ -196,6 +208,8 @@ class Duty:
         if live is None:
             return
         if live.route == 0 and live.seats[0].tier == "champion":
+            if live.challenge is not None and not _was_asked(answered):
+                return  # the challenger answered, which says nothing of the champion
             if self._ballot.admits(client, self._wall.now_s()):
                 self._vote(answered)
             self._since_shadow += 1

@@ -39,7 +39,7 @@ def greeting(name: str, live: Live, headers: Mapping[bytes, bytes], source: Sour
         "name": name,
         "generation": live.generation,
         "source": source,
-        "seats": [(seat.tier, short(seat.model)) for seat in live.seats],
+        "seats": [(seat.tier, short(seat.model)) for seat in live.everybody],
         "asked_first": live.tier,
         "command": command if may_predict else None,
     }

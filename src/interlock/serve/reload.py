@@ -74,7 +74,7 @@ class Follower:
                 raise
             release = self._remembered(error)
         room = self._room(release, at_any_rate=True)
-        self._shown, self._seats = release, len(room.live.seats)
+        self._shown, self._seats = release, len(room.live.everybody)
         return room, release
 
     def _remembered(self, error: InterlockError) -> Release:
@@ -148,10 +148,10 @@ class Follower:
                 f"release {release.generation} cannot be loaded, the one before goes on answering: {error.message}"
             )
             return
-        if release == self._shown and len(room.live.seats) <= self._seats:
+        if release == self._shown and len(room.live.everybody) <= self._seats:
             return
         self._shown, self._failed, self.problem = release, None, ""
-        self._seats, self._kept = len(room.live.seats), None
+        self._seats, self._kept = len(room.live.everybody), None
         if not self._loader.is_away:
             self._told_once.clear()
         self._show(room, release)

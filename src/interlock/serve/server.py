@@ -26,6 +26,7 @@ from interlock.serve.access import STDERR, AccessLog
 from interlock.serve.admin import Admin, Here
 from interlock.serve.app import App, Page
 from interlock.serve.board import Board, shared_folder
+from interlock.serve.canary import Canary, voter
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keyfile import KeyFile
@@ -80,6 +81,8 @@ def serve(parts: Parts, orders: Orders) -> None:
         stack.callback(loader.close)
         duty = Duty(parts, terms_of(settings), orders.say, last_known)
         stack.callback(duty.close)
+        canary = Canary(parts, orders.say)
+        stack.callback(canary.close)
 
         def show(room: Room, release: Release) -> None:
             house[0].show(room, release)
@@ -89,26 +92,38 @@ def serve(parts: Parts, orders: Orders) -> None:
         room, release = follower.first()
         recording = Recording(parts, room, orders.say, last_known)
         stack.callback(recording.close)
-        board = Board(Path(given.folder), given.place) if given is not None and given.folder else None
-        metrics = Metrics(parts.clock, lambda: door.room, duty, board=board)
+        metrics = Metrics(parts.clock, lambda: door.room, duty, board=_board(given))
         metrics.source, metrics.log = (lambda: follower.source), recording.tally
-        watchers = [recording.append, metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
+        metrics.challenged = lambda: canary.count
+        watchers = [recording.append, metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers), settled=recording.settled)
         duty.enter(room.live, release)
+        canary.enter(room.live)
         pages = _pages(door, settings, keyring, metrics)
         most = int(settings.serve.max_body_mb * 1e6)
         app = App(door, keyring, pages, recording.intakes(door), max_body=most)
-        house.append(_House(door, duty, follower, recording))
+        house.append(_House(door, duty, canary, follower, recording))
         house[0].each_second.append(metrics.post)
         if file is not None:
             house[0].also.append(file)
-        if settings.serve.oidc.issuer and not orders.insecure:
-            read, refresh_s = reader_of(settings.serve.oidc, settings.path)
-            issuer = Issuer(settings.serve.oidc, read, orders.say, refresh_s=refresh_s)
-            keyring.tokens = issuer.find
-            house[0].also.append(issuer)
+        house[0].also += _issuers(settings, orders, keyring)
         here = Here(lambda: follower.source, lambda: duty.state, metrics.page)
         _run(app, Admin(parts, keyring, here), settings, orders, house[0], metrics, given)
+
+
+def _board(given: Inherited | None) -> Board | None:
+    """Where this worker and its siblings show their counts; None for a server of one process."""
+    return Board(Path(given.folder), given.place) if given is not None and given.folder else None
+
+
+def _issuers(settings: Settings, orders: Orders, keyring: Keyring) -> list[Issuer]:
+    """Whose tokens open doors beside the keys, at most one."""
+    if not settings.serve.oidc.issuer or orders.insecure:
+        return []
+    read, refresh_s = reader_of(settings.serve.oidc, settings.path)
+    issuer = Issuer(settings.serve.oidc, read, orders.say, refresh_s=refresh_s)
+    keyring.tokens = issuer.find
+    return [issuer]
 
 
 def _lead(settings: Settings, orders: Orders) -> None:
@@ -163,7 +178,7 @@ def _telling(watchers: list[Watcher]) -> Watcher:
 def _voting(duty: Duty) -> Watcher:
     def saw(served: Served) -> None:
         if served.answered is not None:
-            duty.saw(served.client, served.rows, served.answered)
+            duty.saw(voter(served.client), served.rows, served.answered)
 
     return saw
 
@@ -185,10 +200,12 @@ def _outward(parts: Parts, orders: Orders, stack: ExitStack) -> Iterator[Watcher
 class _House:
     """What changes while the server runs, all of it in the thread of the loop."""
 
-    def __init__(self, door: Door, duty: Duty, follower: Follower, recording: Recording) -> None:
+    def __init__(self, door: Door, duty: Duty, canary: Canary, follower: Follower, recording: Recording) -> None:
         self.door = door
         self._recording = recording
         self._duty = duty
+        self._canary = canary
+        self.on_room: Callable[[], None] = lambda: None
         self._follower = follower
         self.also: list[KeyFile | Issuer] = []
         self.each_second: list[Callable[[], None]] = []
@@ -223,11 +240,14 @@ class _House:
 
     def _enter(self, room: Room, release: Release) -> None:
         self._duty.enter(room.live, release)
+        self._canary.enter(room.live)
         self.door.room = room  # one assignment: a request that began with the old room ends in it
+        self.on_room()
 
     def _tick(self) -> None:
         assert self._loop is not None
         self._duty.tick()
+        self._canary.tick()
         self._recording.tick(self._loop)
         for act in self.each_second:
             act()
@@ -311,7 +331,7 @@ def _pages(door: Door, settings: Settings, keyring: Keyring, metrics: Metrics) -
             "release": live.generation,
             "source": metrics.source(),
             "model": short(live.seats[0].model),
-            "tiers": [seat.tier for seat in live.seats],
+            "tiers": [seat.tier for seat in live.everybody],
         }
         return Reply(200, _encode(facts))
 
@@ -377,7 +397,7 @@ def _run(
 
     lane = Lane(house.door, app)
     metrics.in_fast_lane = lambda: lane.answered
-    app.keyring.on_change = lane.forget
+    app.keyring.on_change = house.on_room = lane.forget
     live = house.door.room.live
 
     def ready(address: str) -> None:
