@@ -12,7 +12,7 @@ from interlock.serve.pages import docs_page, greeting
 
 
 def page_of(house, host=b"here:8080", *, may_predict=True):
-    reply = greeting("demo & co", house.door.room.live, {b"host": host}, may_predict=may_predict)
+    reply = greeting("demo & co", house.door.room.live, {b"host": host}, "state", may_predict=may_predict)
     return reply, reply.body.decode()
 
 
@@ -24,6 +24,12 @@ def test_the_greeting_shows_a_request_that_the_model_takes(house):
     assert command[-1] == "http://here:8080/predict"
     record = json.loads(command[command.index("-d") + 1])
     assert list(record) == ["x", "n", "colour"]
+
+
+def test_the_greeting_says_when_the_release_is_only_remembered(house):
+    room = house.door.room
+    told = [greeting("demo", room.live, {}, source, may_predict=False).body for source in ("state", "memory")]
+    assert [b"The state cannot be read" in page for page in told] == [False, True]
 
 
 @pytest.mark.parametrize("host", [b"", b"<script>", b"a b", b"x'; rm -rf /", b"\xff"])

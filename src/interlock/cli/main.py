@@ -160,7 +160,7 @@ def serve(
 
     overrides = [*([f"serve.host={host}"] if host else []), *([f"serve.port={port}"] if port is not None else [])]
     current.overrides += overrides
-    with current.parts() as parts:
+    with current.parts(late=True) as parts:
         serve_project(parts, Orders(insecure=insecure, say=lambda line: typer.echo(line, err=True)))
 
 
@@ -225,14 +225,13 @@ def promote(
     json: Json = False,
 ) -> None:
     """Approve a held decision: release its candidate. A challenger, or what was taken back, is made the champion."""
-    from interlock.cli.operate import operator_turn, told_after
+    from interlock.cli.operate import told_after
     from interlock.cli.render import release
-    from interlock.release.registry import approve
+    from interlock.release.operation import approve_held
 
     current.json = json
     with current.parts() as parts:
-        with operator_turn(parts) as turn:
-            made = approve(parts, turn, entry, because=because)
+        made = approve_held(parts, entry, because)
         notes = told_after(parts)
     show([*release(made), *notes], made)
 
@@ -244,14 +243,13 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Drop the challenger, if there is one; else go back to the last release that really served and passed."""
-    from interlock.cli.operate import operator_turn, told_after
+    from interlock.cli.operate import told_after
     from interlock.cli.render import release
-    from interlock.release.registry import roll_back
+    from interlock.release.operation import go_back
 
     current.json = json
     with current.parts() as parts:
-        with operator_turn(parts) as turn:
-            made = roll_back(parts, turn, because=because, to=to)
+        made = go_back(parts, because, to)
         notes = told_after(parts)
     show([*release(made), *notes], made)
 
@@ -269,7 +267,8 @@ def reset(because: Because, json: Json = False) -> None:
 
 
 def _by_person(because: str, act: Literal["trip", "reset"], *, json: bool) -> None:
-    from interlock.cli.operate import duty_by_person, duty_lines
+    from interlock.cli.operate import duty_lines
+    from interlock.release.operation import duty_by_person
 
     current.json = json
     with current.parts() as parts:
