@@ -194,6 +194,12 @@ _ASKING: Final[dict[str, Any]] = {
     "description": "Whether the reply tells the probability of each class (models that give labels).",
     "schema": {"type": "boolean"},
 }
+_FIRST: Final[dict[str, Any]] = {
+    "name": "k",
+    "in": "query",
+    "description": "Of each ranking no more than so many, the best first.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999},
+}
 _TENSOR: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
@@ -336,7 +342,7 @@ def _prediction(route: _Route, kinds: Collection[str], signature: Signature, exa
     return {
         "summary": route.summary,
         "security": [{"key": []}, {"header": []}],
-        "parameters": [_ASKING],
+        "parameters": [_ASKING, *([_FIRST] if _ranks(signature) else [])],
         "requestBody": {
             "required": True,
             "content": {JSON: {"schema": route.body, "example": route.example}, **bodies},
@@ -346,6 +352,10 @@ def _prediction(route: _Route, kinds: Collection[str], signature: Signature, exa
             **{status: {"description": says, "content": error} for status, says in told.items()},
         },
     }
+
+
+def _ranks(signature: Signature) -> bool:
+    return signature.output is not None and signature.output.kind == "ranking"
 
 
 def _body(kind: str, signature: Signature, example: dict[str, Any]) -> dict[str, Any]:
