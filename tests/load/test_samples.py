@@ -14,7 +14,7 @@ from PIL import Image
 from interlock.answer.reading import Reader
 from interlock.data.profile import profile
 from interlock.data.signature import check, drift_notes, infer
-from interlock.load.samples import ImageKind, Source, samples
+from interlock.load.samples import ImageKind, Samples, Source
 from interlock.records import Column, Signature
 
 SCHEMA = {
@@ -36,6 +36,10 @@ ROW = st.fixed_dictionaries(
         "moment": st.none() | st.datetimes(datetime.fromisoformat("1800-01-01"), datetime.fromisoformat("2200-01-01")),
     }
 )
+
+
+def samples(source: Source, count: int, seed: int) -> list[dict]:
+    return Samples(source).made(count, seed)
 
 
 def source_of(frame: pl.DataFrame, **given: object) -> Source:

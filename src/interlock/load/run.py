@@ -22,7 +22,7 @@ from interlock.load.drive import Driven, Watching, drive
 from interlock.load.outcome import Found, Held, found_in, judged
 from interlock.load.page import Facing, page_of, summary
 from interlock.load.plan import Plan
-from interlock.load.samples import ImageKind, Source, samples
+from interlock.load.samples import ImageKind, Samples, Source
 from interlock.load.tally import Interval, percentile
 from interlock.load.target import Told, allowed, own_server, require_answers, require_locust, told
 from interlock.model.bundle import open_bundle
@@ -218,11 +218,12 @@ def bodies_of(source: Source, rows: int, seed: int) -> tuple[bytes, ...]:
     """The bodies of requests with so many records each; raises :class:`Misuse` for fewer than one."""
     if rows < 1:
         raise Misuse("A request has one record at least.", next_step="Change --rows-per-request.")
+    samples = Samples(source)
     wanted = max(_FEWEST_BODIES, _RECORDS // rows)
     bodies: list[bytes] = []
     size_bytes = 0
     for place in range(wanted):
-        records = samples(source, rows, seed * 1_000_003 + place)
+        records = samples.made(rows, seed * 1_000_003 + place)
         body = msgspec.json.encode(records[0] if rows == 1 else {"instances": records})
         bodies.append(body)
         size_bytes += len(body)

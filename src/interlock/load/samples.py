@@ -53,11 +53,16 @@ class Source:
         return None if self.reference is None else self.reference.column(name)
 
 
-def samples(source: Source, count: int, seed: int) -> list[dict[str, Any]]:
-    """Make ``count`` records. Bytes are bytes, dates and times are ISO text, and the columns are in their order."""
-    chance = random.Random(seed)  # noqa: S311 - records of a test
-    makers = {column.name: _with_gaps(column, source) for column in source.signature.inputs}
-    return [{name: make(chance) for name, make in makers.items()} for _ in range(count)]
+class Samples:
+    """Makes records of a source."""
+
+    def __init__(self, source: Source) -> None:
+        self._makers = {column.name: _with_gaps(column, source) for column in source.signature.inputs}
+
+    def made(self, count: int, seed: int) -> list[dict[str, Any]]:
+        """``count`` records. Bytes are bytes, dates and times are ISO text, and the columns are in their order."""
+        chance = random.Random(seed)  # noqa: S311 - records of a test
+        return [{name: make(chance) for name, make in self._makers.items()} for _ in range(count)]
 
 
 def _with_gaps(column: Column, source: Source) -> Make:
