@@ -22,7 +22,7 @@ from infra.program import exit_of, interlock
 from infra.server import Served, serving
 
 pytestmark = pytest.mark.slow
-QUICK = ("load", "--duration", "2s", "--users", "4", "--rate", "60")
+QUICK = ("load", "--duration", "1s", "--users", "4", "--rate", "60")
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def test_it_starts_a_server_keeps_to_the_level_and_leaves_nothing_behind(project
     found = interlock(project, *QUICK, "--fail-if", "p99 > 10s", "--fail-if", "errors > 1%", "--out", str(page))
     assert (found["passed"], found["own_server"], found["page"]) == (True, True, str(page))
     figures = found["found"]
-    assert figures["requests"] == figures["answered"] == figures["tiers"]["champion"] == 120
+    assert figures["requests"] == figures["answered"] == figures["tiers"]["champion"] == 60
     assert figures["error_kinds"] == {}
-    assert figures["releases"] == {"1": 120}
+    assert figures["releases"] == {"1": 60}
     assert found["before"]["release"] == found["after"]["release"] == 1
     assert list(figures["latency_ms"]) == ["p50", "p90", "p95", "p99", "p999", "max"]
     assert sorted(figures["latency_ms"].values()) == list(figures["latency_ms"].values())
@@ -93,7 +93,7 @@ def test_a_closed_loop_asks_as_fast_as_it_is_answered(project: Path, served: Ser
 def test_a_swap_in_the_middle_is_seen(project: Path) -> None:
     with serving(project, "--insecure") as served:
         ran: list[dict] = []
-        command = ("load", "--url", served.url, "--duration", "6s", "--users", "2", "--rate", "50")
+        command = ("load", "--url", served.url, "--duration", "5s", "--users", "2", "--rate", "50")
         runner = threading.Thread(target=lambda: ran.append(interlock(project, *command)))
         runner.start()
         write_rows(project / "inbox" / "more.csv", 400, 4_000, noise=0.1)
@@ -111,7 +111,7 @@ def test_a_swap_in_the_middle_is_seen(project: Path) -> None:
 def test_a_slow_server_is_measured_from_when_a_request_was_due(project: Path, served: Served) -> None:
     """Stopped for a second: a closed loop would count one slow request for each user, and no more."""
     ran: list[dict] = []
-    command = ("load", "--url", served.url, "--duration", "4s", "--users", "2", "--rate", "40")
+    command = ("load", "--url", served.url, "--duration", "3s", "--users", "2", "--rate", "40")
     runner = threading.Thread(target=lambda: ran.append(interlock(project, *command)))
     before = answered(served)
     runner.start()
@@ -122,7 +122,7 @@ def test_a_slow_server_is_measured_from_when_a_request_was_due(project: Path, se
     runner.join(60)
     (found,) = ran
     figures = found["found"]
-    assert figures["requests"] == 160
+    assert figures["requests"] == 120
     assert figures["error_kinds"] == {}
     slow = figures["latency_ms"]
     assert slow["max"] > 900
@@ -159,7 +159,7 @@ def test_a_wrong_key_and_nobody_there(project: Path, unused: int) -> None:
             timeout=60,
             check=True,
         )
-        assert json.loads(done.stdout)["found"]["answered"] == 120
+        assert json.loads(done.stdout)["found"]["answered"] == 60
     code, told = exit_of(project, "load", "--url", f"http://127.0.0.1:{unused}", "--duration", "1s")
     assert (code, told["error"]["code"]) == (3, "Fault")
     code, told = exit_of(project, "load", "--url", "http://example.com", "--duration", "1s")
@@ -179,7 +179,7 @@ def unused() -> int:
 
 def test_the_page_of_locust_answers_on_loopback_and_stops(project: Path, served: Served) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "interlock", *QUICK, "--duration", "4s", "--url", served.url, "--web", "--json"],
+        [sys.executable, "-m", "interlock", *QUICK, "--duration", "2s", "--url", served.url, "--web", "--json"],
         cwd=project,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -193,7 +193,7 @@ def test_the_page_of_locust_answers_on_loopback_and_stops(project: Path, served:
     assert "locust" in page.lower()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert json.loads(out)["found"]["answered"] == 240
+    assert json.loads(out)["found"]["answered"] == 120
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=2)
 
