@@ -142,7 +142,7 @@ def test_rows_are_answered_as_frames_are_to_the_bit(seed, shape, flags, listed, 
 @given(seed=st.integers(0, 2**32 - 1), rows=st.lists(VALUES, min_size=1, max_size=12))
 def test_every_row_reaches_the_leaves_that_the_definition_says(seed, rows):
     form = made(seed, "number")
-    matrix = np.array(rows_of(form, SIGNATURE)._matrix.of(rows))
+    matrix = np.array(rows_of(form, SIGNATURE)._few._matrix.of(rows))
     expected = []
     for row in matrix.tolist():
         total = form.forest.base[0]

@@ -168,10 +168,11 @@ class Own(Record, frozen=True, kw_only=True):
 def own_server(settings: Settings, overrides: Sequence[str], scratch: Path) -> Iterator[Own]:
     """Start ``interlock serve`` of the project on a free loopback port, with a key of its own, and end it.
 
-    Its breaker only observes, so that a load test changes no release. Raises :class:`Fault` when it does not answer.
+    Its breaker only observes and it keeps no log: a load test changes no release, and made records are no
+    predictions. Raises :class:`Fault` when it does not answer.
     """
     key = add_key(scratch / "keys.toml", "load", ("predict",))
-    ours = [f"serve.keys_file={scratch / 'keys.toml'}", "breaker.observe=true"]
+    ours = [f"serve.keys_file={scratch / 'keys.toml'}", "breaker.observe=true", "serve.log.on=false"]
     ours += ["serve.oidc.issuer="] if settings.serve.oidc.issuer else []
     command = [sys.executable, "-m", "interlock", "--project", str(settings.root)]
     command += ["--env", settings.environment] if settings.environment else []

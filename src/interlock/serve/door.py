@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from interlock.answer.guard import FAULTS
 from interlock.answer.pool import Overloaded
 from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader
-from interlock.errors import DataRefused, InterlockError
+from interlock.errors import DataRefused, Fault, InterlockError
 from interlock.model.rows import Row
 from interlock.records import Tier, short
 from interlock.serve.forms import PLAIN, Asked, Forms, How
@@ -25,6 +25,10 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 _encode = msgspec.json.Encoder().encode
 _log = logging.getLogger(__name__)
+
+
+class NotKept(Fault):
+    """What must be on the disk before it is acknowledged cannot be written."""
 
 
 class Fixed:
@@ -99,13 +103,21 @@ class Ids:
 
 
 class Door:
-    """Answers prediction requests by the release that is in the room."""
+    """Answers prediction requests by the release that is in the room.
+
+    With ``settled``, a reply with an answer waits for it: whether what was told of the id is kept.
+    """
 
     def __init__(
-        self, room: Room, observe: Callable[[Served], None], clock: Callable[[], float] = time.perf_counter
+        self,
+        room: Room,
+        tell: Callable[[Served], None],
+        clock: Callable[[], float] = time.perf_counter,
+        settled: Callable[[bytes], Awaitable[bool]] | None = None,
     ) -> None:
         self.room = room
-        self.tell = observe
+        self.tell = tell
+        self._settled = settled
         self._clock = clock
         self.is_closing = False
         """The server ends: every reply says that its connection closes."""
@@ -127,7 +139,7 @@ class Door:
     def now(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply | None:
         """The reply, where nothing has to be waited for; else None."""
         started, room = self._clock(), self.room
-        if not room.live.is_here:
+        if self._settled is not None or not room.live.is_here:
             return None  # the body is read by who waits, and only once
         try:
             asked = room.forms.read(route, body, how)
@@ -144,7 +156,10 @@ class Door:
             answered = await room.live.answer(asked.rows)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(route, error, started, client)
-        return self._reply(room, route, asked, answered, started, client)
+        reply = self._reply(room, route, asked, answered, started, client)
+        if self._settled is not None and not await self._settled(reply.name):
+            return failure(NotKept("The answer cannot be recorded, so it is not given.", next_step=_LATER), reply.name)
+        return reply
 
     async def reply(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply:
         """The reply, by whichever way."""
@@ -174,6 +189,7 @@ class Door:
         return reply
 
 
+_LATER = "Ask again later; the server says why its log does not take it."
 _RETRY = Fixed(((b"retry-after", b"1"),))
 _ABSTAINED = Fixed(((b"interlock-tier", b"abstain"),))
 _NOBODY = Fixed(((b"retry-after", b"1"), (b"interlock-tier", b"abstain")))
@@ -202,7 +218,7 @@ def failure(error: InterlockError, name: bytes) -> Reply:
     for fact in ("field", "row"):
         if error.facts.get(fact) is not None:
             body[fact] = error.facts[fact]  # type: ignore[assignment]
-    return Reply(status, _encode({"error": body}), name, _RETRY if isinstance(error, Overloaded) else NOTHING)
+    return Reply(status, _encode({"error": body}), name, _RETRY if isinstance(error, Overloaded | NotKept) else NOTHING)
 
 
 def fault(error: Exception, name: bytes) -> Reply:
