@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,13 +12,18 @@ import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from e2e.followed_project import turn
+from e2e.followed_project import opened, turn
 from e2e.small_project import make_project, write_rows
 from infra.program import exit_of, interlock
 from infra.server import Served, serving
+from interlock.cli.operate import operator_turn
+from interlock.errors import Fault, Misuse
+from interlock.load.run import Asked, LoadResult, load_test
+from interlock.release.registry import approve
 
 pytestmark = pytest.mark.slow
 QUICK = ("load", "--duration", "1s", "--users", "4", "--rate", "60")
@@ -38,6 +42,13 @@ def served(project: Path) -> Iterator[Served]:
     """Its server, open to everybody."""
     with serving(project, "--insecure") as found:
         yield found
+
+
+def run(folder: Path, **given: Any) -> LoadResult:
+    """A short run from this process."""
+    told = {"duration": "1s", "users": 4, "rate": 60.0, "say": lambda _: None, **given}
+    with opened(folder) as parts:
+        return load_test(parts, Asked(**told))
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -85,21 +96,24 @@ def test_a_missed_level_is_a_decision(project: Path, served: Served) -> None:
 
 
 def test_a_closed_loop_asks_as_fast_as_it_is_answered(project: Path, served: Served) -> None:
-    found = interlock(project, "load", "--url", served.url, "--duration", "1s", "--users", "2")
-    assert found["found"]["requests"] > 20
-    assert found["rate"] is None
+    found = run(project, url=served.url, users=2, rate=None)
+    assert found.found.requests > 20
+    assert found.rate is None
 
 
 def test_a_swap_in_the_middle_is_seen(project: Path) -> None:
-    with serving(project, "--insecure") as served:
+    write_rows(project / "inbox" / "more.csv", 400, 4_000, noise=0.1)
+    assert turn(project, "gate.approval=true").outcome == "held"
+    with serving(project, "--insecure") as served, opened(project) as parts:
+        entry = parts.ledger.events(kinds=["gate.decided"], newest_first=True, limit=1)[0].sequence
         ran: list[dict] = []
-        command = ("load", "--url", served.url, "--duration", "5s", "--users", "2", "--rate", "50")
+        command = ("load", "--url", served.url, "--duration", "4s", "--users", "2", "--rate", "50")
         runner = threading.Thread(target=lambda: ran.append(interlock(project, *command)))
+        before = answered(served)
         runner.start()
-        write_rows(project / "inbox" / "more.csv", 400, 4_000, noise=0.1)
-        assert turn(project, "gate.min_gain=0", "gate.approval=true").outcome == "held"
-        entry = str(interlock(project, "status")["last_decision_entry"])
-        interlock(project, "promote", entry, "--because", "to see it swap")
+        wait_for_traffic(served, before)
+        with operator_turn(parts) as by:
+            approve(parts, by, entry, because="to see it swap")
         runner.join(90)
     (found,) = ran
     assert found["found"]["error_kinds"] == {}
@@ -144,27 +158,21 @@ def wait_for_traffic(served: Served, before: float) -> None:
         time.sleep(0.02)
 
 
-def test_a_wrong_key_and_nobody_there(project: Path, unused: int) -> None:
+def test_a_key_opens_and_another_does_not(project: Path) -> None:
     with serving(project) as locked:
-        code, told = exit_of(project, "load", "--url", locked.url, "--key", "ilk_wrong", "--duration", "1s")
-        assert (code, told["error"]["code"]) == (2, "Misuse")
-        assert "does not open" in told["error"]["message"]
+        with pytest.raises(Misuse, match="does not open"):
+            run(project, url=locked.url, key="ilk_wrong")
         key = locked.wait_for("this key opens").rpartition(" ")[2]
-        environment = os.environ | {"INTERLOCK_KEY": key}
-        done = subprocess.run(
-            [sys.executable, "-m", "interlock", *QUICK, "--url", locked.url, "--json"],
-            cwd=project,
-            env=environment,
-            capture_output=True,
-            timeout=60,
-            check=True,
-        )
-        assert json.loads(done.stdout)["found"]["answered"] == 60
-    code, told = exit_of(project, "load", "--url", f"http://127.0.0.1:{unused}", "--duration", "1s")
-    assert (code, told["error"]["code"]) == (3, "Fault")
+        assert run(project, url=locked.url, key=key).found.answered == 60
+
+
+def test_nobody_there_is_a_fault(project: Path, unused: int) -> None:
+    with pytest.raises(Fault, match="does not answer"):
+        run(project, url=f"http://127.0.0.1:{unused}")
+
+
+def test_another_machine_is_not_asked(project: Path) -> None:
     code, told = exit_of(project, "load", "--url", "http://example.com", "--duration", "1s")
-    assert (code, told["error"]["code"]) == (2, "Misuse")
-    code, told = exit_of(project, "load", "--fail-if", "p99 is bad")
     assert (code, told["error"]["code"]) == (2, "Misuse")
 
 

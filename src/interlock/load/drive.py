@@ -21,6 +21,8 @@ from interlock.load.target import end
 _LOCUSTFILE: Final = "locustfile.py"
 _LOOK_EVERY_S: Final = 0.1
 _SLACK_S: Final = 30.0
+_SPARE_S: Final = 5
+"""The users stop by themselves; locust ends them so many seconds after the last of them may still wait."""
 _WEB_PORT: Final = 8089
 
 
@@ -80,7 +82,8 @@ def drive(plan: Plan, scratch: Path, watching: Watching) -> Driven:
 def _command(plan: Plan, port: int | None) -> list[str]:
     told = [sys.executable, "-m", "locust", "-f", _LOCUSTFILE, "--only-summary", "--loglevel", "WARNING"]
     told += ["--users", str(plan.users), "--spawn-rate", str(plan.users), "--exit-code-on-error", "0"]
-    told += ["--run-time", f"{math.ceil(plan.duration_s) + 1}s", "--stop-timeout", f"{math.ceil(plan.timeout_s)}"]
+    told += ["--run-time", f"{math.ceil(plan.duration_s + plan.timeout_s) + _SPARE_S}s"]
+    told += ["--stop-timeout", f"{math.ceil(plan.timeout_s)}"]
     if port is None:
         return [*told, "--headless"]
     return [*told, "--autostart", "--autoquit", "0", "--web-host", "127.0.0.1", "--web-port", str(port)]

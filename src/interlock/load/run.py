@@ -289,7 +289,7 @@ def _settings(asked: Asked, plan: Plan) -> tuple[tuple[str, str], ...]:
         if plan.rate is not None
         else f"closed loop, {plan.users} users"
     )
-    server = plan.url if asked.url else "interlock serve, started for this run on this machine, without its prediction log"
+    server = plan.url if asked.url else "interlock serve, started here for this run, without its prediction log"
     return (
         ("Server", server),
         ("Load", load),

@@ -30,7 +30,6 @@ class _Run:
         self.flying: dict[int, float] = {}
         self.schedule = None if _PLAN.rate is None else Schedule(_PLAN.rate, _PLAN.duration_s)
         self.users = 0
-        self.done = 0
         self._began_s = time.perf_counter()
         self._worked_s = time.process_time()
         self._taken_s = 0.0
@@ -45,11 +44,16 @@ class _Run:
         now_s = self.now_s
         due_s = now_s if self.schedule is None else self.schedule.next()
         if due_s is None or due_s >= _PLAN.duration_s:
-            self.done += 1
             raise StopUser
-        if due_s > now_s:
-            gevent.sleep(due_s - now_s)
+        while (wait_s := due_s - self.now_s) > 0:  # a timer of gevent may be early by how long its loop was busy
+            gevent.sleep(wait_s)
         return due_s
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more is to be sent, and nothing waited for."""
+        late_s = self.now_s - _PLAN.duration_s
+        return late_s >= 0 and (not self.flying or late_s >= _PLAN.timeout_s)
 
     def write(self, *, last: bool = False) -> None:
         """Append the interval that ended, if it has."""
@@ -93,8 +97,10 @@ def _keep_writing(run: _Run, environment: Any) -> None:
     while _current[-1] is run:
         gevent.sleep(_LOOK_EVERY_S)
         run.write()
-        if run.done >= _PLAN.users and environment.parsed_options.headless:
+        if run.is_over:
             environment.runner.quit()
+            if environment.web_ui is not None:
+                environment.web_ui.stop()
             return
 
 
