@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.fft import dct
 from scipy.signal import lfilter
 
 from interlock.release.bounds import interval, paired_gain
-from interlock.release.resample import generator
+from interlock.release.resample import Joint, generator
 from interlock.release.score import METRICS, Answers, Problem
 from interlock.release.serial import _long_run, memory
 
@@ -60,6 +61,47 @@ def test_a_bound_widens_with_the_root_of_the_memory(rho, least, most):
     assert least < np.median(widening) < most
     assert found[0].steps == 2000
     assert found[0].worth == pytest.approx(2000 / found[0].widening ** 2, rel=0.01)
+
+
+def by_the_book(influence, steps):
+    """The same once more, term by term: widening and worth."""
+    centred = influence - influence.mean()
+    count = steps.max() + 1
+    sums = np.array([centred[steps == step].sum() for step in range(count)])
+    sums = sums - sums.mean()
+    variance = (sums**2).mean()
+    r = sum(sums[t] * sums[t - 1] for t in range(1, count)) / (count * variance)
+    r = np.clip(r + (1 + 3 * r) / count, 0.0, 0.97)
+    terms = 0.4 * count ** (2 / 3) * min(1.0, ((1 - r) ** 2 / max(r, 0.1)) ** (2 / 3))
+    coefficients = dct(sums, type=2, norm="ortho")[1:]
+    cosines = (coefficients[: max(2, int(terms))] ** 2).mean()
+    inflation = max(1.0, (1 + r) / (1 - r), cosines / variance)
+    independent = (centred**2).sum()
+    return math.sqrt((sums**2).sum() / independent * count / (count - 1) * inflation), count / inflation, inflation
+
+
+SERIES = {
+    "without memory": lambda rng: rng.normal(size=90),
+    "turning about": lambda rng: course(rng, 90, -0.8),
+    "a short memory": lambda rng: course(rng, 90, 0.5),
+    "a long memory": lambda rng: course(rng, 90, 0.95),
+    "a slow wave in noise": lambda rng: np.sin(np.arange(90) / 15.0) + 2.0 * rng.normal(size=90),
+    "few": lambda rng: course(rng, 7, 0.5),
+    "two": lambda rng: rng.normal(size=2),
+}
+
+
+@pytest.mark.parametrize("name", SERIES)
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_what_the_definition_says(name, seed):
+    series = SERIES[name](np.random.default_rng(seed))
+    steps = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(series)), 3))
+    influence = series[steps] + np.random.default_rng(seed + 1).normal(size=3 * len(series)) + 0.7
+    found = memory(influence, steps)
+    widening, worth, inflation = by_the_book(influence, steps)
+    assert (found.widening, found.worth) == (pytest.approx(widening), pytest.approx(worth))
+    assert found.steps == len(series)
+    assert inflation > 1.0 or name in ("without memory", "turning about", "few", "two")
 
 
 def test_rows_of_one_moment_that_share_their_luck_are_worth_one():
@@ -122,6 +164,60 @@ def test_a_better_forecast_is_still_released():
     assert low("neg_mean_absolute_error", problem) > 0.0
 
 
+def timed(rho):
+    """Two scores of known covariance whose influence lasts; the difference has the gain 0.1 and the variance 0.05."""
+    rng = np.random.default_rng(4)
+    influence = np.stack([course(rng, 80, rho), course(rng, 80, rho)])
+    covariance = np.array([[0.04, 0.01], [0.01, 0.03]])
+    return Joint(np.array([0.5, 0.4]), covariance, None, 400, "", influence, np.arange(80))
+
+
+@pytest.mark.parametrize(("differing", "most"), [(400, None), (9, 9)])
+def test_a_bound_in_time_is_students_t_with_what_the_series_is_worth(differing, most):
+    joint = timed(0.6)
+    found = memory(joint.influence[0] - joint.influence[1], joint.steps)
+    assert 9 < int(found.worth) < 60
+    assert found.widening > 1.2
+    freedom = min(int(found.worth), most or 400) - 1
+    reach = stats.t.isf(0.03, freedom) * math.sqrt(0.05) * found.widening
+    gain = paired_gain(joint, 0, 1, alpha=0.03, differing=differing)
+    assert (gain.low, gain.high) == (pytest.approx(0.1 - reach), pytest.approx(0.1 + reach))
+    assert gain.standard_error == pytest.approx(math.sqrt(0.05) * found.widening)
+    back = paired_gain(joint, 1, 0, alpha=0.03, differing=differing)
+    assert (back.low, back.high) == (pytest.approx(-0.1 - reach), pytest.approx(-0.1 + reach))
+
+
+def test_an_interval_in_time_is_students_t_with_what_the_series_is_worth():
+    joint = timed(0.6)
+    for model, variance in ((0, 0.04), (1, 0.03)):
+        found = memory(joint.influence[model], joint.steps)
+        reach = stats.t.isf(0.05, int(found.worth) - 1) * math.sqrt(variance) * found.widening
+        centre = joint.estimates[model]
+        assert interval(joint, model, confidence=0.9) == (pytest.approx(centre - reach), pytest.approx(centre + reach))
+
+
+def test_errors_that_turn_about_do_not_narrow_the_error_that_is_told():
+    joint = timed(0.0)
+    influence = np.tile([[1.0, -1.0], [0.0, 0.0]], (1, 40)) + 0.1 * joint.influence
+    steps = np.repeat(np.arange(40), 2)  # two rows of each moment, which make up for each other
+    narrow = replace(joint, influence=influence, steps=steps)
+    assert memory(influence[0] - influence[1], steps).widening < 0.5
+    gain = paired_gain(narrow, 0, 1, alpha=0.03, differing=400)
+    assert gain.standard_error == pytest.approx(math.sqrt(0.05))
+    assert gain.low == pytest.approx(paired_gain(replace(narrow, steps=None), 0, 1, alpha=0.03, differing=400).low)
+
+
+@pytest.mark.parametrize("worth", [2, 3])
+def test_with_next_to_nothing_to_go_by_one_degree_of_freedom_is_left(worth):
+    joint = timed(0.0)
+    influence = np.array([[1.0, -1.0, 0.5][:worth], [0.0] * worth])
+    joint = replace(joint, influence=influence, steps=np.arange(worth))
+    found = memory(influence[0], joint.steps)
+    assert int(found.worth) <= 2
+    reach = stats.t.isf(0.05, 1) * 0.2 * found.widening
+    assert interval(joint, 0, confidence=0.9)[0] == pytest.approx(0.5 - reach)
+
+
 def test_order_in_time_never_narrows_a_bound_or_an_interval():
     for seed in range(20):
         problem = forecasts(seed, 50, 0.5)
@@ -162,7 +258,9 @@ def test_a_ranking_is_followed_by_what_was_found_at_all():
     )
     found = problem.in_time(METRICS["neg_mean_squared_error"].joint(forecasts(0, 3, 0.0), generator(0), 0))
     assert found.course is None  # its influence is known
-    assert problem.in_time(replace(found, influence=None)).course.tolist() == [[0.0, 0.0, 1.0]]
+    course = problem.in_time(replace(found, influence=None)).course
+    assert course.tolist() == [[0.0, 0.0, 1.0]]
+    assert course.dtype == np.float64  # of booleans there is no difference
 
 
 def test_groups_and_slices_keep_their_moments():
@@ -177,4 +275,9 @@ def test_groups_and_slices_keep_their_moments():
     assert found.steps.tolist() == [2, 0, 1]
     assert found.course.tolist() == [[3.0, 3.0, 9.0]]
     part = problem.where(np.array([True, False, False, True, True, False]))
+    known = METRICS["neg_mean_absolute_error"].joint(problem, generator(0), 200)
+    assert (known.course, known.influence.shape) == (None, (1, 3))
+    truth = replace(problem, numbers=np.full(6, 2.0), groups=None)
+    far = METRICS["neg_median_absolute_error"].joint(truth, generator(0), 200)
+    assert far.course.tolist() == [[2.0, 1.0, 0.0, 1.0, 2.0, 3.0]]
     assert part.steps.tolist() == [1, 0, 2]

@@ -193,7 +193,7 @@ class Metric(ABC):
         if count > 2:
             raise SettingsError(
                 f"{self.name} is for two classes, and there are {count}.",
-                next_step=f"Set gate.metric to '{_FOR_MANY.get(self.name, 'f1_macro')}'.",
+                next_step=f"Set gate.metric to '{_FOR_MANY[self.name]}'.",
                 metric=self.name,
             )
 

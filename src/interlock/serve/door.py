@@ -14,7 +14,7 @@ from interlock.answer.pool import Overloaded
 from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader
 from interlock.errors import DataRefused, Fault, InterlockError
-from interlock.model.rows import Row
+from interlock.model.rows import Framed, Row
 from interlock.records import Tier, short
 from interlock.serve.forms import PLAIN, Asked, Forms, How
 from interlock.serve.protocols import forms_of
@@ -71,6 +71,14 @@ class Served(NamedTuple):
     answered: Answered | None
     name: bytes = b""
     live: Live | None = None
+
+
+class Call(NamedTuple):
+    """A plain prediction request."""
+
+    route: str
+    body: bytes
+    client: object
 
 
 class Room(NamedTuple):
@@ -147,6 +155,37 @@ class Door:
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too, and ends nothing but the request
             return self._failed(route, error, started, client)
         return None if answered is None else self._reply(room, route, asked, answered, started, client)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether requests of one moment are better answered together."""
+        return self._settled is None and self.room.live.gathers
+
+    def together(self, calls: Sequence[Call]) -> list[Reply | None]:
+        """The replies to several requests of one moment, by one question to the model; as :meth:`now` gives each."""
+        started, room = self._clock(), self.room
+        asked = [self._read(room, call, started) for call in calls]
+        few = [one.rows for one in asked if isinstance(one, Asked) and not isinstance(one.rows, Framed)]
+        try:
+            answered = room.live.answer_here([row for rows in few for row in rows])
+        except Exception:  # noqa: BLE001 - whose fault it was is found out one by one
+            answered = None
+        parts = iter(() if answered is None else answered.parts([len(rows) for rows in few]))
+        replies: list[Reply | None] = []
+        for call, one in zip(calls, asked, strict=True):
+            if isinstance(one, Reply):
+                replies.append(one)
+            elif answered is None or isinstance(one.rows, Framed):
+                replies.append(self.now(call.route, call.body, call.client))
+            else:
+                replies.append(self._reply(room, call.route, one, next(parts), started, call.client))
+        return replies
+
+    def _read(self, room: Room, call: Call, started: float) -> Asked | Reply:
+        try:
+            return room.forms.read(call.route, call.body, PLAIN)
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._failed(call.route, error, started, call.client)
 
     async def later(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply:
         """The reply, waiting for models in other processes."""
