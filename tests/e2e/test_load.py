@@ -24,6 +24,7 @@ from interlock.cli.operate import operator_turn
 from interlock.errors import Fault, Misuse
 from interlock.load.run import Asked, LoadResult, load_test
 from interlock.release.registry import approve
+from interlock.service_level import limit_of
 
 pytestmark = pytest.mark.slow
 QUICK = ("load", "--duration", "1s", "--users", "4", "--rate", "60")
@@ -115,6 +116,11 @@ def test_a_swap_in_the_middle_is_seen(project: Path) -> None:
         with operator_turn(parts) as by:
             approve(parts, by, entry, because="to see it swap")
         runner.join(90)
+        interlock(project, "trip", "--because", "to see who stands in")
+        wait_for_tier(served, "last-good")
+        off_duty = run(project, url=served.url, limits=(limit_of("fallback > 1%"), limit_of("errors > 0%")))
+    assert off_duty.found.tiers == {"last-good": 60}
+    assert [each.holds for each in off_duty.level] == [False, True]
     (found,) = ran
     assert found["found"]["error_kinds"] == {}
     assert sorted(found["found"]["releases"]) == ["1", "2"]
@@ -155,6 +161,14 @@ def wait_for_traffic(served: Served, before: float) -> None:
     until = time.monotonic() + 30
     while answered(served) < before + 20:
         assert time.monotonic() < until, "nobody asked"
+        time.sleep(0.02)
+
+
+def wait_for_tier(served: Served, tier: str) -> None:
+    """Wait until the server answers by it."""
+    until = time.monotonic() + 30
+    while served.ask("/predict", {"width": 1.0, "weight": 1.0})[1]["interlock-tier"] != tier:
+        assert time.monotonic() < until
         time.sleep(0.02)
 
 

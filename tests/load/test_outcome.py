@@ -1,5 +1,6 @@
 """Figures and verdict from what was counted."""
 
+import msgspec
 import pytest
 
 from interlock.load.outcome import Found, found_in, judged
@@ -46,6 +47,15 @@ def test_nothing_holds_where_nothing_was_asked() -> None:
 def test_a_stopped_run_is_as_long_as_it_was() -> None:
     (first, _) = run()
     assert found_in([first], 30.0).seconds == 1.0
+
+
+def test_a_sender_that_is_busy_or_late_blurs_the_figures() -> None:
+    def blurred(busy: float, late_ms: int) -> bool:
+        pieces = run()
+        changed = {"busy": busy, "late_us": late_ms * 1_000}
+        return found_in([msgspec.structs.replace(each, **changed) for each in pieces], 2.0).is_blurred
+
+    assert [blurred(0.2, 5), blurred(0.9, 5), blurred(0.2, 40), blurred(0.2, 60)] == [False, True, False, True]
 
 
 def test_every_measure_of_a_service_level_is_there() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from interlock.errors import Fault, Misuse
+from interlock.errors import Fault, Misuse, SettingsError
 from interlock.load.plan import Plan
-from interlock.load.target import allowed, told
+from interlock.load.target import allowed, require_locust, told
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,14 @@ def test_another_machine_only_by_its_name(url: str) -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(Misuse, match="no address"):
         allowed(url, "")
+
+
+def test_without_locust_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_locust()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(SettingsError) as caught:
+        require_locust()
+    assert "interlock[load]" in caught.value.next_step
 
 
 def test_nobody_there_is_a_fault(unused_port: int) -> None:

@@ -6,6 +6,9 @@ from interlock.load.tally import Interval, percentile, together
 from interlock.records import Record
 from interlock.service_level import LATENCIES, Limit, shown
 
+_BUSY = 0.8
+_LATE_MS = 20.0
+
 
 class Held(Record, frozen=True, kw_only=True):
     """One condition of the service level, what was found, and whether it holds."""
@@ -24,7 +27,8 @@ class Found(Record, frozen=True, kw_only=True):
     """The figures. Latencies in milliseconds; ``rps``: answers a second; ``errors``, ``fallback``: shares.
 
     ``fallback`` is of the answers, those that are not the champion's. ``busy`` is the share of one processor that the
-    sender used: near 1 the figures are the sender's own as much as the server's.
+    sender used: near 1 the figures are the sender's own as much as the server's; ``late_ms`` is by how much the sender
+    was late at most, which is in the latencies.
     """
 
     seconds: float
@@ -38,6 +42,12 @@ class Found(Record, frozen=True, kw_only=True):
     releases: dict[str, int]
     error_kinds: dict[str, int]
     busy: float
+    late_ms: float
+
+    @property
+    def is_blurred(self) -> bool:
+        """The sender had too little of a processor: the server may be faster than the figures."""
+        return self.busy > _BUSY or self.late_ms > max(_LATE_MS, self.latency_ms["p99"] / 2)
 
     def measure(self, name: str) -> float:
         """The value of one of the measures of a service level."""
@@ -61,6 +71,7 @@ def found_in(intervals: Sequence[Interval], planned_s: float) -> Found:
         releases=whole.releases,
         error_kinds=whole.errors,
         busy=whole.busy,
+        late_ms=whole.late_us / 1e3,
     )
 
 

@@ -17,7 +17,6 @@ from interlock.service_level import LATENCIES
 _SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999)
 _MARKED = ((0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %"))
 _NAMES = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9", "max": "longest"}
-_BUSY = 0.8
 
 
 class Facing(Record, frozen=True, kw_only=True):
@@ -106,11 +105,11 @@ def _over_time(intervals: Sequence[Interval], found: Found) -> Section:
     swaps = _swaps(intervals)
     if swaps:
         blocks.append(Bullets(items=swaps))
-    if found.busy > _BUSY:
+    if found.is_blurred:
         blocks.append(
             Note(
-                text=f"The sender itself used {100 * found.busy:.0f} % of a processor: the server may be faster than "
-                "these figures, and latencies hold waits on the sender's side.",
+                text=f"The sender itself used {100 * found.busy:.0f} % of a processor and was late by up to "
+                f"{duration(found.late_ms / 1e3)}: the server may be faster than these figures.",
                 tone="warn",
             )
         )

@@ -85,8 +85,8 @@ class LoadResult(Record, frozen=True, kw_only=True):
         tiers = ", ".join(f"{amount:,} {tier}" for tier, amount in self.found.tiers.items())
         said += [f"  answered by: {tiers}"] if tiers else []
         said += [f"  {amount:,} x {kind}" for kind, amount in self.found.error_kinds.items()]
-        if self.found.busy > 0.8:
-            said.append("  The sender was busy: the server may be faster than this.")
+        if self.found.is_blurred:
+            said.append("  The sender was busy or late itself: the server may be faster than this.")
         return [*said, f"wrote {self.page}"]
 
 

@@ -23,7 +23,8 @@ class Interval(Record, frozen=True, kw_only=True):
 
     ``begin_s`` and ``end_s`` count from the beginning of the run. ``latencies`` counts bins of microseconds, of answers
     and of what was waited for in vain; ``longest_us`` is exact. ``tiers`` and ``releases`` count answers, ``errors``
-    what was none, by its kind. ``busy`` is the share of one processor that the sender itself used.
+    what was none, by its kind. ``busy`` is the share of one processor that the sender itself used, ``late_us`` by how
+    much it was late at most to do what was due.
     """
 
     begin_s: float
@@ -34,6 +35,7 @@ class Interval(Record, frozen=True, kw_only=True):
     releases: dict[str, int] = msgspec.field(default_factory=dict)
     errors: dict[str, int] = msgspec.field(default_factory=dict)
     busy: float = 0.0
+    late_us: int = 0
 
     @property
     def answered(self) -> int:
@@ -85,6 +87,7 @@ def together(intervals: Iterable[Interval]) -> Interval:
         releases=dict(sorted(releases.items())),
         errors=_largest_first(errors),
         busy=worked / (end_s - begin_s) if end_s > begin_s else 0.0,
+        late_us=max((piece.late_us for piece in pieces), default=0),
     )
 
 
@@ -105,6 +108,11 @@ class Recorder:
         self._tiers: Counter[str] = Counter()
         self._releases: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
+        self._late_us = 0
+
+    def late(self, late_s: float) -> None:
+        """The sender was late by so much."""
+        self._late_us = max(self._late_us, int(late_s * 1e6))
 
     def answer(self, latency_s: float, tier: str, release: str) -> None:
         """Count an answer."""
@@ -134,6 +142,7 @@ class Recorder:
             releases=dict(self._releases),
             errors=dict(self._errors),
             busy=busy,
+            late_us=self._late_us,
         )
         self._begin_s = now_s
         self._clear()

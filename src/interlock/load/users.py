@@ -95,7 +95,9 @@ def _begin(environment: Any, **_: Any) -> None:
 
 def _keep_writing(run: _Run, environment: Any) -> None:
     while _current[-1] is run:
+        due_s = run.now_s + _LOOK_EVERY_S
         gevent.sleep(_LOOK_EVERY_S)
+        run.recorder.late(run.now_s - due_s)
         run.write()
         if run.is_over:
             environment.runner.quit()
