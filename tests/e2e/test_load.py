@@ -18,6 +18,7 @@ import pytest
 
 from e2e.followed_project import opened, turn
 from e2e.small_project import make_project, write_rows
+from infra.certificates import certificate
 from infra.program import exit_of, interlock
 from infra.server import Served, serving
 from interlock.cli.operate import operator_turn
@@ -96,10 +97,12 @@ def test_a_missed_level_is_a_decision(project: Path, served: Served) -> None:
     assert "service level missed" in Path(found["page"]).read_text()
 
 
-def test_a_closed_loop_asks_as_fast_as_it_is_answered(project: Path, served: Served) -> None:
-    found = run(project, url=served.url, users=2, rate=None)
+def test_a_closed_loop_asks_as_fast_as_it_is_answered_also_over_tls(project: Path, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    found = run(project, users=2, rate=None, overrides=(f"serve.tls_cert={cert}", f"serve.tls_key={key}"))
+    assert found.url.startswith("https://")
     assert found.found.requests > 20
-    assert found.rate is None
+    assert (found.rate, found.found.error_kinds) == (None, {})
 
 
 def test_a_swap_in_the_middle_is_seen(project: Path) -> None:

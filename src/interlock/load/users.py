@@ -5,19 +5,24 @@ of the standard library when it is imported. It draws its own page and statistic
 """
 
 import random
+import ssl
 import time
 from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.event
 import msgspec
+from geventhttpclient.client import HTTPClientPool
 from locust import FastHttpUser, constant, events, task
+from locust.contrib.fasthttp import insecure_ssl_context_factory
 from locust.exception import StopUser
 
 from interlock.load.plan import PLAN_FILE, TALLY_FILE, Plan, Schedule
 from interlock.load.tally import NO_END, NOT_SENT, Recorder
 
 _LOOK_EVERY_S = 0.2
+_MOST_USERS = 10_000
 _PLAN = msgspec.json.decode(Path(PLAN_FILE).read_bytes(), type=Plan)
 _HEADERS = {"content-type": "application/json", **({"authorization": f"Bearer {_PLAN.key}"} if _PLAN.key else {})}
 
@@ -30,9 +35,17 @@ class _Run:
         self.flying: dict[int, float] = {}
         self.schedule = None if _PLAN.rate is None else Schedule(_PLAN.rate, _PLAN.duration_s)
         self.users = 0
-        self._began_s = time.perf_counter()
-        self._worked_s = time.process_time()
+        self._begun = gevent.event.Event()
         self._taken_s = 0.0
+        self.begin()
+        self._begun.clear()
+
+    def begin(self) -> None:
+        """The clock starts, when all users are there: making many of them takes its time."""
+        if not self._begun.is_set():
+            self._began_s = time.perf_counter()
+            self._worked_s = time.process_time()
+            self._begun.set()
 
     @property
     def now_s(self) -> float:
@@ -41,6 +54,7 @@ class _Run:
 
     def due(self) -> float:
         """When the next request of a user is due; it has waited until then. Raises ``StopUser`` at the end."""
+        self._begun.wait()
         now_s = self.now_s
         due_s = now_s if self.schedule is None else self.schedule.next()
         if due_s is None or due_s >= _PLAN.duration_s:
@@ -53,14 +67,14 @@ class _Run:
     def is_over(self) -> bool:
         """Nothing more is to be sent, and nothing waited for."""
         late_s = self.now_s - _PLAN.duration_s
-        return late_s >= 0 and (not self.flying or late_s >= _PLAN.timeout_s)
+        return self._begun.is_set() and late_s >= 0 and (not self.flying or late_s >= _PLAN.timeout_s)
 
     def write(self, *, last: bool = False) -> None:
         """Append the interval that ended, if it has."""
         now_s = self.now_s
         if last:
             self._give_up(now_s)
-        if not last and now_s - self._taken_s < _PLAN.interval_s:
+        if not last and (not self._begun.is_set() or now_s - self._taken_s < _PLAN.interval_s):
             return
         worked_s = time.process_time()
         busy = (worked_s - self._worked_s) / max(now_s - self._taken_s, 1e-6)
@@ -111,19 +125,28 @@ def _end(**_: Any) -> None:
         _current[-1].write(last=True)
 
 
+def _everybody_is_there(**_: Any) -> None:
+    _current[-1].begin()
+
+
 events.test_start.add_listener(_begin)
+events.spawning_complete.add_listener(_everybody_is_there)
 events.test_stop.add_listener(_end)
 
 
 class Caller(FastHttpUser):
-    """One user: it asks, again and again, over one connection."""
+    """One user: it asks, again and again, over whichever connection is free."""
 
     host = _PLAN.url
     wait_time = constant(0)
-    network_timeout = _PLAN.timeout_s
-    connection_timeout = _PLAN.timeout_s
     max_redirects = 0
-    insecure = _PLAN.unverified
+    client_pool = HTTPClientPool(  # one for all: each reads the certificates of this machine, which takes long
+        concurrency=_MOST_USERS,
+        network_timeout=_PLAN.timeout_s,
+        connection_timeout=_PLAN.timeout_s,
+        insecure=_PLAN.unverified,
+        ssl_context_factory=insecure_ssl_context_factory if _PLAN.unverified else ssl.create_default_context,
+    )
 
     def __init__(self, environment: Any) -> None:
         environment.host = _PLAN.url  # locust's page could name another; who may be asked was settled before
