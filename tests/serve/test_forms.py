@@ -473,28 +473,6 @@ def test_answers_of_every_kind_are_tensors_and_tables(output, answers, datatype,
             assert written.body.decode().startswith("prediction\n")
 
 
-def test_the_first_k_of_a_ranking():
-    forms, live = forms_for(column("q", "str"), output=Output(kind="ranking", type="str"))
-    answered = Answered([(["a", "b", "c"], None), (["d"], None), None], ["champion"] * 3)
-    body = b'{"instances":["x", "y", "z"]}'
-    for k, expected in ((1, [["a"], ["d"]]), (2, [["a", "b"], ["d"]]), (9, [["a", "b", "c"], ["d"]])):
-        asked_ = forms.read("/batch", body, How(k=k))
-        whole = Answered(answered.answers[:2], answered.tiers[:2])
-        assert json.loads(asked_.write(whole, live).body) == {"predictions": expected}
-        assert whole.answers[0] == (["a", "b", "c"], None), "what was answered is left alone"
-        assert len(asked_.rows) == 3
-    frame = pl.read_ipc_stream(io.BytesIO(forms.read("/batch", body, How(k=1, accept=ARROW)).write(whole, live).body))
-    assert frame["prediction"].to_list() == [["a"], ["d"]]
-    told = how_of({}, b"k=3&probabilities=true")
-    assert (told.k, told.probabilities) == (3, True)
-    for words in (b"k=0", b"k=-1", b"k=", b"k=three", b"k=1&k=2", b"k=1.5", "k=\u0663".encode()):
-        with pytest.raises(DataRefused, match="'k' is no whole number"):
-            how_of({}, words)
-    others, _ = forms_for(column("q", "str"), output=Output(kind="text", type="str"))
-    with pytest.raises(DataRefused, match="no ranking"):
-        others.read("/batch", body, How(k=3))
-
-
 def test_probabilities_are_told_by_the_classes_of_who_answered():
     forms, live = forms_for(column("x", "float"), output=Output(kind="label", type="bool", classes=(False, True)))
     other = Signature(inputs=live.columns, output=Output(kind="label", type="bool", classes=(True, False)))
@@ -518,3 +496,29 @@ def test_probabilities_are_told_by_the_classes_of_who_answered():
     )
     with pytest.raises(DataRefused, match="gives no probabilities"):
         told.write(answered, live)
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "how", "told"),
+    [
+        ("/predict", b'{"x": 1}', How(k=2), b'{"prediction":["a","b"]}'),
+        ("/batch", b'{"instances": [1]}', How(k=1), b'{"predictions":[["a"]]}'),
+        ("/score", b"[1]", How(k=9), b'[["a","b","c"]]'),
+        ("/batch", b'{"instances": [1]}', How(k=2, accept=CSV), b'prediction\n"[""a"",""b""]"\n'),
+    ],
+)
+def test_so_many_of_a_ranking_as_are_asked_for(route, body, how, told):
+    forms, live = forms_for(column("x", "float"), output=Output(kind="ranking", type="str"))
+    answered = Answered([(["a", "b", "c"], None)], ["champion"])
+    assert forms.read(route, body, how).write(answered, live).body == told
+    assert answered.answers == [(["a", "b", "c"], None)]  # what is logged is what was answered
+
+
+def test_k_is_for_rankings_and_a_whole_number():
+    forms, _ = forms_for(column("x", "float"), output=Output(kind="number", type="float"))
+    with pytest.raises(DataRefused, match="'k' is for models that answer with a ranking"):
+        forms.read("/predict", b'{"x": 1}', How(k=2))
+    assert how_of({}, b"k=12&probabilities=false") == How(k=12, probabilities=False)
+    for query in (b"k=0", b"k=", b"k=-1", b"k=1.0", b"k=1&k=2", b"k=x", b"k=1234567890"):
+        with pytest.raises(DataRefused, match="'k' is no whole number from 1 on"):
+            how_of({}, query)

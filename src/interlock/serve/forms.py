@@ -31,8 +31,8 @@ encode = msgspec.json.Encoder().encode
 class How(NamedTuple):
     """What the head of a request says about body and reply: media types, and what was asked for beside the answers.
 
-    ``header``: whether CSV has one; None: look. ``json_bytes``: length of the JSON before binary tensors. ``k``: of a
-    ranking no more than so many.
+    ``header``: whether CSV has one; None: look. ``json_bytes``: length of the JSON before binary tensors.
+    ``k``: at most so many of each ranking.
     """
 
     kind: str = JSON
@@ -69,29 +69,30 @@ Form: TypeAlias = Callable[[bytes, How], Asked]
 
 @dataclass(frozen=True)
 class Forms:
-    """The forms of each route by the type of the body. ``rankings``: the model answers with them."""
+    """The forms of each route by the type of the body. ``ranks``: the model answers with rankings."""
 
     routes: Mapping[str, Mapping[str, Form]]
-    rankings: bool = False
+    ranks: bool = False
 
     def read(self, route: str, body: bytes, how: How) -> Asked:
         """Read a body; raises :class:`DataRefused`."""
+        asked = self.routes[route][how.kind](body, how)
         if how.k is None:
-            return self.routes[route][how.kind](body, how)
-        if not self.rankings:
-            raise malformed("The model gives no ranking of which the first 'k' could be told.", "Ask without ?k=.")
-        rows, write = self.routes[route][how.kind](body, how)
-        return Asked(rows, _first(write, how.k))
+            return asked
+        if not self.ranks:
+            raise malformed("'k' is for models that answer with a ranking.", "Ask without it.")
+        return Asked(asked.rows, _cut(asked.write, how.k))
 
 
-def _first(write: Write, k: int) -> Write:
-    """A writer that tells the first ``k`` of each ranking."""
-
-    def short(answer: Answer | None) -> Answer | None:
-        return (answer[0][:k], answer[1]) if answer is not None and isinstance(answer[0], list | tuple) else answer
+def _cut(write: Write, k: int) -> Write:
+    """What writes the first ``k`` of each ranking."""
 
     def written(answered: Answered, live: Live) -> Written:
-        return write(Answered([short(answer) for answer in answered.answers], answered.tiers, answered.faults), live)
+        answers = [
+            (answer[0][:k], answer[1]) if answer is not None and isinstance(answer[0], list) else answer
+            for answer in answered.answers
+        ]
+        return write(Answered(answers, answered.tiers, answered.faults), live)
 
     return written
 

@@ -195,11 +195,11 @@ _ASKING: Final[dict[str, Any]] = {
     "description": "Whether the reply tells the probability of each class (models that give labels).",
     "schema": {"type": "boolean"},
 }
-_FIRST: Final[dict[str, Any]] = {
+_MOST: Final[dict[str, Any]] = {
     "name": "k",
     "in": "query",
-    "description": "Of each ranking no more than so many, the best first.",
-    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999},
+    "description": "So many at most of each ranking (models that answer with rankings).",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
 }
 _TENSOR: Final[dict[str, Any]] = {
     "type": "object",
@@ -391,7 +391,10 @@ def _prediction(route: _Route, kinds: Collection[str], signature: Signature, exa
     return {
         "summary": route.summary,
         "security": [{"key": []}, {"header": []}],
-        "parameters": [_ASKING, *([_FIRST] if _ranks(signature) else [])],
+        "parameters": [
+            _ASKING,
+            *([_MOST] if signature.output is not None and signature.output.kind == "ranking" else []),
+        ],
         "requestBody": {
             "required": True,
             "content": {JSON: {"schema": route.body, "example": route.example}, **bodies},
@@ -401,10 +404,6 @@ def _prediction(route: _Route, kinds: Collection[str], signature: Signature, exa
             **{status: {"description": says, "content": error} for status, says in told.items()},
         },
     }
-
-
-def _ranks(signature: Signature) -> bool:
-    return signature.output is not None and signature.output.kind == "ranking"
 
 
 def _body(kind: str, signature: Signature, example: dict[str, Any]) -> dict[str, Any]:

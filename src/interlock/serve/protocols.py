@@ -16,7 +16,6 @@ INVOCATIONS: Final = "/invocations"
 INFER: Final = "/v2/models/{name}/infer"
 INFER_VERSION: Final = "/v2/models/{name}/versions/{version}/infer"
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<rest>/[a-z]+)?")
-_K = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 _WORDS: Final[Mapping[str, bool]] = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -37,7 +36,7 @@ def forms_of(reader: Reader, live: Live, *, most_rows: int, name: str, probabili
     }
     infer = v2_form(records, pen, name)
     routes[INFER] = routes[INFER_VERSION] = {JSON: infer, BYTES: infer}
-    return Forms(routes, output is not None and output.kind == "ranking")
+    return Forms(routes, ranks=output is not None and output.kind == "ranking")
 
 
 def place_of(path: str) -> tuple[str, Mapping[str, str]]:
@@ -59,20 +58,19 @@ def how_of(headers: Mapping[bytes, bytes], query: bytes = b"") -> How:
     length = headers.get(b"inference-header-content-length")
     if length is not None and not (length.isdigit() and len(length) < 16):
         raise malformed("Inference-Header-Content-Length is no whole number.", "Send the length of the JSON in bytes.")
-    asking = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
-    words = asking.get("probabilities", [])
+    asked = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
+    words, counts = asked.get("probabilities", []), asked.get("k", [])
     if len(words) > 1 or any(word not in _WORDS for word in words):
         raise malformed("'probabilities' is neither true nor false.", "Ask with ?probabilities=true.")
-    firsts = asking.get("k", [])
-    if len(firsts) > 1 or not all(_K.fullmatch(word) for word in firsts):
-        raise malformed("'k' is no whole number above 0.", "Ask with ?k=3.")
+    if len(counts) > 1 or any(re.fullmatch(r"[1-9]\d{0,8}", count) is None for count in counts):
+        raise malformed("'k' is no whole number from 1 on.", "Ask with ?k=5.")
     how = How(
         kind=kind,
         accept=_accepted(headers.get(b"accept", b"").decode("latin-1")),
         probabilities=_WORDS[words[0]] if words else None,
         header=_header(rest),
         json_bytes=None if length is None else int(length),
-        k=int(firsts[0]) if firsts else None,
+        k=int(counts[0]) if counts else None,
     )
     return PLAIN if how == PLAIN else how
 
