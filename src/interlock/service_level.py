@@ -38,7 +38,7 @@ class Load(Section, frozen=True, kw_only=True):
     p999: Annotated[Duration | None, Meta(description="99.9 % of the requests take no longer.")] = None
     max: Annotated[Duration | None, Meta(description="No request takes longer.")] = None
     errors: Annotated[Share | None, Meta(description="Largest share of requests that have no answer.")] = None
-    fallback: Annotated[Share | None, Meta(description="Largest share of answers that are not the champion's.")] = None
+    fallback: Annotated[Share | None, Meta(description="Largest share of answers by last good or the baseline.")] = None
     rps: Annotated[Positive | None, Meta(description="Fewest answers a second.")] = None
 
 

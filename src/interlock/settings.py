@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from interlock.service_level import Load
-from interlock.serving import Breaker, Serve
+from interlock.serving import Breaker, Canary, Serve
 from interlock.units import SCHEMA_PATTERN, Character, Count, Duration, Fraction, Name, Positive, Section, Share, Size
 
 FILE_NAME = "interlock.toml"
@@ -421,6 +421,7 @@ class Settings(Section, frozen=True, kw_only=True):
     batch: Batch = Batch()
     serve: Serve = Serve()
     breaker: Breaker = Breaker()
+    canary: Canary = Canary()
     load: Load = Load()
     store: Store = Store()
     lineage: Lineage = Lineage()

@@ -6,16 +6,17 @@ import subprocess
 import sys
 from io import BytesIO
 
+import msgspec
 import polars as pl
 import pytest
 from PIL import Image
 
 from interlock.data.profile import profile
 from interlock.data.signature import infer
-from interlock.errors import Misuse
-from interlock.load.run import _image_kind, bodies_of
+from interlock.errors import Misuse, NothingToServe
+from interlock.load.run import _image_kind, bodies_of, fit
 from interlock.load.samples import ImageKind, Source
-from interlock.records import Signature
+from interlock.records import Release, Signature
 
 
 def source() -> Source:
@@ -55,6 +56,17 @@ def test_of_an_image_the_header_is_read(format_: str, mode: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_image_has_no_kind(content: bytes) -> None:
     assert _image_kind(content) is None
+
+
+def test_made_records_are_no_evidence_for_a_challenger() -> None:
+    release = Release(generation=1, champion="c", last_good=None, baseline="b", cause="gate", because="")
+    tried = msgspec.structs.replace(release, challenger="d")
+    assert fit(release, own_server=True) == release
+    assert fit(tried, own_server=False) == tried
+    with pytest.raises(Misuse, match="on trial"):
+        fit(tried, own_server=True)
+    with pytest.raises(NothingToServe):
+        fit(None, own_server=True)
 
 
 def test_locust_is_in_no_process_but_its_own() -> None:

@@ -6,6 +6,7 @@ from interlock.load.tally import Interval, percentile, together
 from interlock.records import Record
 from interlock.service_level import LATENCIES, Limit, shown
 
+_STAND_INS = ("last-good", "baseline")
 _BUSY = 0.8
 _LATE_MS = 20.0
 
@@ -26,8 +27,8 @@ class Held(Record, frozen=True, kw_only=True):
 class Found(Record, frozen=True, kw_only=True):
     """The figures. Latencies in milliseconds; ``rps``: answers a second; ``errors``, ``fallback``: shares.
 
-    ``fallback`` is of the answers, those that are not the champion's. ``busy`` is the share of one processor that the
-    sender used: near 1 the figures are the sender's own as much as the server's; ``late_ms`` is by how much the sender
+    ``fallback`` is of the answers, those of a model that stands in for the champion. ``busy`` is the share of one
+    processor that the sender used: near 1 the figures are the sender's own as much as the server's; ``late_ms`` is by how much the sender
     was late at most, which is in the latencies.
     """
 
@@ -66,7 +67,7 @@ def found_in(intervals: Sequence[Interval], planned_s: float) -> Found:
         rps=whole.answered / seconds if seconds else 0.0,
         latency_ms={name: percentile(whole, share) for name, share in LATENCIES.items()},
         errors=whole.failed / requests if requests else 1.0,
-        fallback=1.0 - whole.tiers.get("champion", 0) / whole.answered if whole.answered else 0.0,
+        fallback=sum(whole.tiers.get(tier, 0) for tier in _STAND_INS) / max(whole.answered, 1),
         tiers=whole.tiers,
         releases=whole.releases,
         error_kinds=whole.errors,

@@ -27,7 +27,7 @@ from interlock.load.tally import Interval, percentile
 from interlock.load.target import Told, allowed, own_server, require_answers, require_locust, told
 from interlock.model.bundle import open_bundle
 from interlock.ports import Parts
-from interlock.records import Record, Snapshot
+from interlock.records import Record, Release, Snapshot
 from interlock.release.registry import current
 from interlock.report.page import to_html
 from interlock.report.words import duration, number
@@ -98,7 +98,7 @@ def load_test(parts: Parts, asked: Asked) -> LoadResult:
     """
     require_locust()
     url = allowed(asked.url, asked.agreed) if asked.url else ""
-    source = source_of(parts)
+    source = source_of(parts, fit(current(parts.ledger), own_server=not url))
     duration_s = seconds(asked.duration)
     if duration_s < 1 or (asked.rate is not None and asked.rate <= 0):
         raise Misuse("A run takes a second at least, and a rate above 0.", next_step="Change --duration or --rate.")
@@ -166,14 +166,23 @@ def _saying(say: Callable[[str], None]) -> Callable[[Interval], None]:
 # ---- what is sent ------------------------------------------------------------------------------------------------
 
 
-def source_of(parts: Parts) -> Source:
-    """What records are made from: the champion's signature and profile; raises :class:`NothingToServe`.
+def fit(release: Release | None, *, own_server: bool) -> Release:
+    """The release, if made records may be sent to it; raises :class:`NothingToServe`, :class:`Misuse`."""
+    if release is None:
+        raise NothingToServe("Nothing was released yet.", next_step="interlock run")
+    if own_server and release.challenger is not None:
+        raise Misuse(
+            "A challenger is on trial, and what it answers to made records would be evidence for it.",
+            next_step="Wait for the end of the trial, or name a server with --url.",
+        )
+    return release
+
+
+def source_of(parts: Parts, release: Release) -> Source:
+    """What records are made from: the champion's signature and profile.
 
     Of images the headers of some held-out ones are read, and of a forecast the time after the training rows is taken.
     """
-    release = current(parts.ledger)
-    if release is None:
-        raise NothingToServe("Nothing was released yet.", next_step="interlock run")
     opened = open_bundle(parts, release.champion)
     signature = opened.bundle.signature
     holdout = parts.settings.data.holdout
