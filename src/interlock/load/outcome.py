@@ -28,8 +28,8 @@ class Found(Record, frozen=True, kw_only=True):
     """The figures. Latencies in milliseconds; ``rps``: answers a second; ``errors``, ``fallback``: shares.
 
     ``fallback`` is of the answers, those of a model that stands in for the champion. ``busy`` is the share of one
-    processor that the sender used: near 1 the figures are the sender's own as much as the server's; ``late_ms`` is by how much the sender
-    was late at most, which is in the latencies.
+    processor that the sender used: near 1 the figures are its own as much as the server's. ``late_ms`` is by how much
+    it was late at most, which is in the latencies.
     """
 
     seconds: float
