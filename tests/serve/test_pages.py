@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from interlock.records import Output, Signature
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting
 
@@ -44,6 +45,14 @@ def test_who_may_not_ask_sees_no_columns(house):
     _, page = page_of(house, may_predict=False)
     assert "colour" not in page
     assert "curl" not in page
+
+
+@pytest.mark.parametrize(("kind", "names"), [("ranking", ["probabilities", "k"]), ("text", ["probabilities"])])
+def test_only_of_a_ranking_the_first_k_can_be_asked_for(house, kind, names):
+    signature = Signature(inputs=house.door.room.live.seats[0].signature.inputs, output=Output(kind=kind, type="str"))
+    bodies = {path: tuple(forms) for path, forms in house.door.room.forms.routes.items()}
+    told = document(Described(name="demo", generation=1, signature=signature, bodies=bodies, pages={}))
+    assert [each["name"] for each in told["paths"]["/predict"]["post"]["parameters"]] == names
 
 
 def test_the_page_of_the_document_names_every_route_and_field(house):

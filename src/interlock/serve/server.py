@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from socket import socket
 from threading import Lock
@@ -33,7 +32,7 @@ from interlock.serve.keyfile import KeyFile
 from interlock.serve.keys import SCOPES, Key, Keyring, key_of, new_key, presented, read_keys
 from interlock.serve.last_known import last_known_of
 from interlock.serve.metrics import Metrics, require_prometheus
-from interlock.serve.oidc import Issuer, reader_of
+from interlock.serve.oidc import Issuer, is_loopback, reader_of
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting, protocol_pages
 from interlock.serve.quota import Shared
@@ -291,7 +290,7 @@ def _key_file(settings: Settings, orders: Orders, show: Callable[[tuple[Key, ...
 
 def _keyring(settings: Settings, orders: Orders, given: Inherited | None = None) -> Keyring:
     if orders.insecure:
-        if not _is_loopback(settings.serve.host):
+        if not is_loopback(settings.serve.host):
             raise Misuse(
                 f"Without keys the server may listen on loopback only, and serve.host is {settings.serve.host}.",
                 next_step="Make keys with 'interlock keys NAME', or listen on 127.0.0.1.",
@@ -305,15 +304,6 @@ def _keyring(settings: Settings, orders: Orders, given: Inherited | None = None)
     text, key = new_key("printed-at-start", SCOPES)
     orders.say(_PRINTED.format(key=text))
     return Keyring((key,))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _pages(door: Door, settings: Settings, keyring: Keyring, metrics: Metrics) -> dict[str, Page]:
