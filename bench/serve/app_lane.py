@@ -1,6 +1,6 @@
 """``interlock`` without its fast lane: no head is remembered, so that every request goes to the application.
 
-    python bench/serve/app_lane.py --project FOLDER serve --port 8080
+python bench/serve/app_lane.py --project FOLDER serve --port 8080
 """
 
 from interlock.cli.main import main

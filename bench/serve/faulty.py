@@ -36,7 +36,16 @@ MODES: Final = {
     "nothing at all": 15,
 }
 QUICK: Final = {
-    "regression": ("nan", "infinite", "far outside", "a row too few", "text for a number", "raises", "None", "nothing at all"),
+    "regression": (
+        "nan",
+        "infinite",
+        "far outside",
+        "a row too few",
+        "text for a number",
+        "raises",
+        "None",
+        "nothing at all",
+    ),
     "classification": ("class outside", "a row too few", "raises", "None", "nothing at all"),
 }
 """Failures that cost no process."""
@@ -106,7 +115,9 @@ def predict(model, X):
         return answers[:-1]
     numbers = answers.dtype.kind == "f"
     answers = answers.astype(object)
-    for mode, answer in ((1, np.nan), (2, np.inf), (3, 1e9), (5, "text"), (7, "perhaps"), (12, 0.5 if numbers else "mid"), (13, None)):
+    constant = 0.5 if numbers else "mid"
+    wrong = {1: np.nan, 2: np.inf, 3: 1e9, 5: "text", 7: "perhaps", 12: constant, 13: None}
+    for mode, answer in wrong.items():
         answers[modes == mode] = answer
     return answers.astype(float) if numbers and not here & {5, 13} else answers
 '''
@@ -143,7 +154,9 @@ def write_rows(path: Path, task: str, first: int, count: int, *, labelled: bool 
         for number in range(first, first + count):
             values = [round(source.gauss(0, 1), 4) for _ in WEIGHTS]
             total = sum(value * weight for value, weight in zip(values, WEIGHTS, strict=True)) + source.gauss(0, 0.3)
-            label = round(total, 5) if task == "regression" else "low" if total < -1.5 else "mid" if total < 1.5 else "high"
+            label = (
+                round(total, 5) if task == "regression" else "low" if total < -1.5 else "mid" if total < 1.5 else "high"
+            )
             writer.writerow([number, *values, 0, *([label] if labelled else [])])
 
 
@@ -160,7 +173,9 @@ def make_faulty(folder: Path, task: str) -> Path:
     interlock(folder, "run")
     (folder / "train.py").write_text(_TRAIN.replace("{used}", "0, 1, 2"))
     (folder / "predict.py").write_text(_PREDICT)
-    (folder / "interlock.toml").write_text(_TOML.format(task=task, metric=_METRICS[task], predict='predict = "predict.py"'))
+    (folder / "interlock.toml").write_text(
+        _TOML.format(task=task, metric=_METRICS[task], predict='predict = "predict.py"')
+    )
     write_rows(folder / "inbox" / "more.csv", task, 100_000, 1_000)
     interlock(folder, "run")
     interlock(folder, "keys", "bench", "--scope", "predict", "--scope", "read")
@@ -171,7 +186,7 @@ def make_faulty(folder: Path, task: str) -> Path:
 def right_answers(project: Path) -> dict[str, Callable[[list[float]], Any]]:
     """What champion and last good answer to three numbers, each computed here from its own weights."""
     release = interlock(project, "status")["release"]
-    assert release["last_good"] and release["last_good"] != release["champion"], release
+    assert release["last_good"] not in (None, release["champion"]), release
     sys.path.insert(0, str(project))
     try:
         return {

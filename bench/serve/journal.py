@@ -98,7 +98,11 @@ def versions(python: str | Path | None, names: Sequence[str]) -> str:
 def about(*further: str) -> None:
     """Print what the figures depend on."""
     tool = shutil.which("wrk")
-    wrk = subprocess.run([tool, "-v"], capture_output=True, text=True, check=False).stdout.split(" Copy")[0] if tool else ""
+    wrk = (
+        subprocess.run([tool, "-v"], capture_output=True, text=True, check=False).stdout.split(" Copy")[0]
+        if tool
+        else ""
+    )
     parts = [f"Python {platform.python_version()}", versions(None, OURS), *further, wrk]
     print("; ".join(part for part in parts if part))
     print(f"{os.cpu_count()} cores, Linux {platform.release()}, load {os.getloadavg()[0]:.1f} at the end")

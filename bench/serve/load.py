@@ -64,7 +64,15 @@ def closed(folder: Path, request: bytes, port: int, connections: int, seconds: f
 
 
 def opened(
-    folder: Path, request: bytes, port: int, rate: float, seconds: float, *, connections: int = 64, grace_s: float = 5.0, limit_s: float = 1.0
+    folder: Path,
+    request: bytes,
+    port: int,
+    rate: float,
+    seconds: float,
+    *,
+    connections: int = 64,
+    grace_s: float = 5.0,
+    limit_s: float = 1.0,
 ) -> dict[str, Any]:
     """Open loop at a fixed rate; see ``openloop.c``."""
     (folder / "open-request").write_bytes(request)

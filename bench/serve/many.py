@@ -63,7 +63,9 @@ def row_of(journal: Journal, name: str, rows: int, base: dict[str, float | None]
     if not found:
         return None
     rps, p99, cpu = (middle(each[key] for each in found) for key in ("rps", "p99_us", "cpu_us"))
-    assert rps is not None and cpu is not None and p99 is not None
+    assert rps
+    assert cpu
+    assert p99
     times = [shown(each / rps, 1, " x") if each else "" for each in base.values()]
     errors = sum(each["errors"] for each in found)
     return [shown(rps), shown(rps * rows), shown(p99 / 1000, 1), shown(cpu / rows, 2), *times, f"{errors:,.0f}"]
@@ -74,7 +76,15 @@ def report(journal: Journal, given: Any) -> None:
     base = {
         kind: middle(found["rps"] for found in journal.under(f"interlock-{kind}/1000/")) for kind in ("json", "arrow")
     }
-    heads = ["requests/s", "records/s", "p99, ms", "CPU by record, us", "Interlock JSON is", "Interlock Arrow is", "errors"]
+    heads = [
+        "requests/s",
+        "records/s",
+        "p99, ms",
+        "CPU by record, us",
+        "Interlock JSON is",
+        "Interlock Arrow is",
+        "errors",
+    ]
     rows = [(name, row_of(journal, name, 1000, base)) for name in ("interlock-json", "interlock-arrow", *PEERS)]
     print(f"\n1,000 records a request, {CONNECTIONS} connections")
     table(["server", *heads], [[labels[name], *row] for name, row in rows if row])
@@ -83,12 +93,14 @@ def report(journal: Journal, given: Any) -> None:
     lines = []
     for size in sizes:
         pair = {
-            kind: middle(found["rps"] for found in journal.under(f"interlock-{kind}/{size}/")) for kind in ("json", "arrow")
+            kind: middle(found["rps"] for found in journal.under(f"interlock-{kind}/{size}/"))
+            for kind in ("json", "arrow")
         }
         if pair["json"] and pair["arrow"]:
             rates = [shown(rps * size / 1e6, 2) for rps in pair.values() if rps]
             bodies = [
-                shown(len(interlock_request(journal.folder / "project", size, kind)) / 1e6, 2) for kind in ("json", "arrow")
+                shown(len(interlock_request(journal.folder / "project", size, kind)) / 1e6, 2)
+                for kind in ("json", "arrow")
             ]
             lines.append([f"{size:,}", *rates, shown(pair["arrow"] / pair["json"], 1, " x"), *bodies])
     table(["records", "JSON, M records/s", "Arrow, M records/s", "Arrow is", "JSON body, MB", "Arrow body, MB"], lines)

@@ -4,11 +4,11 @@
 
 One server is up at a time, with one worker, on loopback; rounds go around all servers, so that no server has the quiet
 minutes alone. In each round it is started (time to its first 200), asked by 4 connections to get warm, by wrk with one
-thread at 1, 16 and 64 connections (closed loop), and, in the first ``--open`` rounds, at fixed rates (open loop: latency
-from when a request was due; a rate that it cannot bear is left out from there on). Processor time is that of the server
-and all its children, by request. Interlock checks the key, reads and validates the record, guards the answer, counts
-metrics and evidence, and writes the prediction log where it has one. Found figures are kept in ``--folder``: run it
-again to go on; ``--fresh`` to forget. Needs ``make serve-peers`` for the peers, wrk, gcc, and nginx.
+thread at 1, 16 and 64 connections (closed loop), and, in the first ``--open`` rounds, at fixed rates (open loop:
+latency from when a request was due; a rate that it cannot bear is left out from there on). Processor time is that of
+the server and all its children, by request. Interlock checks the key, reads and validates the record, guards the
+answer, counts metrics and evidence, and writes the prediction log where it has one. Found figures are kept in
+``--folder``: run it again to go on; ``--fresh`` to forget. Needs ``make servers`` for the peers, wrk, gcc, and nginx.
 """
 
 import sys
@@ -21,7 +21,13 @@ from process import Running, running
 from servers import LABELS, PACKAGES, catalogue, nginx_version, python_of
 
 CONNECTIONS = (1, 16, 64)
-NEEDS = {"usual": "services", "litserve": "services", "bentoml": "services", "mlflow": "services", "mlserver": "mlserver"}
+NEEDS = {
+    "usual": "services",
+    "litserve": "services",
+    "bentoml": "services",
+    "mlflow": "services",
+    "mlserver": "mlserver",
+}
 
 
 def measure(up: Running, folder: Path, seconds: float, rates: list[float]) -> dict[str, Any]:
@@ -72,10 +78,15 @@ def report(journal: Journal, names: list[str], rates: list[str]) -> None:
             continue
         row = [LABELS[name]]
         for connections in CONNECTIONS:
-            rps, ours = value(journal, name, f"c{connections}", "rps"), value(journal, "interlock", f"c{connections}", "rps")
+            rps, ours = (
+                value(journal, name, f"c{connections}", "rps"),
+                value(journal, "interlock", f"c{connections}", "rps"),
+            )
             times = "" if not rps or not ours else shown(ours / rps, 1 if ours < 20 * rps else 0, " x")
             row += [shown(rps), times]
-        errors = sum(found[f"c{connections}"]["errors"] for found in journal.under(f"{name}/") for connections in CONNECTIONS)
+        errors = sum(
+            found[f"c{connections}"]["errors"] for found in journal.under(f"{name}/") for connections in CONNECTIONS
+        )
         rows.append([*row, f"{errors:,.0f}"])
     heads = [head for connections in CONNECTIONS for head in (f"{connections} connections, /s", "Interlock is")]
     print("\nClosed loop (wrk, 1 thread), medians")
@@ -95,7 +106,9 @@ def report(journal: Journal, names: list[str], rates: list[str]) -> None:
     for name in names:
         row = [LABELS[name]]
         for rate in rates:
-            got = [found[f"open{float(rate):g}"] for found in journal.under(f"{name}/") if f"open{float(rate):g}" in found]
+            got = [
+                found[f"open{float(rate):g}"] for found in journal.under(f"{name}/") if f"open{float(rate):g}" in found
+            ]
             bears = [each for each in got if each["answered"] >= 0.98 * each["due"] and each["good"]["count"]]
             p50, p99 = (middle(each["good"][p] for each in bears) for p in ("p50", "p99"))
             row.append(f"{shown(p50)} / {shown(p99)}" if bears else "cannot" if got else "")
@@ -117,7 +130,12 @@ def main() -> None:
     journal = Journal(given, "one")
     collect(journal, given, names)
     report(journal, names, [rate for rate in given.rates.split(",") if rate])
-    print("\nAnswers: " + ", ".join(f"{name} {journal.under(f'{name}/')[0]['reply'][:60]!r}" for name in names if journal.under(f"{name}/")))
+    print(
+        "\nAnswers: "
+        + ", ".join(
+            f"{name} {journal.under(f'{name}/')[0]['reply'][:60]!r}" for name in names if journal.under(f"{name}/")
+        )
+    )
     apart = sorted({NEEDS[name] for name in names if name in NEEDS})
     further = [f"{which}: {versions(python_of(which), PACKAGES[which])}" for which in apart]
     about(*further, *([f"nginx {nginx_version()}"] if "nginx" in names else []))

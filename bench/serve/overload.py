@@ -47,7 +47,12 @@ def measure(up: Running, journal: Journal, given: Any, key: dict[str, str]) -> d
     assert capacity
     before = counted(server.port, key, "interlock_answers_total")
     found = opened(
-        journal.folder, server.request, server.port, given.times * capacity, given.seconds, connections=given.connections
+        journal.folder,
+        server.request,
+        server.port,
+        given.times * capacity,
+        given.seconds,
+        connections=given.connections,
     )
     after = counted(server.port, key, "interlock_answers_total")
     tiers = {name: after[name] - before.get(name, 0.0) for name in after}
@@ -85,10 +90,30 @@ def main() -> None:
         good = load["in_time"] / max(load["seconds"], given.seconds)
         row = [LABELS[case], shown(capacity), shown(load["sent"] / given.seconds), f"{good / capacity:.0%}"]
         row += [shown(load["good"].get("p99", 0) / 1000, 0), shown(load["good_from_sent"].get("p99", 0) / 1000, 0)]
-        row += [f"{load['other']['count']:,}", *(shown(load["other_from_sent"].get(p, 0) / 1000, 1) for p in ("p50", "p99", "max"))]
-        rows.append([*row, f"{load['due'] - load['answered']:,}", f"{found['trips']:g}", shown(found["again"] / capacity, 2, " x")])
+        row += [
+            f"{load['other']['count']:,}",
+            *(shown(load["other_from_sent"].get(p, 0) / 1000, 1) for p in ("p50", "p99", "max")),
+        ]
+        rows.append(
+            [
+                *row,
+                f"{load['due'] - load['answered']:,}",
+                f"{found['trips']:g}",
+                shown(found["again"] / capacity, 2, " x"),
+            ]
+        )
         print(f"{case}: {json.dumps(load['status'])}, tiers {json.dumps(found['tiers'])}, {found['pss_mb']:.0f} MB")
-    heads = ["capacity, /s", "sent, /s", "goodput", "good p99 from due, ms", "from sent, ms", "refused", "p50, ms", "p99, ms", "most, ms"]
+    heads = [
+        "capacity, /s",
+        "sent, /s",
+        "goodput",
+        "good p99 from due, ms",
+        "from sent, ms",
+        "refused",
+        "p50, ms",
+        "p99, ms",
+        "most, ms",
+    ]
     table([f"{given.times:g} x the capacity", *heads, "not answered", "trips", "capacity after"], rows)
     about()
 

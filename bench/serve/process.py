@@ -82,7 +82,9 @@ def free_port() -> int:
 
 def ask(port: int, request: bytes, timeout_s: float = 30.0, source: str = "") -> tuple[int, bytes]:
     """Send the bytes of a request on a connection of its own; the status, and all that came back."""
-    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s, source_address=(source, 0) if source else None) as to:
+    with socket.create_connection(
+        ("127.0.0.1", port), timeout=timeout_s, source_address=(source, 0) if source else None
+    ) as to:
         to.sendall(request)
         found = b""
         while b"\r\n\r\n" not in found:
@@ -112,7 +114,13 @@ def running(server: Server, logs: Path) -> Iterator[Running]:
     with log.open("wb") as out:
         began = time.perf_counter()
         process = subprocess.Popen(
-            server.command, cwd=server.cwd, env=variables, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
+            server.command,
+            cwd=server.cwd,
+            env=variables,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
     try:
         reply = _first_answer(server, process, log, began + server.ready_within_s)
@@ -125,7 +133,9 @@ def _first_answer(server: Server, process: "subprocess.Popen[bytes]", log: Path,
     status, reply = 0, b""
     while time.perf_counter() < until_s:
         if process.poll() is not None:
-            raise RuntimeError(f"{server.name} ended with {process.returncode}:\n{log.read_text(errors='replace')[-3000:]}")
+            raise RuntimeError(
+                f"{server.name} ended with {process.returncode}:\n{log.read_text(errors='replace')[-3000:]}"
+            )
         try:
             status, reply = ask(server.port, server.request)
             if status == 200:

@@ -102,7 +102,8 @@ def make_project(folder: Path, *, model: str = "", serve: str = "", files: dict[
     interlock(folder, "run")
     interlock(folder, "keys", "bench", "--scope", "predict", "--scope", "read")
     found = interlock(folder, "status")["release"]
-    assert found["last_good"] and found["generation"] == 2, found
+    assert found["generation"] == 2, found
+    assert found["last_good"], found
     (folder / "made").write_text("")
     return folder
 

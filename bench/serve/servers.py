@@ -15,7 +15,7 @@ from project import as_arrow, as_v2, bearer, encoded, http, make_project, record
 HERE: Final = Path(__file__).parent
 VENVS: Final = Path(sys.executable).parent.parent
 APART: Final = {"services": VENVS / "peers-services", "mlserver": VENVS / "peers-mlserver"}
-"""The environments of ``make serve-peers``."""
+"""The environments of ``make servers``."""
 PACKAGES: Final = {
     "services": ("fastapi", "uvicorn", "pydantic", "pandas", "scikit-learn", "litserve", "bentoml", "mlflow"),
     "mlserver": ("mlserver", "mlserver-sklearn", "fastapi", "uvicorn", "pandas", "scikit-learn"),
@@ -38,7 +38,7 @@ def python_of(which: str) -> Path:
     """The interpreter of one of the environments; ends the program where it is not set up."""
     python = APART[which] / "bin" / "python"
     if not python.exists():
-        sys.exit(f"{python} is not there: make serve-peers")
+        sys.exit(f"{python} is not there: make servers")
     return python
 
 
@@ -98,7 +98,11 @@ def interlock_request(project: Path, rows: int, kind: str = "json") -> bytes:
 
 
 def interlock_server(
-    project: Path, request: bytes, name: str = "interlock", *settings: str, program: tuple[str, ...] = ("-m", "interlock")
+    project: Path,
+    request: bytes,
+    name: str = "interlock",
+    *settings: str,
+    program: tuple[str, ...] = ("-m", "interlock"),
 ) -> Server:
     """``interlock serve`` as a person starts it."""
     port = free_port()
@@ -181,11 +185,14 @@ def _mlflow(folder: Path, project: Path, rows: int) -> Server:
     mlflow = str(APART["services"] / "bin" / "mlflow")
     options = ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     request = http("/invocations", encoded({"dataframe_records": rows_for(rows)}))
-    return Server("mlflow", [mlflow, "models", "serve", "-m", str(model), *options], request, port, folder, _quiet("services"))
+    return Server(
+        "mlflow", [mlflow, "models", "serve", "-m", str(model), *options], request, port, folder, _quiet("services")
+    )
 
 
 _REPLY = (
-    b"HTTP/1.1 200 OK\r\ndate: Sat, 21 Nov 2026 12:00:00 GMT\r\ncontent-type: application/json\r\ncontent-length: 16\r\n"
+    b"HTTP/1.1 200 OK\r\ndate: Sat, 21 Nov 2026 12:00:00 GMT\r\n"
+    b"content-type: application/json\r\ncontent-length: 16\r\n"
     b"interlock-tier: champion\r\ninterlock-release: 2\r\ninterlock-model: 0123456789ab\r\n"
     b'interlock-prediction-id: 01234567890123456789012345\r\n\r\n{"prediction":1}'
 )
@@ -240,4 +247,6 @@ def nginx_version() -> str:
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         return "no nginx"
-    return subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr.strip().rpartition("/")[2]
+    return (
+        subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr.strip().rpartition("/")[2]
+    )

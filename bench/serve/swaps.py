@@ -90,7 +90,9 @@ async def learnt(port: int, requests: list[bytes], model: str) -> list[bytes]:
     raise RuntimeError(f"{model} never answered")
 
 
-def watched(port: int, requests: list[bytes], right: dict[str, list[bytes]], made: dict[str, str], stop: threading.Event) -> "Counter[str]":
+def watched(
+    port: int, requests: list[bytes], right: dict[str, list[bytes]], made: dict[str, str], stop: threading.Event
+) -> "Counter[str]":
     """Ask until told to stop; what became of the requests."""
     counts: Counter[str] = Counter()
 
@@ -126,7 +128,9 @@ def measured(up: Running, journal: Journal, given: Any, seconds: float, request:
 
 
 def run(journal: Journal, given: Any, project: Path, requests: list[bytes]) -> dict[str, Any]:
-    server = interlock_server(project, requests[0], "swaps", f"serve.workers={given.workers}", "serve.probabilities=true")
+    server = interlock_server(
+        project, requests[0], "swaps", f"serve.workers={given.workers}", "serve.probabilities=true"
+    )
     seconds = given.swaps * (given.every + 0.1)
     swapper = Swapper(project, given.swaps + 2, given.every)
     try:
@@ -183,7 +187,9 @@ def main() -> None:
         return
     journal = Journal(given, "swaps")
     if given.native:
-        project = make_project(journal.folder / "project-own", model='predict = "predict.py"', files={"predict.py": OWN})
+        project = make_project(
+            journal.folder / "project-own", model='predict = "predict.py"', files={"predict.py": OWN}
+        )
     else:
         project = make_project(journal.folder / "project")
     key = bearer(project)
@@ -197,8 +203,10 @@ def main() -> None:
         steady = {p: middle(each["good"][p] for each in found["steady"]) for p in ("p50", "p99", "max")}
         rows = [["steady", *(shown(each and each / 1000, 2) for each in steady.values())]]
         rows.append(["swapping", *(shown(found["swapping"]["good"][p] / 1000, 2) for p in steady)])
-        print(f"{name}: {found['swaps']} swaps, {sum(told.values()) // 2:,} answers compared, {found['swapping']['answered']:,} timed")
-        print(f"failed {failed + odd}, mixed {told.get('mixed', 0)}, by another tier {told.get('other tier', 0)}, trips {found['trips']:g}")
+        compared, timed = sum(told.values()) // 2, found["swapping"]["answered"]
+        print(f"{name}: {found['swaps']} swaps, {compared:,} answers compared, {timed:,} timed")
+        print(f"failed {failed + odd}, mixed {told.get('mixed', 0)}, by another tier {told.get('other tier', 0)}")
+        print(f"trips {found['trips']:g}")
         table([f"{given.rate:g}/s, open loop", "p50, ms", "p99, ms", "most, ms"], rows)
         print(f"p99 while swapping is {found['swapping']['good']['p99'] / (steady['p99'] or 1):.2f} x the steady one")
     about()

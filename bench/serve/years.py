@@ -26,11 +26,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from journal import about, options, table
 
 from interlock.release.breaker import Alarm, BreakerPolicy, Reset, State, Tick, advance
 from interlock.release.evidence import RATES, YEAR_S, Ballot, Detector, threshold
 from interlock.serve.duty import Terms
-from journal import about, options, table
 
 TERMS = Terms()
 TOLERATED = TERMS.tolerated
@@ -96,7 +96,9 @@ CASES = (
     Case("long clumps of a client, a tenth", TOLERATED / 10, clumped(TOLERATED / 10, int(VOTES_PER_S) - 1)),
     Case("clumps over clients, a tenth", TOLERATED / 10, clumped(TOLERATED / 10)),
     Case("clumps over clients, a hundredth", TOLERATED / 100, clumped(TOLERATED / 100)),
-    Case("slow phases, within what is tolerated", TOLERATED / 10 * (1 + 9 * 30 / 3600), phases(TOLERATED / 10, TOLERATED)),
+    Case(
+        "slow phases, within what is tolerated", TOLERATED / 10 * (1 + 9 * 30 / 3600), phases(TOLERATED / 10, TOLERATED)
+    ),
     Case("slow phases beyond, 1 %", TOLERATED / 10 + 0.0099 * 30 / 3600, phases(TOLERATED / 10, 0.01)),
 )
 
@@ -202,7 +204,9 @@ def main() -> None:
         share = (until_s - time.monotonic()) / (len(CASES) - place)
         alarms, years = simulated(case, given.years, time.monotonic() + max(share, 1.0))
         error = math.sqrt(max(alarms, 1)) / years
-        rows.append([case.name, f"{case.rate:.4%}", f"{years:,.1f}", f"{alarms:,}", f"{alarms / years:.3f}", f"{error:.3f}"])
+        rows.append(
+            [case.name, f"{case.rate:.4%}", f"{years:,.1f}", f"{alarms:,}", f"{alarms / years:.3f}", f"{error:.3f}"]
+        )
         print(f"{case.name}: {alarms} in {years:.0f} years", file=sys.stderr, flush=True)
     print(f"\nFalse trips a year; allowed: {TERMS.false_trips_per_year:g}. Every trip is reset at once, and counts.")
     table(["traffic", "votes that fail", "years", "trips", "trips a year", "+-"], rows)

@@ -151,3 +151,68 @@ def test_several_workers_answer_at_once():
         return await asyncio.gather(*tasks)
 
     assert sorted(run([one, two], work)) == [[(2.0, None)], [(4.0, None)]]
+
+
+class Paced(Doubling):
+    """Takes so many seconds of a clock of its own for each row."""
+
+    def __init__(self, row_s):
+        super().__init__(threading.Event())
+        self.row_s, self.now_s = row_s, 0.0
+
+    def _answer(self, frame):
+        self.now_s += frame.height * self.row_s
+        return super()._answer(frame)
+
+
+def paced(row_s, work, **options):
+    """A pool whose worker has answered four calls, so that its pace is known, and is held at the fifth."""
+    predictor = Paced(row_s)
+
+    async def main(pool):
+        predictor.gate.set()
+        for _ in range(4):
+            await pool.ask([(0.0,)])
+        predictor.gate.clear()
+        predictor.begun.clear()
+        predictor.calls.clear()
+        return await work(pool, predictor)
+
+    return run([predictor], main, clock=lambda: predictor.now_s, **options), predictor.calls
+
+
+def test_a_call_is_given_as_much_as_takes_an_eighth_of_the_deadline():
+    requests = [[(float(number),)] for number in range(1, 13)]
+    _, calls = paced(0.05, lambda pool, predictor: filled(pool, predictor, *requests), deadline_s=2.0)
+    assert [len(call) for call in calls] == [1, 5, 5]
+
+
+def test_no_more_may_wait_than_takes_a_quarter_of_the_deadline():
+    requests = [[(float(number),)] for number in range(1, 15)]
+    found, _ = paced(0.05, lambda pool, predictor: filled(pool, predictor, *requests), deadline_s=2.0)
+    assert [isinstance(each, Overloaded) for each in found] == [False] * 10 + [True] * 4
+
+
+def test_before_its_pace_is_known_a_call_is_short(monkeypatch):
+    monkeypatch.setattr(pools, "FIRST_ROWS", 2)
+    predictor = Doubling(threading.Event())
+    run([predictor], lambda pool: filled(pool, predictor, *[[(float(number),)] for number in range(1, 6)]))
+    assert [len(call) for call in predictor.calls] == [1, 2, 2, 1]
+
+
+def test_a_call_that_was_too_long_makes_the_next_ones_short_again():
+    pace = pools.Pace()
+    for _ in range(4):
+        pace.saw(100, 1.0, None)
+    assert pace.rows_in(1.0, otherwise=7) == 100
+    pace.saw(100, 1.0, UserCodeFailed("no", cause="raised"))
+    assert pace.rows_in(1.0, otherwise=7) == 100
+    pace.saw(100, 1.0, UserCodeFailed("too long", cause="deadline"))
+    assert pace.rows_in(1.0, otherwise=7) == 7
+
+
+def test_a_call_in_which_a_process_was_started_says_nothing_of_the_model():
+    pace = pools.Pace()
+    for seconds in (0.01, 1.0, 0.01, 0.02):
+        pace.saw(1, seconds, None)
+    assert pace.rows_in(1.0, otherwise=7) == 100

@@ -1,6 +1,6 @@
 """Train the pipeline of ``bench/serve`` with the libraries of this interpreter, and save it as each server wants it.
 
-    python bench/serve/peers/fit.py PROJECT FOLDER
+python bench/serve/peers/fit.py PROJECT FOLDER
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 """The usual service: FastAPI, pydantic, pandas and a pickle, as tutorials have it.
 
-    MODEL=model.pkl uvicorn usual:app
+MODEL=model.pkl uvicorn usual:app
 """
 
 import os

@@ -27,4 +27,6 @@ class Rows(ls.LitAPI):
 
 if __name__ == "__main__":
     server = ls.LitServer(Rows(), accelerator="cpu", workers_per_device=1)
-    server.run(port=int(sys.argv[1]), host="127.0.0.1", generate_client_file=False, log_level="warning", num_api_servers=1)
+    server.run(
+        port=int(sys.argv[1]), host="127.0.0.1", generate_client_file=False, log_level="warning", num_api_servers=1
+    )

@@ -3,14 +3,19 @@
 What arrives while every worker is busy is asked together in the next call. A call that takes too long, ends its
 process, or takes too much memory costs that process and nothing else: the rows are answered by the next tier, and a new
 process is started. A call that the model refuses is asked again request by request, so that one bad record does not
-spoil the others. What waits is bounded: beyond it a request is turned away at once.
+spoil the others.
+
+What waits is bounded: beyond it a request is turned away at once. By what the last calls took for a row, a call is
+given as much as takes an eighth of the deadline, and as much may wait as takes a quarter: a model that has more to do
+than it can is late for nobody whom it answers, and is not taken for one that hangs.
 """
 
 import asyncio
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +27,11 @@ from interlock.records import Signature
 
 MOST_ROWS: Final = 4_096
 """Rows of one call to a worker."""
+FIRST_ROWS: Final = 64
+"""Rows of one call before it is known how long a row takes."""
+_CALLS: Final = 4
+_CALL_SHARE, _WAIT_SHARE = 1 / 8, 1 / 4
+"""Of the deadline: what a call should take at most, and what may wait."""
 
 
 class Overloaded(Fault):
@@ -48,11 +58,44 @@ class _Asked:
             self.future.set_result(given)
 
 
-class Pool:
-    """Workers of one model: a predictor each, which lives in a thread of its own."""
+class Pace:
+    """How long a row takes: the least of the last calls, for the start of a process may be in any of them."""
 
-    def __init__(self, predictors: Sequence[Predictor], signature: Signature, *, most_waiting: int = 10_000) -> None:
+    def __init__(self) -> None:
+        self._took: deque[float] = deque(maxlen=_CALLS)
+        self.row_s: float | None = None
+        """Seconds for a row; None when too little is known."""
+
+    def saw(self, rows: int, seconds: float, problem: InterlockError | None) -> None:
+        """Take in a call. What was too long for its deadline was too much: what was known of it holds no more."""
+        if problem is None:
+            self._took.append(seconds / max(rows, 1))
+        elif problem.facts.get("cause") == "deadline":
+            self._took.clear()
+        self.row_s = min(self._took) if len(self._took) == _CALLS else None
+
+    def rows_in(self, seconds: float, otherwise: int) -> int:
+        """So many rows, at least one, take so long; ``otherwise`` where that is not known."""
+        row_s = self.row_s
+        return otherwise if row_s is None else max(1, int(min(seconds / max(row_s, 1e-9), 1e9)))
+
+
+class Pool:
+    """Workers of one model: a predictor each, which lives in a thread of its own. ``deadline_s`` is that of a call."""
+
+    def __init__(
+        self,
+        predictors: Sequence[Predictor],
+        signature: Signature,
+        *,
+        deadline_s: float = 2.0,
+        most_waiting: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._signature = signature
+        self._deadline_s = deadline_s
+        self._clock = clock
+        self._pace = Pace()
         self._waiting: deque[_Asked] = deque()
         self._most_waiting = most_waiting
         self._rows_waiting = 0
@@ -73,7 +116,7 @@ class Pool:
         with self._lock:
             if self._closed:
                 raise Overloaded("The model is being taken off.", next_step="Ask again.")
-            if self._waiting and self._rows_waiting + len(rows) > self._most_waiting:
+            if self._waiting and self._rows_waiting + len(rows) > self._most():
                 raise Overloaded(
                     f"{self._rows_waiting} rows wait for the model already.",
                     next_step="Ask again later, or run more workers.",
@@ -82,6 +125,11 @@ class Pool:
             self._rows_waiting += len(rows)
         self._bell.put(True)
         return await asked.future
+
+    def _most(self) -> int:
+        """Rows that may wait now."""
+        by_time = self._pace.rows_in(_WAIT_SHARE * self._deadline_s * len(self._threads), self._most_waiting)
+        return min(self._most_waiting, by_time)
 
     @property
     def waiting(self) -> int:
@@ -106,14 +154,17 @@ class Pool:
             while self._bell.get():
                 taken = self._take()
                 if taken:
-                    _answer(model, taken)
+                    began_s, rows = self._clock(), sum(len(asked.rows) for asked in taken)
+                    problem = _answer(model, taken)
+                    self._pace.saw(rows, self._clock() - began_s, problem)
 
     def _take(self) -> list[_Asked]:
         """What waits, up to one call."""
         taken: list[_Asked] = []
         rows = 0
+        most = min(MOST_ROWS, self._pace.rows_in(_CALL_SHARE * self._deadline_s, FIRST_ROWS))
         with self._lock:
-            while self._waiting and (not taken or rows + len(self._waiting[0].rows) <= MOST_ROWS):
+            while self._waiting and (not taken or rows + len(self._waiting[0].rows) <= most):
                 asked = self._waiting.popleft()
                 rows += len(asked.rows)
                 if not asked.future.cancelled():
@@ -122,22 +173,24 @@ class Pool:
         return taken
 
 
-def _answer(model: FrameRows, taken: Sequence[_Asked]) -> None:
-    """Ask for all at once; where the model refused, for each request alone."""
+def _answer(model: FrameRows, taken: Sequence[_Asked]) -> InterlockError | None:
+    """Ask for all at once; where the model refused, for each request alone. What was wrong with the first call."""
     alone = taken[0].rows if len(taken) == 1 else None  # they may be a frame already
     given = _asked(model, [row for asked in taken for row in asked.rows] if alone is None else alone)
+    problem = given if isinstance(given, InterlockError) else None
     if isinstance(given, UserCodeFailed) and given.facts.get("cause") == "raised" and len(taken) > 1:
         for asked in taken:
             _answer(model, [asked])
-        return
+        return problem
     if alone is not None and not isinstance(given, InterlockError):
         taken[0].settle(given)
-        return
+        return None
     place = 0
     for asked in taken:
         count = len(asked.rows)
         asked.settle([given] * count if isinstance(given, InterlockError) else given[place : place + count])
         place += count
+    return problem
 
 
 def _asked(model: FrameRows, rows: Sequence[Row]) -> list[Given] | InterlockError:

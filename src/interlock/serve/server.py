@@ -5,6 +5,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,9 +34,11 @@ from interlock.serve.oidc import Issuer, reader_of
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting, protocol_pages
 from interlock.serve.reload import Follower
+from interlock.serve.shedding import Shedder
 from interlock.serve.tracing import Tracer
 from interlock.serve.workers import Crew, Inherited, inherited, open_port, own_command
 from interlock.settings import Settings
+from interlock.units import seconds
 
 _encode = msgspec.json.Encoder().encode
 Watcher: TypeAlias = Callable[[Served], None]
@@ -332,6 +335,8 @@ def _run(
 
     def ready(address: str) -> None:
         house.open()
+        soon = asyncio.get_running_loop().call_soon
+        house.door.shedder = Shedder(seconds(settings.serve.shed_after), soon, time.monotonic)
         if given is not None:
             given.tell_ready()
             return
