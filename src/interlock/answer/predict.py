@@ -12,12 +12,12 @@ from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from interlock.answer.guard import Cause, Check, Constancy, Sieve
-from interlock.model.rows import Answer, Framed, FramedAnswers, Given, Row, Rows
+from interlock.model.rows import Answer, Framed, Given, Row, Rows
 from interlock.records import Column, Signature, Tier
 
 _Judged: TypeAlias = tuple[Sequence[Given], Sequence[Cause | None]]
 """What a seat gave, and what is wrong with each."""
-_MANY: Final = 256
+_MANY: Final = 64
 """So many answers are looked through by columns; fewer are quicker one by one."""
 TIERS: Final[tuple[Tier, ...]] = ("champion", "last-good", "baseline", "abstain")
 
@@ -68,8 +68,7 @@ class Seat:
     def judged(self, rows: Sequence[Row], given: Sequence[Given]) -> list[Cause | None]:
         """What is wrong with each answer. Many are looked through by columns, and one by one when any is odd."""
         if (
-            isinstance(given, FramedAnswers)
-            and len(given) >= _MANY
+            len(given) >= _MANY
             and self.sieve is not None
             and self.sieve(given)
             and (self.constancy is None or self.constancy.passes(rows, given))
