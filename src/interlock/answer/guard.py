@@ -181,17 +181,13 @@ def _label_check(output: Output) -> Check:
         if classes is not None and label not in classes:
             return "class"
         if shares is not None:
-            if len(shares) != count or not _lowest(shares) >= -PROBABILITY_SLACK:
+            if len(shares) != count or not min(shares) >= -PROBABILITY_SLACK:  # type: ignore[operator]
                 return "probabilities"
             if not abs(sum(shares) - 1.0) <= SUM_SLACK:  # type: ignore[arg-type]
                 return "probabilities"
         return None
 
     return check
-
-
-def _lowest(shares: Any) -> float:
-    return float(min(shares))
 
 
 def _number_check(output: Output, limits: Limits) -> Check:

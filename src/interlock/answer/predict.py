@@ -164,9 +164,9 @@ class Live:
         seat = self.seats[self.route]
         if seat.here is None:
             return None
-        picked = seat.picked(rows)
+        picked = rows if seat.pick is None else seat.picked(rows)
         given = seat.here.answers(picked)
-        causes = seat.judged(picked, given)
+        causes = seat.judged(picked, given) if len(given) != 1 else (seat.judge(picked[0], given[0]),)
         if not any(causes):
             return Answered(given, [seat.tier] * len(given))  # type: ignore[arg-type]
         course = self._course(rows)

@@ -71,6 +71,7 @@ class Reader:
             gc=False,
         )
         self._finish = [(place, _FINISH[column.type]) for place, column in enumerate(columns) if column.type in _FINISH]
+        self._texts_alone = all(finish is _text for _, finish in self._finish)
         self._one = msgspec.json.Decoder(self.record)
         self._many = msgspec.json.Decoder(list[self.record])  # type: ignore[name-defined]
 
@@ -143,8 +144,12 @@ class Reader:
     def row(self, record: Any, number: int | None = None) -> Row:
         """The values of a decoded record, in the order of the columns."""
         values = msgspec.structs.astuple(record)
-        if not self._finish:
-            return values
+        if self._texts_alone:
+            for place, _ in self._finish:
+                if not values[place]:
+                    break
+            else:
+                return values
         finished = list(values)
         for place, finish in self._finish:
             value = finished[place]

@@ -235,12 +235,14 @@ class _LinearRows:
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
         single = len(self._intercepts) == 1
+        if single and len(rows) < SEVERAL:
+            return [self._one(row) for row in rows]
         if isinstance(rows, Framed) and (len(rows) >= FRAMED and rows.has_frame if single else len(rows) >= MANY):
             with suppress(UserCodeFailed):  # one by one tells which row it was
                 return answers_of(self._form.answer(rows.frame), len(rows))
         if not single:
             return [self._several(row) for row in rows]
-        found = self._together(rows) if len(rows) >= SEVERAL else None
+        found = self._together(rows)
         return [self._one(row) for row in rows] if found is None else found
 
     def _together(self, rows: Sequence[Row]) -> list[Given] | None:
