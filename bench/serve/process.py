@@ -69,8 +69,13 @@ class Running:
                         total += int(line.split()[1])
         return total / 1024
 
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")
+    def wait_for(self, what: str, within_s: float = 60.0) -> None:
+        """Wait until it has said so."""
+        until = time.monotonic() + within_s
+        while what not in self.log.read_text(errors="replace"):
+            if time.monotonic() > until:
+                raise RuntimeError(f"{self.server.name} did not say '{what}'")
+            time.sleep(0.02)
 
 
 def free_port() -> int:

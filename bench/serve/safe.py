@@ -43,6 +43,8 @@ TASKS = ("regression", "classification")
 CHUNK = 10_000
 CONNECTIONS = 32
 FAILING, DEADLY = 0.3, 0.0005
+STREAK = 20
+"""So many answers of last good in a row are a flip, and no rescues."""
 
 
 def mode_of(task: str, source: random.Random) -> str:
@@ -242,20 +244,23 @@ def workers_flip(journal: Journal, project: Path) -> dict[str, Any]:
     request = http("/predict", body([0.1, 0.2, 0.3], "healthy"), key)
 
     async def main(port: int) -> dict[str, Any]:
-        seen: dict[bytes, float] = {}
-        probes = [Connection(port, f"127.0.1.{1 + number}") for number in range(16)]
-        workers = [(await probe.ask(request)).headers[b"interlock-prediction-id"][:16] for probe in probes]
-        assert len(set(workers)) == 2, "all connections went to one worker: run it again"
+        streaks: dict[bytes, list[float]] = {}
+        probes = [Connection(port, f"127.0.1.{1 + number}") for number in range(48)]
+        told = await asyncio.gather(*(probe.ask(request) for probe in probes))
+        workers = [answer.headers[b"interlock-prediction-id"][:16] for answer in told]
+        assert len(set(workers)) == 2, "all connections went to one worker"
         ends, all_flipped = asyncio.Event(), asyncio.Event()
 
         async def watch(probe: Connection, worker: bytes) -> None:
             while not ends.is_set():
+                await asyncio.sleep(0.01)
                 answer = await probe.ask(request)
-                if answer.headers[b"interlock-tier"] == b"last-good":
-                    seen.setdefault(worker, answer.ended_s)
-                    if len(seen) == 2:
-                        all_flipped.set()
-                await asyncio.sleep(0.004)
+                if answer.headers[b"interlock-tier"] == b"champion":
+                    streaks.pop(worker, None)  # what was before was a rescue
+                    continue
+                streaks.setdefault(worker, []).append(answer.ended_s)
+                if len(streaks) == 2 and min(map(len, streaks.values())) >= STREAK:
+                    all_flipped.set()
 
         watching = [asyncio.create_task(watch(*each)) for each in zip(probes, workers, strict=True)]
         bad = http("/predict", body([0.1, 0.2, 0.3], "nan"), key)
@@ -265,7 +270,7 @@ def workers_flip(journal: Journal, project: Path) -> dict[str, Any]:
             if answer.headers[b"interlock-prediction-id"][:16] == workers[0]:
                 await attacker.ask(bad)
             attacker.close()
-            if workers[0] in seen:
+            if len(streaks.get(workers[0], ())) >= STREAK:
                 break
             await asyncio.sleep(0.02)
         with contextlib.suppress(TimeoutError):
@@ -274,12 +279,11 @@ def workers_flip(journal: Journal, project: Path) -> dict[str, Any]:
         await asyncio.gather(*watching)
         for probe in probes:
             probe.close()
-        return {
-            "workers": len(seen),
-            "ms": (max(seen.values()) - min(seen.values())) * 1000 if len(seen) == 2 else None,
-        }
+        flips = [streak[0] for streak in streaks.values() if len(streak) >= STREAK]
+        return {"workers": len(flips), "ms": (max(flips) - min(flips)) * 1000 if len(flips) == 2 else None}
 
     with running(interlock_server(project, request, "workers", "serve.workers=2"), journal.folder / "logs") as up:
+        up.wait_for("2 workers, answers at")
         found = asyncio.run(main(up.server.port))
     interlock(project, "reset", "--because", "the next repeat")
     return found

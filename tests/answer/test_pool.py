@@ -33,6 +33,8 @@ class Doubling(Predictor):
             raise UserCodeFailed("missing", cause="raised")
         if frame["x"].max() == 13.0:
             raise UserCodeFailed("too long", cause="deadline")
+        if frame["x"].max() == 77.0:
+            raise UserCodeFailed("no number", cause="nonsense")
         if frame["x"].max() == 99.0:
             raise RuntimeError("a fault of ours")
         return frame.select(prediction=pl.col("x") * 2)
@@ -81,17 +83,19 @@ def test_what_waits_is_asked_together():
     assert predictor.calls == [[0.0], [1.0, 2.0, 3.0, 4.0]]
 
 
-def test_a_bad_record_spoils_no_other_request():
+@pytest.mark.parametrize(("bad", "cause"), [(None, "raised"), (77.0, "nonsense")])
+def test_a_bad_record_spoils_no_other_request(bad, cause):
     predictor = Doubling(threading.Event())
-    good, bad = run([predictor], lambda pool: filled(pool, predictor, [(1.0,)], [(None,), (2.0,)]))
+    good, found = run([predictor], lambda pool: filled(pool, predictor, [(1.0,)], [(bad,), (2.0,)]))
     assert good == [(2.0, None)]
-    assert [given.facts["cause"] for given in bad] == ["raised", "raised"]
+    assert [given.facts["cause"] for given in found] == [cause, cause]
 
 
 def test_a_call_that_ran_out_of_time_is_not_made_again():
     predictor = Doubling(threading.Event())
     found = run([predictor], lambda pool: filled(pool, predictor, [(13.0,)], [(1.0,)]))
     assert [given.facts["cause"] for each in found for given in each] == ["deadline", "deadline"]
+    assert ["bystander" in given.facts for each in found for given in each] == [False, True]
     assert len(predictor.calls) == 2
 
 

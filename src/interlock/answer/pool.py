@@ -2,8 +2,9 @@
 
 What arrives while every worker is busy is asked together in the next call. A call that takes too long, ends its
 process, or takes too much memory costs that process and nothing else: the rows are answered by the next tier, and a new
-process is started. A call that the model refuses is asked again request by request, so that one bad record does not
-spoil the others.
+process is started. A call that the model refuses, or answers with nonsense, is asked again request by request, so that
+one bad record does not spoil the others. Of a call that costs its process the first request is told the cause, and the
+others that they were *bystanders*: what happened once is counted once.
 
 What waits is bounded: beyond it a request is turned away at once. By what the last calls took for a row, a call is
 given as much as takes an eighth of the deadline, and as much may wait as takes a quarter: a model that has more to do
@@ -178,19 +179,35 @@ def _answer(model: FrameRows, taken: Sequence[_Asked]) -> InterlockError | None:
     alone = taken[0].rows if len(taken) == 1 else None  # they may be a frame already
     given = _asked(model, [row for asked in taken for row in asked.rows] if alone is None else alone)
     problem = given if isinstance(given, InterlockError) else None
-    if isinstance(given, UserCodeFailed) and given.facts.get("cause") == "raised" and len(taken) > 1:
+    if isinstance(given, UserCodeFailed) and given.facts.get("cause") in _ITS_OWN and len(taken) > 1:
         for asked in taken:
             _answer(model, [asked])
         return problem
     if alone is not None and not isinstance(given, InterlockError):
         taken[0].settle(given)
         return None
+    if isinstance(given, InterlockError):
+        taken[0].settle([given] * len(taken[0].rows))
+        for asked in taken[1:]:
+            asked.settle([_bystander(given)] * len(asked.rows))
+        return given
     place = 0
     for asked in taken:
         count = len(asked.rows)
-        asked.settle([given] * count if isinstance(given, InterlockError) else given[place : place + count])
+        asked.settle(given[place : place + count])
         place += count
-    return problem
+    return None
+
+
+_ITS_OWN: Final = ("raised", "nonsense")
+"""Causes that lie in a record, and leave the process alive."""
+
+
+def _bystander(error: InterlockError) -> InterlockError:
+    """The same error for a request that was in the same call as others."""
+    made = UserCodeFailed(error.message, next_step=error.next_step)
+    made.facts = {**error.facts, "bystander": True}
+    return made
 
 
 def _asked(model: FrameRows, rows: Sequence[Row]) -> list[Given] | InterlockError:

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from interlock.answer.guard import Cause, Check, Constancy, Sieve
+from interlock.errors import InterlockError
 from interlock.model.rows import Answer, Framed, Given, Row, Rows
 from interlock.records import Column, Signature, Tier
 
@@ -87,13 +88,15 @@ class Seat:
 class Fault(NamedTuple):
     """A seat had no acceptable answer for the row at ``place``; ``rescued`` says whether a later tier that learns had.
 
-    Only when last good has a good answer to the very row is it the champion's fault: else the record is bad.
+    Only when last good has a good answer to the very row is it the champion's fault: else the record is bad. A
+    ``bystander`` was in one call with others when it failed, which is counted for one of them.
     """
 
     place: int
     tier: Tier
     cause: Cause
     rescued: bool | None = None
+    bystander: bool = False
 
 
 @dataclass(slots=True)
@@ -124,7 +127,8 @@ class Answered:
             self.answers[place] = given  # type: ignore[assignment]
             self.tiers[place] = tier
         else:
-            self.faults.append(Fault(place, tier, cause))
+            bystander = isinstance(given, InterlockError) and given.facts.get("bystander") is True
+            self.faults.append(Fault(place, tier, cause, bystander=bystander))
 
     def settled(self) -> "Answered":
         """Say of each fault of the champion whether last good had an answer to the same row."""
