@@ -160,6 +160,7 @@ def rescue(journal: Journal, project: Path, seconds: float) -> dict[str, Any]:
     key = bearer(project)
     request = http("/predict", body([0.1, 0.2, 0.3], "healthy"), key)
     times: dict[str, list[float]] = {"healthy": [], "nan": []}
+    odd: Counter[str] = Counter()
 
     async def turn(port: int, mode: str) -> None:
         until = time.perf_counter() + 1.0
@@ -168,7 +169,8 @@ def rescue(journal: Journal, project: Path, seconds: float) -> dict[str, Any]:
             connection = Connection(port)
             while time.perf_counter() < until:
                 answer = await connection.ask(http("/predict", body([0.1, 0.2, 0.3], mode), key))
-                assert answer.headers[b"interlock-tier"] == (b"champion" if mode == "healthy" else b"last-good")
+                wanted = b"champion" if mode == "healthy" else b"last-good"
+                odd[mode] += answer.headers[b"interlock-tier"] != wanted  # a healthy one was too slow for its deadline
                 times[mode].append(answer.ended_s - answer.began_s)
             connection.close()
 
@@ -177,11 +179,17 @@ def rescue(journal: Journal, project: Path, seconds: float) -> dict[str, Any]:
     with running(interlock_server(project, request, "rescue", "breaker.observe=true"), journal.folder / "logs") as up:
         asyncio.run(turn(up.server.port, "healthy"))
         times["healthy"].clear()
+        odd.clear()
         for _ in range(max(1, round(seconds))):
             for mode in times:
                 asyncio.run(turn(up.server.port, mode))
     points = {mode: statistics.quantiles(each, n=100) for mode, each in times.items()}
-    return {f"{mode}_p{p}_ms": points[mode][p - 1] * 1000 for mode in times for p in (50, 99)}
+    found: dict[str, Any] = {f"{mode}_p{p}_ms": points[mode][p - 1] * 1000 for mode in times for p in (50, 99)}
+    return {
+        **found,
+        **{f"{mode}_other_tier": odd[mode] for mode in times},
+        "asked": {m: len(t) for m, t in times.items()},
+    }
 
 
 # ---- how soon it flips -------------------------------------------------------------------------------------------

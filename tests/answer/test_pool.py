@@ -83,12 +83,31 @@ def test_what_waits_is_asked_together():
     assert predictor.calls == [[0.0], [1.0, 2.0, 3.0, 4.0]]
 
 
-@pytest.mark.parametrize(("bad", "cause"), [(None, "raised"), (77.0, "nonsense")])
-def test_a_bad_record_spoils_no_other_request(bad, cause):
+@pytest.mark.parametrize("place", range(4))
+def test_a_bad_record_spoils_no_other_request(place):
     predictor = Doubling(threading.Event())
-    good, found = run([predictor], lambda pool: filled(pool, predictor, [(1.0,)], [(bad,), (2.0,)]))
-    assert good == [(2.0, None)]
-    assert [given.facts["cause"] for given in found] == [cause, cause]
+    requests = [[(1.0,)], [(1.0,)], [(1.0,)]]
+    requests.insert(place, [(None,), (2.0,)])
+    found = run([predictor], lambda pool: filled(pool, predictor, *requests))
+    bad = found.pop(place)
+    assert found == [[(2.0, None)]] * 3
+    assert [given.facts["cause"] for given in bad] == ["raised", "raised"]
+    assert not any("bystander" in given.facts for given in bad)
+
+
+def test_a_model_that_refuses_everybody_is_not_asked_by_everybody():
+    predictor = Doubling(threading.Event())
+    found = run([predictor], lambda pool: filled(pool, predictor, *[[(None,)]] * 10))
+    assert ["bystander" in given.facts for (given,) in found] == [False] * 2 + [True] * 8
+    assert [len(call) for call in predictor.calls] == [1, 10, 1, 1]
+
+
+def test_nonsense_is_counted_for_one_request_of_a_call():
+    predictor = Doubling(threading.Event())
+    found = run([predictor], lambda pool: filled(pool, predictor, [(1.0,)], [(77.0,)], [(2.0,)]))
+    assert [given.facts["cause"] for (given,) in found] == ["nonsense"] * 3
+    assert ["bystander" in given.facts for (given,) in found] == [False, True, True]
+    assert len(predictor.calls) == 2
 
 
 def test_a_call_that_ran_out_of_time_is_not_made_again():

@@ -2,9 +2,10 @@
 
 What arrives while every worker is busy is asked together in the next call. A call that takes too long, ends its
 process, or takes too much memory costs that process and nothing else: the rows are answered by the next tier, and a new
-process is started. A call that the model refuses, or answers with nonsense, is asked again request by request, so that
-one bad record does not spoil the others. Of a call that costs its process the first request is told the cause, and the
-others that they were *bystanders*: what happened once is counted once.
+process is started. A call that the model refuses is asked again request by request, so that one bad record does not
+spoil the others; when the first ones are refused again, it is the model, and the rest are not asked. Of a call that
+fails as a whole the first request is told the cause, and the others that they were *bystanders*: what happened once is
+counted once.
 
 What waits is bounded: beyond it a request is turned away at once. By what the last calls took for a row, a call is
 given as much as takes an eighth of the deadline, and as much may wait as takes a quarter: a model that has more to do
@@ -179,9 +180,13 @@ def _answer(model: FrameRows, taken: Sequence[_Asked]) -> InterlockError | None:
     alone = taken[0].rows if len(taken) == 1 else None  # they may be a frame already
     given = _asked(model, [row for asked in taken for row in asked.rows] if alone is None else alone)
     problem = given if isinstance(given, InterlockError) else None
-    if isinstance(given, UserCodeFailed) and given.facts.get("cause") in _ITS_OWN and len(taken) > 1:
-        for asked in taken:
-            _answer(model, [asked])
+    if isinstance(given, UserCodeFailed) and given.facts.get("cause") == "raised" and len(taken) > 1:
+        again = [_answer(model, [asked]) for asked in taken[:_AGAIN]]
+        for asked in taken[_AGAIN:]:
+            if None in again:
+                _answer(model, [asked])
+            else:
+                asked.settle([_bystander(given)] * len(asked.rows))
         return problem
     if alone is not None and not isinstance(given, InterlockError):
         taken[0].settle(given)
@@ -199,8 +204,8 @@ def _answer(model: FrameRows, taken: Sequence[_Asked]) -> InterlockError | None:
     return None
 
 
-_ITS_OWN: Final = ("raised", "nonsense")
-"""Causes that lie in a record, and leave the process alive."""
+_AGAIN: Final = 2
+"""So many requests of a call that was refused are asked alone before it is known that it is the model."""
 
 
 def _bystander(error: InterlockError) -> InterlockError:
