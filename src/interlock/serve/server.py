@@ -5,6 +5,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -41,6 +42,8 @@ from interlock.settings import Settings
 from interlock.units import seconds
 
 _encode = msgspec.json.Encoder().encode
+_SWITCH_S: Final = 0.0005
+"""So long may a thread that loads a model, or writes, keep the loop waiting; with Python's 5 ms a release is felt."""
 Watcher: TypeAlias = Callable[[Served], None]
 
 
@@ -65,6 +68,7 @@ def serve(parts: Parts, orders: Orders) -> None:
     if settings.serve.workers > 1 and given is None:
         _lead(settings, orders)
         return
+    sys.setswitchinterval(_SWITCH_S)
     house: list[_House] = []
     keyring = Keyring(())
     file = _key_file(settings, orders, lambda keys: house[0].soon(keyring.replace, keys))  # looks before it is read
