@@ -57,7 +57,7 @@ def mode_of(task: str, source: random.Random) -> str:
 def verdict(mode: str, values: list[float], answer: Answer, right: dict[str, Any]) -> str:
     """What became of a request: ``bad …`` where what came back is not what it should be."""
     if answer.status != 200:
-        return f"status {answer.status}"
+        return f"{answer.status} {json.loads(answer.body)['error']['code']}"
     tier = answer.headers[b"interlock-tier"].decode()
     found = json.loads(answer.body)["prediction"]
     if tier == "champion":

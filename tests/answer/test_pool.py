@@ -207,35 +207,59 @@ def paced(row_s, work, **options):
 def test_a_call_is_given_as_much_as_takes_an_eighth_of_the_deadline():
     requests = [[(float(number),)] for number in range(1, 13)]
     _, calls = paced(0.05, lambda pool, predictor: filled(pool, predictor, *requests), deadline_s=2.0)
-    assert [len(call) for call in calls] == [1, 5, 5]
+    assert [len(call) for call in calls] == [1, 5, 5, 2]
 
 
-def test_no_more_may_wait_than_takes_a_quarter_of_the_deadline():
-    requests = [[(float(number),)] for number in range(1, 15)]
-    found, _ = paced(0.05, lambda pool, predictor: filled(pool, predictor, *requests), deadline_s=2.0)
-    assert [isinstance(each, Overloaded) for each in found] == [False] * 10 + [True] * 4
+def test_where_calls_are_long_no_more_may_wait_than_takes_a_quarter_of_the_deadline():
+    requests = [[(float(number),)] for number in range(1, 8)]
+    found, _ = paced(0.15, lambda pool, predictor: filled(pool, predictor, *requests), deadline_s=2.0)
+    assert [isinstance(each, Overloaded) for each in found] == [False] * 3 + [True] * 4
 
 
 def test_before_its_pace_is_known_a_call_is_short(monkeypatch):
     monkeypatch.setattr(pools, "FIRST_ROWS", 2)
     predictor = Doubling(threading.Event())
-    run([predictor], lambda pool: filled(pool, predictor, *[[(float(number),)] for number in range(1, 6)]))
-    assert [len(call) for call in predictor.calls] == [1, 2, 2, 1]
+    requests = [[(float(number),)] for number in range(1, 8)]
+    run([predictor], lambda pool: filled(pool, predictor, *requests), clock=lambda: 0.0)
+    assert [len(call) for call in predictor.calls] == [1, 4, 3]
 
 
-def test_a_call_that_was_too_long_makes_the_next_ones_short_again():
-    pace = pools.Pace()
-    for _ in range(4):
-        pace.saw(100, 1.0, None)
-    assert pace.rows_in(1.0, otherwise=7) == 100
-    pace.saw(100, 1.0, UserCodeFailed("no", cause="raised"))
-    assert pace.rows_in(1.0, otherwise=7) == 100
-    pace.saw(100, 1.0, UserCodeFailed("too long", cause="deadline"))
-    assert pace.rows_in(1.0, otherwise=7) == 7
+def seen(*calls, deadline_s=2.0):
+    pace = pools.Pace(deadline_s)
+    for rows, seconds, *cause in calls:
+        pace.saw(rows, seconds, UserCodeFailed("no", cause=cause[0]) if cause else None)
+    return pace
 
 
-def test_a_call_in_which_a_process_was_started_says_nothing_of_the_model():
-    pace = pools.Pace()
-    for seconds in (0.01, 1.0, 0.01, 0.02):
-        pace.saw(1, seconds, None)
-    assert pace.rows_in(1.0, otherwise=7) == 100
+def test_short_calls_bound_nothing():
+    pace = seen(*[(1, 0.1)] * 10)
+    assert (pace.call_rows, pace.most_waiting) == (2, None)
+
+
+def test_a_long_call_of_many_rows_bounds_at_once_and_a_short_one_frees_again():
+    long_one = (64, 0.2)
+    assert seen(long_one).most_waiting == 160
+    assert seen(long_one, (64, 0.01)).most_waiting is None
+
+
+def test_a_slow_model_is_asked_for_little():
+    pace = seen(*[(1, 1.0)] * 4)
+    assert (pace.call_rows, pace.most_waiting) == (1, 1)
+
+
+def test_calls_grow_as_they_go_well():
+    pace = seen((64, 0.001))
+    assert pace.call_rows == 128
+    for _ in range(10):
+        pace.saw(pace.call_rows, 0.001, None)
+    assert pace.call_rows > pools.MOST_ROWS
+
+
+def test_what_was_too_much_for_its_deadline_is_halved():
+    assert seen((100, 2.0, "deadline")).call_rows == 50
+    assert seen((100, 2.0, "raised")).call_rows == pools.FIRST_ROWS
+
+
+def test_a_call_in_which_a_process_was_started_says_nothing():
+    assert seen((1, 0.1, "died"), (64, 1.9)).most_waiting is None
+    assert seen((1, 0.1, "died"), (64, 1.9), (64, 0.2)).most_waiting == 160

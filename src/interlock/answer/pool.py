@@ -8,8 +8,8 @@ fails as a whole the first request is told the cause, and the others that they w
 counted once.
 
 What waits is bounded: beyond it a request is turned away at once. By what the last calls took for a row, a call is
-given as much as takes an eighth of the deadline, and as much may wait as takes a quarter: a model that has more to do
-than it can is late for nobody whom it answers, and is not taken for one that hangs.
+given as much as takes an eighth of the deadline; and where calls are long, as much may wait as takes a quarter. So a
+model that has more to do than it can is late for nobody whom it answers, and is not taken for one that hangs.
 """
 
 import asyncio
@@ -32,6 +32,8 @@ MOST_ROWS: Final = 4_096
 FIRST_ROWS: Final = 64
 """Rows of one call before it is known how long a row takes."""
 _CALLS: Final = 4
+_TELLING: Final = 8
+"""A call with so many rows tells what one takes."""
 _CALL_SHARE, _WAIT_SHARE = 1 / 8, 1 / 4
 """Of the deadline: what a call should take at most, and what may wait."""
 
@@ -61,25 +63,46 @@ class _Asked:
 
 
 class Pace:
-    """How long a row takes: the least of the last calls, for the start of a process may be in any of them."""
+    """How fast a model is, by its last calls: how many rows a call may have, and how many may wait.
 
-    def __init__(self) -> None:
-        self._took: deque[float] = deque(maxlen=_CALLS)
-        self.row_s: float | None = None
-        """Seconds for a row; None when too little is known."""
+    A call has costs of its own, so a small one says little of a row: the least that a row took is what counts, and as
+    long as calls are short, nothing is bounded by time. ``deadline_s`` is that of a call.
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        self._call_s, self._wait_s = _CALL_SHARE * deadline_s, _WAIT_SHARE * deadline_s
+        self._calls: deque[tuple[int, float]] = deque(maxlen=_CALLS)
+        self._row_s = 0.0
+        self._is_fresh = False
+        self.call_rows = FIRST_ROWS
+        """Rows of the next call."""
+        self.most_waiting: int | None = None
+        """Rows that may wait for each worker; None: time does not bound them."""
 
     def saw(self, rows: int, seconds: float, problem: InterlockError | None) -> None:
-        """Take in a call. What was too long for its deadline was too much: what was known of it holds no more."""
-        if problem is None:
-            self._took.append(seconds / max(rows, 1))
-        elif problem.facts.get("cause") == "deadline":
-            self._took.clear()
-        self.row_s = min(self._took) if len(self._took) == _CALLS else None
+        """Take in a call. One that failed says nothing, nor the next one, in which a process is started again."""
+        if problem is not None:
+            if problem.facts.get("cause") == "deadline":
+                self.call_rows = max(1, min(self.call_rows, rows // 2))
+            self._is_fresh = problem.facts.get("cause") not in ("raised", "nonsense")
+            return
+        if self._is_fresh:
+            self._is_fresh = False
+            return
+        self._calls.append((rows, seconds))
+        self._row_s = max(min(took / max(count, 1) for count, took in self._calls), 1e-9)
+        self.call_rows = min(self._in(self._call_s), max(2 * self.call_rows, FIRST_ROWS))
+        long_s = self._call_s / 2
+        if len(self._calls) == _CALLS and all(took > long_s for _, took in self._calls):
+            self.most_waiting = self._in(self._wait_s)
+        elif rows >= _TELLING and seconds > long_s:
+            self.most_waiting = max(self._in(self._wait_s), FIRST_ROWS)
+        else:
+            self.most_waiting = None
 
-    def rows_in(self, seconds: float, otherwise: int) -> int:
-        """So many rows, at least one, take so long; ``otherwise`` where that is not known."""
-        row_s = self.row_s
-        return otherwise if row_s is None else max(1, int(min(seconds / max(row_s, 1e-9), 1e9)))
+    def _in(self, seconds: float) -> int:
+        """So many rows, at least one, take so long."""
+        return max(1, int(min(seconds / self._row_s, 1e9)))
 
 
 class Pool:
@@ -95,9 +118,8 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._signature = signature
-        self._deadline_s = deadline_s
         self._clock = clock
-        self._pace = Pace()
+        self._pace = Pace(deadline_s)
         self._waiting: deque[_Asked] = deque()
         self._most_waiting = most_waiting
         self._rows_waiting = 0
@@ -130,8 +152,8 @@ class Pool:
 
     def _most(self) -> int:
         """Rows that may wait now."""
-        by_time = self._pace.rows_in(_WAIT_SHARE * self._deadline_s * len(self._threads), self._most_waiting)
-        return min(self._most_waiting, by_time)
+        by_time = self._pace.most_waiting
+        return self._most_waiting if by_time is None else min(self._most_waiting, by_time * len(self._threads))
 
     @property
     def waiting(self) -> int:
@@ -164,7 +186,7 @@ class Pool:
         """What waits, up to one call."""
         taken: list[_Asked] = []
         rows = 0
-        most = min(MOST_ROWS, self._pace.rows_in(_CALL_SHARE * self._deadline_s, FIRST_ROWS))
+        most = min(MOST_ROWS, self._pace.call_rows)
         with self._lock:
             while self._waiting and (not taken or rows + len(self._waiting[0].rows) <= most):
                 asked = self._waiting.popleft()
