@@ -40,7 +40,7 @@ from interlock.release.evidence import Detector, threshold
 from interlock.serve.duty import Terms
 
 TASKS = ("regression", "classification")
-CHUNK = 10_000
+CHUNK = 5_000
 CONNECTIONS = 32
 FAILING, DEADLY = 0.3, 0.0005
 STREAK = 20
