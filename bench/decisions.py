@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 from retrains import (
     CONFIDENCE,
+    COURSES,
     FIRST,
     LEAKS,
     RETRAINS,
@@ -68,12 +69,18 @@ def table_keys(trials: int) -> None:
 
 
 def table_serial(trials: int) -> None:
-    print(f"\nEqually good forecasts whose errors are AR(1), MAE, {trials} a cell (allowed: {FIRST:.4f})")
-    print("  steps   rho   one by one        in blocks of 5    in blocks of 20")
-    for steps in (120, 1000):
-        for rho in (0.0, 0.3, 0.6, 0.9):
-            found = [serial_rate(steps, rho, block, trials=trials) for block in (1, 5, 20)]
-            print(f"  {steps:>5}   {rho:.1f}   {found[0]}   {found[1]}   {found[2]}", flush=True)
+    print(f"\nEqually good forecasts, MAE, {trials} a cell, as if each row were new and in order of time ({FIRST:.4f})")
+    for steps in (28, 120, 1000):
+        for course in COURSES:
+            found = [serial_rate(steps, course, in_time=in_time, trials=trials) for in_time in (False, True)]
+            print(f"  {steps:>5}   {course:<20} {found[0]}   {found[1]}", flush=True)
+    print("\nThe price where nothing follows: a forecast with smaller errors, released")
+    for steps, better in ((28, 0.5), (120, 0.3), (1000, 0.12)):
+        found = [
+            serial_rate(steps, "each its own", in_time=in_time, better=better, trials=trials)
+            for in_time in (False, True)
+        ]
+        print(f"  {steps:>5}   {better:.0%} smaller   {found[0]}   {found[1]}", flush=True)
 
 
 def table_power(trials: int) -> dict[float, list[tuple[int, Share]]]:

@@ -189,21 +189,34 @@ def keyed_rate(keys: int, each: int, *, by_key: bool, trials: int) -> Share:
     )
 
 
-def serial(rng: np.random.Generator, steps: int, rho: float) -> Problem:
-    """Two equally good forecasts, each of whose errors follow an AR(1) process with coefficient ``rho``."""
+COURSES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "each its own": ((1.0,), (1.0,)),
+    "AR(1) 0.3": ((1.0,), (1.0, -0.3)),
+    "AR(1) 0.6": ((1.0,), (1.0, -0.6)),
+    "AR(1) 0.9": ((1.0,), (1.0, -0.9)),
+    "mean of 12 steps": ((1.0,) * 12, (1.0,)),
+    "as a week ago, 0.6": ((1.0,), (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -0.6)),
+}
+"""Errors in the course of time, as filters of noise: weights of its last values, and of the last errors."""
+
+
+def serial(rng: np.random.Generator, steps: int, course: str, better: float = 0.0) -> Problem:
+    """Two forecasts whose errors follow one another by ``course``; the candidate's are smaller by ``better``."""
     from scipy.signal import lfilter
 
-    shocks = rng.normal(size=(2, steps + 100)) * math.sqrt(1.0 - rho**2)
-    errors = lfilter([1.0], [1.0, -rho], shocks, axis=1)[:, 100:]
-    return Problem(answers=tuple(Answers(numbers=one) for one in errors), numbers=np.zeros(steps))
+    errors = lfilter(*COURSES[course], rng.normal(size=(2, steps + 200)), axis=1)[:, 200:]
+    errors = errors / errors.std() * np.array([[1.0 - better], [1.0]])
+    return Problem(
+        answers=tuple(Answers(numbers=one) for one in errors), numbers=np.zeros(steps), steps=np.arange(steps)
+    )
 
 
-def serial_rate(steps: int, rho: float, block: int, *, trials: int) -> Share:
-    """Share released, with ``block`` steps in a row counted as one, as rows of one key are."""
-    rng = np.random.default_rng([steps, round(rho * 100)])
-    groups = None if block == 1 else np.arange(steps) // block
-    problems = (replace(serial(rng, steps, rho), groups=groups) for _ in range(trials))
-    hits = sum(released("neg_mean_absolute_error", problem, FIRST, seed, 500) for seed, problem in enumerate(problems))
+def serial_rate(steps: int, course: str, *, in_time: bool, better: float = 0.0, trials: int) -> Share:
+    """Share released, with the rows taken in order of time or as if each were new."""
+    rng = np.random.default_rng([steps, list(COURSES).index(course)])
+    problems = (serial(rng, steps, course, better) for _ in range(trials))
+    found = (problem if in_time else replace(problem, steps=None) for problem in problems)
+    hits = sum(released("neg_mean_absolute_error", problem, FIRST, seed, 500) for seed, problem in enumerate(found))
     return Share(hits, trials)
 
 

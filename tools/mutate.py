@@ -34,9 +34,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SURVIVORS = Path(__file__).with_name("survivors.toml")
 MODULES = {
     "gate": ("release/gate.py", "tests/release/test_gate.py"),
-    "bounds": ("release/bounds.py", "tests/release/test_bounds.py"),
+    "serial": ("release/serial.py", "tests/release/test_serial.py"),
+    "bounds": ("release/bounds.py", "tests/release/test_bounds.py tests/release/test_serial.py"),
     "resample": ("release/resample.py", "tests/release/test_resample.py tests/release/test_bounds.py"),
-    "score": ("release/score.py", "tests/release/test_score.py tests/release/test_resample.py"),
+    "score": (
+        "release/score.py",
+        "tests/release/test_score.py tests/release/test_resample.py tests/release/test_serial.py",
+    ),
     "consistency": ("release/consistency.py", "tests/release/test_consistency.py"),
     "slices": ("release/slices.py", "tests/release/test_slices.py"),
     "standing": ("release/standing.py", "tests/release/test_registry.py"),

@@ -61,3 +61,8 @@ def _open_lake(settings: Settings, clock: SystemClock) -> tuple[Blobs, Tables]:
     blobs = LocalBlobs(lake)
     blobs.sweep(clock.now())
     return blobs, DeltaTables(lake / "tables")
+
+
+def open_tables(settings: Settings, clock: SystemClock) -> Tables:
+    """The tables of a project alone, for a process that needs nothing else of it."""
+    return _open_lake(settings, clock)[1]

@@ -1,10 +1,41 @@
 """The sections [serve] and [breaker] of the settings: the doors, and when a model is taken off duty behind them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from interlock.units import Count, Duration, Fraction, NotNegative, Positive, Rate, Section, Share
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """[serve.log]: every answer becomes a row of the table `predictions`."""
+
+    on: Annotated[bool, Meta(description="Keep a log of the answers.")] = True
+    sample: Annotated[
+        Share, Meta(description="Share of the requests that are kept, chosen by the CRC-32 of the prediction id.")
+    ] = 1.0
+    keep: Annotated[
+        Literal["all", "none"] | tuple[str, ...],
+        Meta(description="Features that are kept: `all` (but columns of bytes), `none`, or a list of columns."),
+    ] = "all"
+    redact: Annotated[
+        dict[str, Literal["drop", "hash"]],
+        Meta(description="Columns that are left out (`drop`), or kept as a keyed hash that only compares (`hash`)."),
+    ] = {}
+    durable: Annotated[
+        bool, Meta(description="Send an answer only when its record is on the disk; slower, and nothing can be lost.")
+    ] = False
+    flush: Annotated[
+        Duration, Meta(description="Records are on the local disk after so long: the most that a crash can lose.")
+    ] = "500ms"
+    commit: Annotated[Duration, Meta(description="Records become rows of the table in groups, every so often.")] = "1m"
+    memory_mb: Annotated[
+        Positive, Meta(description="Records that wait to be written, in 10^6 bytes; beyond it they are lost, counted.")
+    ] = 64.0
+    spool_mb: Annotated[
+        Positive,
+        Meta(description="Records on the disk that are no rows yet, in 10^6 bytes; beyond it they are lost, counted."),
+    ] = 2_000.0
 
 
 class Oidc(Section, frozen=True, kw_only=True):
@@ -103,6 +134,7 @@ class Serve(Section, frozen=True, kw_only=True):
         ),
     ] = "0s"
     drain: Annotated[Duration, Meta(description="Requests that run get so long when the server stops.")] = "30s"
+    log: Annotated[Log, Meta(description="The prediction log.")] = Log()
 
 
 class Breaker(Section, frozen=True, kw_only=True):

@@ -29,6 +29,8 @@ class Scripted:
     def __init__(self, table, offset):
         self.table, self.offset, self.asked = table, offset, []
 
+    gathers = False
+
     def answers(self, rows):
         self.asked.extend(rows)
         return [BAD.get(self.table.get(row[0], "good"), (row[0] + self.offset, None)) for row in rows]

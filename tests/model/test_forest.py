@@ -121,12 +121,12 @@ VALUES = st.tuples(
     flags=st.fixed_dictionaries(
         {"narrow": st.booleans(), "gaps": st.booleans(), "beyond": st.booleans(), "mean": st.booleans()}
     ),
-    listed=st.sampled_from([200_000, -1]),
+    kept=st.sampled_from([(200_000, 64), (200_000, 4), (-1, 64)]),
     rows=st.lists(VALUES, min_size=1, max_size=12),
 )
-def test_rows_are_answered_as_frames_are_to_the_bit(seed, shape, flags, listed, rows):
-    before = module._LISTED
-    module._LISTED = listed
+def test_rows_are_answered_as_frames_are_to_the_bit(seed, shape, flags, kept, rows):
+    before = module._LISTED, module._WALKED
+    module._LISTED, module._WALKED = kept
     try:
         form = made(seed, shape, **flags)
         given = rows_of(form, SIGNATURE).answers(rows)
@@ -135,14 +135,14 @@ def test_rows_are_answered_as_frames_are_to_the_bit(seed, shape, flags, listed, 
         if None not in alone:
             assert repr(by_frame(form, rows)) == repr([one for [one] in alone])
     finally:
-        module._LISTED = before
+        module._LISTED, module._WALKED = before
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), rows=st.lists(VALUES, min_size=1, max_size=12))
 def test_every_row_reaches_the_leaves_that_the_definition_says(seed, rows):
     form = made(seed, "number")
-    matrix = np.array(rows_of(form, SIGNATURE)._matrix.of(rows))
+    matrix = np.array(rows_of(form, SIGNATURE)._few._matrix.of(rows))
     expected = []
     for row in matrix.tolist():
         total = form.forest.base[0]

@@ -118,7 +118,7 @@ def opener(desk: Desk) -> Callable[[Parts, str], None]:
     """Stand in for opening a bundle."""
 
     def open_bundle(parts: Parts, name: str) -> None:
-        del parts
+        assert parts is desk.parts
         if name in desk.broken:
             raise BundleCorrupt(f"Bundle {name[:12]}: model/model.pkl is not as packed.")
 

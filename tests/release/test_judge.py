@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from interlock.ports import Parts, Turn
 from interlock.records import Bundle, Column, Output, Receipt, Signature, Snapshot, canonical, digest
 from interlock.release import judge as room
 from interlock.release import registry
-from interlock.release.assess import read_evidence
+from interlock.release.assess import Terms, assess, read_evidence
 from interlock.release.gate import decide, policy_of
 from interlock.settings import Data, Gate, HoldoutSpec, Model, Settings
 from interlock.testing.clock import ManualClock
@@ -338,6 +339,18 @@ def test_rows_without_a_truth_are_not_judged(court):
     assert found.rows == 290
 
 
+def terms_of(found):
+    return Terms(
+        metric=found.metric,
+        greater_is_better=True,
+        confidence=0.95,
+        alpha=found.comparisons[0].alpha,
+        min_slice_rows=50,
+        seed=found.seed,
+        resamples=found.resamples,
+    )
+
+
 def test_the_scale_of_a_forecast_is_the_change_within_each_series(tmp_path, monkeypatch):
     court = Court(tmp_path, monkeypatch, task="forecast")
     court.settings = msgspec.structs.replace(
@@ -353,6 +366,31 @@ def test_the_scale_of_a_forecast_is_the_change_within_each_series(tmp_path, monk
     found = court.judge(off, None, base, court.snapshot(rows))
     assert found.metric == "neg_mean_absolute_error"
     assert found.extra["candidate"]["neg_mase"] == pytest.approx(-4.0 / 2.0)
+
+
+def test_rows_held_out_by_time_are_judged_in_order_of_time(tmp_path, monkeypatch):
+    """Two errors that stay for weeks: two moments of a day count as one, and weeks of them as a few."""
+    court = Court(tmp_path, monkeypatch, task="forecast")
+    holdout = HoldoutSpec(last="120d", time="day")
+    court.settings = msgspec.structs.replace(court.settings, data=Data(key=("shop", "day"), holdout=holdout))
+    days = pl.date_range(pl.date(2026, 1, 1), pl.date(2026, 4, 30), eager=True)
+    waves = [np.sin(np.arange(120) / 9.0 + phase) * 3.0 for phase in (0.0, 1.0)]
+    shops = [pl.DataFrame({"shop": shop, "day": days, "y": 0.0, "a": waves[0], "b": waves[1]}) for shop in "xy"]
+    rows = pl.concat(shops).sample(fraction=1.0, shuffle=True, seed=1)
+    candidate = court.bundle("c", lambda _: rows["a"], inputs=("day",))
+    base = court.bundle("b", lambda _: rows["b"], inputs=("day",))
+    found = court.judge(candidate, None, base, court.snapshot(rows))
+    evidence, header = read_evidence(court.blobs.get(found.evidence_key))
+    assert evidence["step"].to_list() == (rows["day"] - days[0]).dt.total_days().to_list()
+    comparison, guessing = found.comparisons
+    steps, worth = re.search(r"; (\d+) moments in time, worth (\d+)$", comparison.method).groups()
+    assert steps == "120"
+    assert 1 <= int(worth) < 20
+    assert room.reassess(court.parts, court.receipt(found)) == found
+    unordered = assess(evidence.drop("step"), header, terms_of(found))
+    assert unordered.comparisons[0].standard_error < comparison.standard_error / 2.0
+    assert unordered.scores["candidate"].low > found.scores["candidate"].low
+    assert unordered.comparisons[1].low > guessing.low
 
 
 def test_days_of_one_month_count_as_one_when_the_month_is_the_key(tmp_path, monkeypatch):

@@ -147,6 +147,48 @@ def hold(desk, name):
     return event
 
 
+def test_what_is_approved_follows_the_champion_that_it_was_judged_against(desk):
+    first = desk.promote("one", served=True)
+    held = hold(desk, "two")
+    hold(desk, "three")
+    with desk.turn() as turn:
+        release = registry.approve(desk.parts, turn, digest("two"), because="looked at it")
+    assert (release.generation, release.champion, release.last_good) == (2, digest("two"), first.champion)
+    assert release.receipt == held.sequence
+
+
+def off_duty(desk, release):
+    """Another release of the same models, where last good is asked first."""
+    made = msgspec.structs.replace(release, generation=release.generation + 1, route="last-good", cause="breaker")
+    with desk.turn() as turn, turn.transaction(desk.parts.ledger) as transaction:
+        registry._make(transaction, made)
+    return made
+
+
+def test_a_champion_off_duty_is_no_model_to_fall_back_on(desk):
+    first = desk.promote("one", served=True)
+    second = desk.promote("two", served=True)
+    assert second.last_good == first.champion
+    off_duty(desk, second)
+    assert desk.promote("three").last_good == first.champion
+
+
+def test_last_good_that_becomes_champion_has_no_last_good_of_its_own(desk):
+    first = desk.promote("one", served=True)
+    off_duty(desk, desk.promote("two", served=True))
+    with desk.turn() as turn:
+        release = registry.promote_person(desk.parts, turn, first.champion, because="it was fine")
+    assert release.last_good is None
+
+
+def test_a_decision_is_found_among_other_events_of_its_bundle(desk):
+    held = hold(desk, "one")
+    with desk.turn() as turn, turn.transaction(desk.parts.ledger) as transaction:
+        transaction.append("bundle.packed", digest("one"), {})
+    with desk.turn() as turn:
+        assert registry.approve(desk.parts, turn, digest("one"), because="ok").receipt == held.sequence
+
+
 def test_a_held_decision_is_approved_once(desk):
     held = hold(desk, "one")
     with desk.turn() as turn:
@@ -297,7 +339,8 @@ def test_the_first_proof_of_serving_stays(desk):
 def test_replay_agrees_and_notices_every_kind_of_tampering(desk):
     receipt = desk.receipt("one")
     event, _ = desk.record(receipt)
-    assert registry.replay(desk.parts, event.sequence).agrees
+    found = registry.replay(desk.parts, event.sequence)
+    assert (found.sequence, found.candidate, found.agrees) == (event.sequence, digest("one"), True)
     blobs = desk.parts.blobs
     content = blobs.get(receipt.evaluation.evidence_key)
     blobs.delete(receipt.evaluation.evidence_key)
@@ -324,7 +367,10 @@ def test_replay_names_what_differs(desk):
         "decision.reason",
         "decision.checks",
     ]
-    assert "0.99" in found.differences[0]
+    now = canonical(receipt.evaluation.scores["candidate"]).decode()
+    before, _, after = found.differences[0].partition(", now ")
+    assert '"value":0.99' in before
+    assert now in after
 
 
 def test_replaying_what_is_no_decision(desk):

@@ -406,3 +406,21 @@ def test_a_metric_knows_what_truth_it_needs():
 
 def test_the_greater_label_of_one_is_that_one():
     assert METRICS["f1"].values(labelled([0, 0], [0, 0], classes=1)) == (1.0,)
+
+
+def test_r2_by_the_means_of_a_resample():
+    """Means of y, y squared and squared error: of a resample the first is not 0, however the rows were centred."""
+    finish = METRICS["r2"].finish
+    found = finish(np.array([[0.5, 1.0, 0.2], [0.0, 1e-3, 1e10], [1.0, 1.0, 0.5]]))
+    assert found[0] == pytest.approx(1.0 - 0.2 / 0.75)
+    assert found[1] == pytest.approx(1.0 - 1e13)
+    assert np.isnan(found[2])
+
+
+def test_r2_looks_at_the_target_from_its_middle():
+    """A target of 1e8 and a few hundredths: its squares alone have no digit left for the hundredths."""
+    rng = np.random.default_rng(0)
+    small = rng.normal(size=500) * 0.05
+    far = numbers(1e8 + small, 1e8 + small * 0.5)
+    near = numbers(small, small * 0.5)
+    assert METRICS["r2"].values(far)[0] == pytest.approx(METRICS["r2"].values(near)[0], rel=1e-6)

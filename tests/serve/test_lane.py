@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import uvicorn
@@ -134,14 +135,49 @@ async def settled():
         await asyncio.sleep(0)
 
 
+def gathering(house, monkeypatch, *, gathers):
+    """Make it a model that is better asked about many rows at once, or one that is not; tell how many it was asked."""
+    here = house.door.room.live.seats[0].here
+    monkeypatch.setattr(type(here), "gathers", gathers)
+    answers, calls = here.answers, []
+    here.answers = lambda rows: calls.append(len(rows)) or answers(rows)
+    return calls
+
+
+class Crowd:
+    """Several connections of one lane, each with a wire of its own."""
+
+    def __init__(self, lane, app, count):
+        state = ServerState()
+        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off")
+        config.load()
+        kind = protocol_of(lane)
+        self.connections = [kind(config=config, server_state=state, app_state={}) for _ in range(count)]
+        self.wires = [Wire() for _ in range(count)]
+        for connection, wire in zip(self.connections, self.wires, strict=True):
+            connection.connection_made(wire)
+
+    def send(self, *sent):
+        for connection, raw in zip(self.connections, sent, strict=True):
+            connection.data_received(raw)
+
+    def found(self):
+        found = [_VARIES.sub(rb"\1ID", wire.found) for wire in self.wires]
+        for wire in self.wires:
+            wire.found = b""
+        return found
+
+
 @pytest.fixture
 def house(project):
     return house_of(project, Keyring(None))
 
 
+@pytest.mark.parametrize("gathers", [False, True])
 @pytest.mark.parametrize("pieces", [1, 2, 7])
 @pytest.mark.parametrize("name", CASES)
-def test_both_lanes_answer_alike(house, name, pieces):
+def test_both_lanes_answer_alike(house, name, pieces, gathers, monkeypatch):
+    gathering(house, monkeypatch, gathers=gathers)
     lane = Lane(house.door, house.app)
     sent = [CASES[name]] * 3
     plain, total = asyncio.run(exchanged(HttpToolsProtocol, house.app, sent, pieces))
@@ -162,7 +198,9 @@ def test_both_lanes_answer_alike(house, name, pieces):
      ("another type", 0), ("a long header", 0), ("split", 2), ("an accepted table", 0), ("anything accepted", 2),
      ("probabilities", 0), ("tensors", 0), ("a template", 0), ("a wrong length", 0)],
 )  # fmt: skip
-def test_what_the_fast_lane_takes(house, name, answered):
+@pytest.mark.parametrize("gathers", [False, True])
+def test_what_the_fast_lane_takes(house, name, answered, gathers, monkeypatch):
+    gathering(house, monkeypatch, gathers=gathers)
     lane = Lane(house.door, house.app)
     asyncio.run(exchanged(protocol_of(lane), house.app, [CASES[name]] * 3))
     assert lane.answered == answered
@@ -203,3 +241,131 @@ def test_heads_do_not_pile_up(house, monkeypatch):
     sent = [request(headers=[f"x-request-id: {number}"]) for number in range(10)]
     asyncio.run(exchanged(protocol_of(lane), house.app, sent))
     assert 1 <= len(lane.heads) <= 3
+
+
+# ---- many at once ------------------------------------------------------------------------------------------------
+
+
+def test_what_arrives_in_one_turn_of_the_loop_is_asked_together(house, monkeypatch):
+    calls = gathering(house, monkeypatch, gathers=True)
+    monkeypatch.setattr(lanes, "MOST_TOGETHER", 4)
+
+    async def main():
+        lane = Lane(house.door, house.app)
+        crowd = Crowd(lane, house.app, 6)
+        several = request("/batch", {"instances": [RECORD, RECORD]})
+        sent = [request(), several, request(body={"x": "?"}), request(), request(), request()]
+        crowd.send(*sent)  # each head is learnt in the ordinary lane
+        await settled()
+        crowd.send(*sent)
+        await settled()
+        first = crowd.found()
+        calls.clear()
+        crowd.send(*sent)
+        assert not any(wire.found for wire in crowd.wires)
+        await settled()
+        return first, crowd.found()
+
+    first, second = asyncio.run(main())
+    assert calls == [4, 2]  # of the first four requests, one has two records and one cannot be read
+    assert [each + each for each in second] == first
+    assert second[2].startswith(b"HTTP/1.1 422")
+
+
+def test_a_client_that_sends_on_or_leaves_meanwhile(house, monkeypatch):
+    gathering(house, monkeypatch, gathers=True)
+
+    async def main():
+        lane = Lane(house.door, house.app)
+        crowd = Crowd(lane, house.app, 3)
+        crowd.send(*[request()] * 3)
+        await settled()
+        crowd.found()
+        crowd.send(request(), request(), request())
+        crowd.connections[0].data_received(request("/ping", method="GET", body=b"", length="")[:9])
+        crowd.connections[0].data_received(request("/ping", method="GET", body=b"", length="")[9:])
+        crowd.wires[1].closed = True
+        crowd.connections[2].shutdown()
+        closing = crowd.wires[2].found
+        await settled()
+        return crowd.found(), _VARIES.sub(rb"\1ID", closing)
+
+    (first, second, third), closing = asyncio.run(main())
+    assert first.count(b"HTTP/1.1 200") == 2
+    assert first.endswith(b"pong")
+    assert second == b""
+    assert closing == third
+    assert third.startswith(b"HTTP/1.1 200")
+    assert third.endswith(b"[closed]")
+
+
+def test_requests_gathered_for_a_model_that_turns_out_to_be_elsewhere_are_answered_all_the_same(house, monkeypatch):
+    """The champion refuses a record, and last good lives in another process: nobody is answered for twice."""
+    gathering(house, monkeypatch, gathers=True)
+
+    class Slow:
+        async def ask(self, rows):
+            await asyncio.sleep(0)
+            return [("yes", (0.0, 1.0))] * len(rows)
+
+    async def main():
+        lane = Lane(house.door, house.app)
+        crowd = Crowd(lane, house.app, 3)
+        crowd.send(*[request()] * 3)
+        await settled()
+        crowd.found()
+        live = house.door.room.live
+        champion, baseline = live.seats[0], live.seats[-1]
+        beside = replace(champion, tier="last-good", here=None, elsewhere=Slow())
+        house.door.room = house.door.room._replace(live=replace(live, seats=(champion, beside, baseline)))
+        champion.check = lambda given: "range"
+        before, fast = len(house.served), lane.answered
+        crowd.send(*[request()] * 3)
+        await settled()
+        return crowd.found(), house.served[before:], lane.answered - fast
+
+    found, served, answered = asyncio.run(main())
+    assert all(b"interlock-tier: last-good" in each for each in found)
+    assert [each.tier for each in served] == ["last-good"] * 3
+    assert answered == 0
+
+
+def test_a_question_that_breaks_is_put_again_one_by_one(house, monkeypatch):
+    gathering(house, monkeypatch, gathers=True)
+    here = house.door.room.live.seats[0].here
+    answers = here.answers
+
+    def breaking(rows):
+        if len(rows) > 1:
+            raise RuntimeError("too many")
+        return answers(rows)
+
+    here.answers = breaking
+
+    async def main():
+        crowd = Crowd(Lane(house.door, house.app), house.app, 3)
+        crowd.send(*[request()] * 3)
+        await settled()
+        crowd.found()
+        crowd.send(*[request()] * 3)
+        await settled()
+        return crowd.found()
+
+    assert all(each.startswith(b"HTTP/1.1 200") for each in asyncio.run(main()))
+
+
+def test_a_key_with_a_quota_is_answered_by_itself(project, monkeypatch):
+    text, key = new_key("k", ("predict",), quota="3 per hour")
+    house = house_of(project, Keyring((key,)))
+    calls = gathering(house, monkeypatch, gathers=True)
+
+    async def main():
+        crowd = Crowd(Lane(house.door, house.app), house.app, 5)
+        sent = [request(headers=[f"authorization: Bearer {text}"])] * 5
+        crowd.send(*sent)
+        await settled()
+        return crowd.found()
+
+    found = asyncio.run(main())
+    assert sorted(each[9:12] for each in found) == [b"200"] * 3 + [b"429"] * 2
+    assert calls == [1] * 3

@@ -52,7 +52,7 @@ def test_the_page_of_the_document_names_every_route_and_field(house):
     told = document(about)
     reply = docs_page(told)
     page = reply.body.decode()
-    assert set(told["paths"]) == {*room.forms.routes, "/healthz"}
+    assert set(told["paths"]) == {*room.forms.routes, "/healthz", "/feedback"}
     for path in told["paths"]:
         assert path in html.unescape(page)
     for name in ("x", "n", "colour"):

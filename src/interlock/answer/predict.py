@@ -6,7 +6,7 @@ answer, the row is *abstained* from. Nothing here knows HTTP or keeps time; mode
 :mod:`interlock.answer.pool`.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, TypeAlias
@@ -130,6 +130,15 @@ class Answered:
             bystander = isinstance(given, InterlockError) and given.facts.get("bystander") is True
             self.faults.append(Fault(place, tier, cause, bystander=bystander))
 
+    def parts(self, counts: Sequence[int]) -> Iterator["Answered"]:
+        """What became of the first so many rows, the next, and so on."""
+        start = 0
+        for count in counts:
+            end = start + count
+            faults = [fault._replace(place=fault.place - start) for fault in self.faults if start <= fault.place < end]
+            yield Answered(self.answers[start:end], self.tiers[start:end], faults)
+            start = end
+
     def settled(self) -> "Answered":
         """Say of each fault of the champion whether last good had an answer to the same row."""
         self.faults = [
@@ -160,6 +169,12 @@ class Live:
     def is_here(self) -> bool:
         """Whether the seat that is asked first answers in this process."""
         return self.seats[self.route].here is not None
+
+    @property
+    def gathers(self) -> bool:
+        """Whether rows of several requests are better asked about together."""
+        here = self.seats[self.route].here
+        return here is not None and here.gathers
 
     def answer_here(self, rows: Sequence[Row]) -> Answered | None:
         """Answers without waiting; None when a seat that is needed is in another process."""

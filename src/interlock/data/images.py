@@ -40,6 +40,7 @@ class Known(Record, frozen=True, kw_only=True):
     """Document ``seen`` of an image: the bytes under a name (none: it is gone), and the group in which they came.
 
     ``count`` is how often the bytes changed, so that bytes that come back are a new row. ``bad``: they are no image.
+    ``stored``: the digest of the image that was last taken in under the name, where it is another one.
     """
 
     version: str
@@ -49,6 +50,12 @@ class Known(Record, frozen=True, kw_only=True):
     group: str = ""
     count: int = 0
     bad: bool = False
+    stored: str = ""
+
+    @property
+    def held(self) -> str:
+        """Digest of the image that the table has under the name; empty for none."""
+        return self.stored if self.bad else self.digest
 
 
 class Item(NamedTuple):
@@ -284,10 +291,10 @@ class Gathering:
 
     def _withdrawn(self, there: set[str], present: Mapping[str, Arrival]) -> Iterator[Item]:
         for name, known in self.known.items():
-            if name in there or known.bad or known.digest not in present or not self._done(name):
+            if name in there or known.held not in present or not self._done(name):
                 continue
-            item = self._read(present[known.digest])
-            if item is not None and item.digest == known.digest:
+            item = self._read(present[known.held])
+            if item is not None and item.digest == known.held:
                 gone = Known(version="", digest="", trusted=True, rules=self.rules, count=known.count + 1)
                 yield item._replace(name=name, known=gone, gone=True)
 
@@ -317,6 +324,7 @@ class Gathering:
             rules=self.rules,
             count=count,
             bad=bool(reason),
+            stored=before.held if before is not None and reason else "",
         )
         return Item(arrival.name, content_digest, content, reason, known)
 

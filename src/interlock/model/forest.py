@@ -31,8 +31,8 @@ Shape: TypeAlias = Literal[
 _BLOCK_ROWS = 8192
 _LISTED = 200_000
 """So many inner nodes at most are kept as lists too (30 MB): one row is walked there faster than by numpy."""
-_ALONE = 8
-"""So many rows at most are answered one after the other."""
+_WALKED = 64
+"""So many rows at most are walked one after the other: numpy's calls for a block cost, in any forest, about as many."""
 _WHOLE = 20_000
 """In so many nodes at most, one row is compared with all of them at once."""
 _KINDS = {
@@ -106,6 +106,8 @@ class TreeForest:
         self._values = nodes.values.astype(kind)
         self._base = np.array(forest.base, dtype=kind)
         self._walk = self._walker() if self._inner <= _LISTED else None
+        # without that walk numpy sees to one row in all trees at once, or to all rows in one tree after the other
+        self._alone = _WALKED if self._walk is not None else len(nodes.roots) // 2
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -215,14 +217,14 @@ class TreeForest:
 
     def answer_rows(self, rows: list[list[float]]) -> list[Given | None]:
         """Answers to rows of the matrix, to the bit those of :meth:`answer`; None where refused."""
-        if self._walk is not None and len(rows) <= _ALONE:
+        if self._walk is not None and len(rows) <= self._alone:
             return [self._walk(row) for row in rows]
         return self._at_once(rows)
 
     def _at_once(self, rows: list[list[float]]) -> list[Given | None]:
         matrix, bad = self._readable(np.array(rows, dtype=np.float64))
         good = np.flatnonzero(~bad).tolist()
-        if len(good) > _ALONE:
+        if len(good) > self._alone:
             sums = self._sums(matrix[good])
         elif good:
             sums = np.stack([self._row_sums(matrix[row]) for row in good], axis=1)

@@ -108,6 +108,11 @@ class FramedAnswers(list[Given]):
 class Rows(Protocol):
     """Answers rows."""
 
+    @property
+    def gathers(self) -> bool:
+        """Whether many rows together cost much less than one after the other."""
+        ...
+
     def answers(self, rows: Sequence[Row]) -> list[Given]:
         """One answer or error per row, in order."""
         ...
@@ -142,6 +147,8 @@ def refused(rows: int = 1) -> UserCodeFailed:
 class _Same:
     """One answer for all."""
 
+    gathers = False
+
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
 
@@ -151,6 +158,8 @@ class _Same:
 
 class FrameRows:
     """Makes a frame of the rows. Rows that are refused together are asked again in halves, down to one."""
+
+    gathers = True
 
     def __init__(self, answer: Callable[[pl.DataFrame], pl.DataFrame], signature: Signature) -> None:
         self._answer = answer
@@ -224,6 +233,8 @@ def _is_text(keys: Sequence[Key]) -> bool:
 
 class _LinearRows:
     """:class:`Linear`, term by term in its order: floats are added as the frames' way adds them."""
+
+    gathers = False
 
     def __init__(self, form: Linear, signature: Signature) -> None:
         self._form = form
@@ -389,6 +400,7 @@ class _FewOrMany:
 
     def __init__(self, few: Rows, many: FrameRows) -> None:
         self._few, self._many = few, many
+        self.gathers = few.gathers
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
         way = self._many if isinstance(rows, Framed) and len(rows) >= MANY else self._few
@@ -414,6 +426,8 @@ class _Matrix:
 class _TreeRows:
     """:class:`LightGbm` on a matrix made row by row; one call of the booster for all."""
 
+    gathers = True
+
     def __init__(self, form: LightGbm, matrix: _Matrix) -> None:
         self._form = form
         self._matrix = matrix
@@ -434,6 +448,7 @@ class _MatrixRows:
     def __init__(self, form: TreeForest | OnnxForm, matrix: _Matrix) -> None:
         self._form = form
         self._matrix = matrix
+        self.gathers = isinstance(form, OnnxForm)  # rows walk through trees one after the other, but for very many
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
         given = self._form.answer_rows(self._matrix.of(rows))

@@ -19,6 +19,7 @@ from interlock.model.columns import FORM_FILE, Coder, Floats, Key, Value, chunks
 from interlock.records import Record, canonical
 
 BOOSTER_FILE = "booster.txt"
+_BY_ONE_THREAD = 1_024
 
 
 class Plain(Record, frozen=True, tag="plain", tag_field="kind", forbid_unknown_fields=True):
@@ -165,7 +166,7 @@ class LightGbm:
     def _ask(self, matrix: "np.ndarray[Any, Any]", *, by_row: bool) -> Floats:
         """Ask the booster for a matrix of shape (rows, features), or the other way round; shape (rows, outputs).
 
-        A single row, which is the same bytes either way, goes the booster's own short way: it wakes no threads.
+        A single row, which is the same bytes either way, goes the booster's own short way; a few wake no threads.
         """
         matrix = np.ascontiguousarray(matrix, dtype=np.float64)  # its bytes are read as such, whatever they were
         rows, width = matrix.shape if by_row else matrix.shape[::-1]
@@ -188,7 +189,7 @@ class LightGbm:
                 transformed,
                 0,
                 -1,
-                b"",
+                b"num_threads=1" if rows <= _BY_ONE_THREAD else b"",
                 ctypes.byref(length),
                 wanted,
             )

@@ -1,8 +1,9 @@
 """From evidence to scores, purely: the same bytes of evidence and the same terms give the same bytes of judgement.
 
 Evidence is one Parquet file. Columns: ``row`` (uint64, names the row by its key), ``truth``, ``<who>.prediction``,
-``<who>.probability_<i>``, and ``slice.<column>`` (text: the slice of that column that the row is in). Features are not
-in it, except as slices. Its header, in the file's own metadata, holds what else the scoring needs.
+``<who>.probability_<i>``, and ``slice.<column>`` (text: the slice of that column that the row is in). Rows held out by
+time have ``step`` too (their moments in order, from 0). Features are not in it, except as slices. Its header, in the
+file's own metadata, holds what else the scoring needs.
 """
 
 import io
@@ -18,18 +19,20 @@ from numpy.typing import NDArray
 
 from interlock.errors import SettingsError, StoreFault
 from interlock.records import Comparison, Record, Score, SliceScore, canonical
-from interlock.release.bounds import interval, paired_gain, percentiles, student
+from interlock.release.bounds import interval, paired_gain, percentiles, remembered, student
 from interlock.release.found import text_codes
 from interlock.release.metrics import METRICS, is_own, named_metric, truth_of
 from interlock.release.own_metric import Measured, Sample
 from interlock.release.resample import Floats, Groups, Integers, Joint, from_draws, generator, group_count
 from interlock.release.score import Answers, Problem, Truth, Undefined
+from interlock.release.serial import Memory
 
 EDITION = 3
 """Rules of today: 1 knew neither skewness nor rows that belong together."""
 FORMAT = 1
 """Version of the evidence's columns and header."""
 _HEADER = "interlock"
+STEP: Final = "step"
 _SHUFFLE_STREAM = 1 << 20
 """A stream of random numbers beyond those of the slices."""
 _FEWEST_ORDERS, _MOST_ORDERS, _ORDERS_BUDGET = 20, 200, 4_000_000
@@ -272,12 +275,16 @@ class _Scorer:
         self.truth = self.metric.truth if self.metric is not None else truth_of(header.task)
         self.problem: Problem | None = None
         if self.truth is not None:
-            self.problem = with_changes(problem_of(frame, header, self.truth), groups=self.groups)
+            steps = frame[STEP].cast(pl.Int64).to_numpy() if STEP in frame.columns else None
+            self.problem = with_changes(problem_of(frame, header, self.truth), groups=self.groups, steps=steps)
 
     def joint(self, rows: NDArray[np.bool_] | None = None, name: str = "", stream: int = 0) -> Joint:
         """Score all models on all rows, or on those of the slice ``name``; raises :class:`Undefined`."""
         if self.metric is None:
-            return self._given(name, self.frame.height if rows is None else int(rows.sum()))
+            given = self._given(name, self.frame.height if rows is None else int(rows.sum()))
+            if self.problem is None:
+                return given
+            return (self.problem if rows is None else self.problem.where(rows)).in_time(given)
         assert self.problem is not None
         problem = self.problem if rows is None else self.problem.where(rows)
         found = self.metric.joint(problem, generator(self.terms.seed, stream), self.terms.resamples)
@@ -316,7 +323,7 @@ class _Scorer:
             standard_error=found.standard_error,
             alpha=self.terms.alpha,
             differing=differing,
-            method=joint.method,
+            method=joint.method + _worth(remembered(joint, first, second)),
         )
 
     def guessing(self, joint: Joint, other: int, single: Score) -> tuple[Comparison, Score]:
@@ -339,7 +346,7 @@ class _Scorer:
         reach = student(self.terms.alpha, count - 1) * spread * math.sqrt(1.0 + 1.0 / count)
         below, above = percentiles(values, self.terms.alpha)
         low = own - max(mean + reach, above)
-        if self.groups is not None:  # shuffled row by row: what whole groups do to the own score is added
+        if self.groups is not None or joint.steps is not None:  # shuffled row by row: what belongs together is added
             low = min(low, interval(joint, 0, confidence=1.0 - 2.0 * self.terms.alpha)[0] - mean)
         comparison = Comparison(
             against=SHUFFLED,
@@ -378,6 +385,10 @@ class _Scorer:
                 gain=gain.gain,
                 high=gain.high,
             )
+
+
+def _worth(found: Memory | None) -> str:
+    return "" if found is None else f"; {found.steps} moments in time, worth {max(1, int(found.worth))}"
 
 
 def groups_of(names: pl.Series) -> Groups:

@@ -11,6 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 from interlock.release.resample import Floats, Joint
+from interlock.release.serial import Memory, memory
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ def paired_gain(joint: Joint, model: int, other: int, *, alpha: float, differing
     Neither knows how little a handful of rows can prove. Were the two models exchangeable, each of the ``differing``
     rows could as well have favoured the other, so that no paired test reaches a level below ``2 ** -differing``
     (Fisher's sign-flip argument; McNemar's exact test is the case of accuracy). Below it the bound is no better than 0.
+
+    Of rows in order of time one more bound is asked for: Student's t with the memory of the series (:func:`memory`).
     """
     gain = float(joint.estimates[model] - joint.estimates[other])
     if differing == 0:
@@ -52,9 +55,21 @@ def paired_gain(joint: Joint, model: int, other: int, *, alpha: float, differing
     if joint.draws is not None:
         below, above = percentiles(joint.draws[model] - joint.draws[other], alpha)
         low, high = min(low, below), max(high, above)
+    found = remembered(joint, model, other)
+    if found is not None:
+        reach = student(alpha, max(1, min(int(found.worth), differing) - 1)) * error * found.widening
+        low, high, error = min(low, gain - reach), max(high, gain + reach), error * max(1.0, found.widening)
     if 0.5**differing > alpha:
         low, high = min(low, 0.0), max(high, 0.0)
     return Gain(gain, low, high, error)
+
+
+def remembered(joint: Joint, model: int, other: int | None = None) -> Memory | None:
+    """Find the memory of one model's score, or of the gain over another; None where the rows have no order in time."""
+    course = joint.course if joint.influence is None else joint.influence
+    if joint.steps is None or course is None:
+        return None
+    return memory(course[model] if other is None else course[model] - course[other], joint.steps)
 
 
 def skewness(influence: Floats) -> float:
@@ -76,12 +91,22 @@ def unskewed(t: float, skew: float) -> float:
 
 
 def interval(joint: Joint, model: int, *, confidence: float) -> tuple[float, float]:
-    """Two-sided interval of one model's score: percentiles of its draws, or its estimate and Student's t."""
-    tail = (1.0 - confidence) / 2.0
+    """Two-sided interval of one model's score: percentiles of its draws, or its estimate and Student's t.
+
+    Of rows in order of time, no narrower than Student's t with the memory of the series.
+    """
+    tail, centre = (1.0 - confidence) / 2.0, float(joint.estimates[model])
+    error = math.sqrt(max(float(joint.covariance[model, model]), 0.0))
     if joint.draws is not None:
-        return percentiles(joint.draws[model], tail)
-    reach = student(tail, max(1, joint.units - 1)) * math.sqrt(max(float(joint.covariance[model, model]), 0.0))
-    return float(joint.estimates[model]) - reach, float(joint.estimates[model]) + reach
+        low, high = percentiles(joint.draws[model], tail)
+    else:
+        reach = student(tail, max(1, joint.units - 1)) * error
+        low, high = centre - reach, centre + reach
+    found = remembered(joint, model)
+    if found is not None:
+        reach = student(tail, max(1, int(found.worth) - 1)) * error * found.widening
+        low, high = min(low, centre - reach), max(high, centre + reach)
+    return low, high
 
 
 def percentiles(draws: Floats, alpha: float) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from interlock.records import Bundle, Consistency, Evaluation, Failure, Policy, 
 from interlock.release import consistency, own_metric
 from interlock.release.assess import (
     EDITION,
+    STEP,
     Header,
     Terms,
     Witness,
@@ -303,6 +304,7 @@ def _evidence(
     for one in heard:
         if one.answers is not None:
             columns += list(answer_columns(one.witness, one.answers))
+    columns += _moments(settings, holdout)
     columns += slice_columns(training, holdout, settings.gate.slices)
     frame, shuffled = shuffled_answers(pl.DataFrame(columns), heard[0].witness, settings.model.seed)
     metric = policy_of(settings).metric
@@ -314,6 +316,14 @@ def _evidence(
     )
     own = [name for name in (metric, *header.also) if is_own(name)]
     return frame, _with_own(parts, turn, runner, frame, header, own) if own else header
+
+
+def _moments(settings: Settings, holdout: pl.DataFrame) -> list[pl.Series]:
+    """Where the rows were held out by time: the order of their moments. A row without a time is of the first."""
+    spec = settings.data.holdout
+    if spec.last is None or spec.time is None:
+        return []
+    return [(holdout[spec.time].rank("dense").fill_null(1) - 1).cast(pl.UInt32).alias(STEP)]
 
 
 def _row_names(holdout: pl.DataFrame, keys: Sequence[str]) -> pl.Series:

@@ -54,6 +54,9 @@ class Joint:
     closed form. ``covariance``: float64 [models, models]. ``units``: independent units that carry information (rows;
     for ranks, the rows of the rarer class), which bounds the degrees of freedom of any interval. ``influence``: float64
     [models, units], how each unit moves each score, on any common scale; None where it is not known.
+
+    ``steps``: int64 [units], the moment in time of each unit, 0 and up without gaps; None where the rows have no order.
+    ``course``: float64 [models, units], what to follow through time where the influence is not known: the errors.
     """
 
     estimates: Floats
@@ -62,6 +65,8 @@ class Joint:
     units: int
     method: str
     influence: Floats | None = None
+    steps: Integers | None = None
+    course: Floats | None = None
 
 
 def generator(seed: int, *path: int) -> np.random.Generator:

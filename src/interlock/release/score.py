@@ -36,6 +36,8 @@ from interlock.release.resample import (
     by_ranks,
     by_sums,
     by_weights,
+    group_count,
+    in_groups,
 )
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -73,7 +75,8 @@ class Problem:
     With ``classes`` (labels in sorted order) the truth is ``codes``, int64 [n]; else it is ``numbers``, float64 [n].
     For rankings it is ``codes``; for text it is ``codes`` of whole texts and ``tokens``, int64 [n, t], of their words.
     ``scale`` is the mean absolute change of the target from one training row to the next in time, for ``neg_mase``.
-    ``groups``: rows that were held out together, hence count as one.
+    ``groups``: rows that were held out together, hence count as one. ``steps``: int64 [n], the moment in time of each,
+    0 and up without gaps; None where the rows have no order.
     """
 
     answers: tuple[Answers, ...]
@@ -83,6 +86,7 @@ class Problem:
     tokens: Integers | None = None
     scale: float | None = None
     groups: Groups = None
+    steps: Integers | None = None
 
     @property
     def rows(self) -> int:
@@ -107,7 +111,33 @@ class Problem:
             numbers=None if self.numbers is None else self.numbers[rows],
             groups=None if self.groups is None else np.unique(self.groups[rows], return_inverse=True)[1],
             tokens=None if self.tokens is None else self.tokens[rows],
+            steps=None if self.steps is None else np.unique(self.steps[rows], return_inverse=True)[1],
         )
+
+    def in_time(self, joint: Joint) -> Joint:
+        """Tell of a joint score when its units were, and what to follow where their influence is not known."""
+        if self.steps is None:
+            return joint
+        steps, course = self.steps, None
+        if joint.influence is None:
+            course = np.stack([self._errors(answer) for answer in self.answers])
+        if self.groups is not None:
+            first = np.full(group_count(self.groups, self.rows), self.rows, dtype=np.int64)
+            np.minimum.at(first, self.groups, steps)
+            steps = np.unique(first, return_inverse=True)[1]
+            course = None if course is None else in_groups(course.T, self.groups).T
+        return with_changes(joint, steps=steps, course=course)
+
+    def _errors(self, answer: Answers) -> Floats:
+        """How far off each row is, float64 [n]: the absolute error, or 1 for a wrong answer."""
+        if answer.numbers is not None:
+            assert self.numbers is not None
+            return np.asarray(np.abs(self.numbers - answer.numbers))
+        assert self.codes is not None
+        if answer.ranking is not None:
+            return np.asarray((answer.ranking != self.codes[:, None]).all(axis=1), dtype=np.float64)
+        assert answer.labels is not None
+        return np.asarray(answer.labels != self.codes, dtype=np.float64)
 
 
 Reads = Literal["labels", "probabilities", "numbers", "ranking", "tokens"]
@@ -149,7 +179,7 @@ class Metric(ABC):
         result = self._joint(problem, rng, resamples)
         if not np.isfinite(result.estimates).all():
             raise Undefined(f"{self.name} has no finite value on these {problem.rows} rows.", metric=self.name)
-        return result
+        return problem.in_time(result)
 
     def values(self, problem: Problem) -> tuple[float, ...]:
         """Scores alone, one for each model; raises :class:`Undefined`."""
@@ -163,7 +193,7 @@ class Metric(ABC):
         if count > 2:
             raise SettingsError(
                 f"{self.name} is for two classes, and there are {count}.",
-                next_step=f"Set gate.metric to '{_FOR_MANY.get(self.name, 'f1_macro')}'.",
+                next_step=f"Set gate.metric to '{_FOR_MANY[self.name]}'.",
                 metric=self.name,
             )
 

@@ -32,28 +32,42 @@ class Page:
     scope: Scope | None
 
 
+@dataclass(frozen=True)
+class Intake:
+    """A route that takes JSON: what gives its reply to a body of a client, and the scope that a key must have."""
+
+    answer: Callable[[bytes, object], Awaitable[Reply]]
+    scope: Scope
+
+
 class App:
     """Routes by exact path, or by one of the Open Inference Protocol with the names of model and version in it.
 
     Deny by default: a route without a scope is said to be open, one by one.
     """
 
-    def __init__(self, door: Door, keyring: Keyring, pages: Mapping[str, Page], *, max_body: int) -> None:
+    def __init__(
+        self,
+        door: Door,
+        keyring: Keyring,
+        pages: Mapping[str, Page],
+        intakes: Mapping[str, Intake] | None = None,
+        *,
+        max_body: int,
+    ) -> None:
         self._door = door
+        self._intakes = dict(intakes or {})
         self.keyring = keyring
         self._pages = dict(pages)
         self._max_body = max_body
         self._predictions = frozenset(door.routes)
+        self.routes = self._predictions | frozenset(self._pages) | frozenset(self._intakes)
+        """All paths."""
 
     @property
     def open_routes(self) -> frozenset[str]:
         """Paths that need no key."""
         return frozenset(path for path, page in self._pages.items() if page.scope is None)
-
-    @property
-    def routes(self) -> frozenset[str]:
-        """All paths."""
-        return self._predictions | frozenset(self._pages)
 
     def client_of(self, headers: Mapping[bytes, bytes], peer: Sequence[Any] | None) -> object:
         """Who asks: the key, and the address without its port."""
@@ -106,10 +120,12 @@ class App:
         if reply is None and not self._is_served(named):  # another release came while the body did
             again = "GET /v2/models/NAME tells it."
             reply = self.refusal("NotFound", "There is no such version any more.", again, 404)
+        if reply is None and path in self._intakes:
+            reply = await self._intakes[path].answer(body, client)
         if reply is None:
             reply = await self._door.reply(path, body, client, how)  # which tells of it itself
         else:
-            known = path if path in self._pages or path in self._predictions else "other"
+            known = path if path in self.routes else "other"
             seconds = perf_counter() - started
             self._door.tell(Served(known, reply.status, client, (), "abstain", seconds, None, reply.name))
         return _as_v2(reply) if path.startswith("/v2") and reply.status >= 400 else reply
@@ -118,10 +134,11 @@ class App:
         self, method: str, path: str, named: Mapping[str, str], headers: Mapping[bytes, bytes]
     ) -> Reply | None:
         """The reply that needs no model: a page, or a refusal; else None."""
-        page = self._pages.get(path)
-        if page is None and path not in self._predictions:
+        page, intake = self._pages.get(path), self._intakes.get(path)
+        if path not in self.routes:
             return self.refusal("NotFound", "There is no such route.", "GET /openapi.json lists them.", 404)
-        wanted: Scope | None = "predict" if page is None else page.scope
+        named_scope = page or intake
+        wanted: Scope | None = "predict" if named_scope is None else named_scope.scope
         refusal = self._turned_away(headers, wanted) or (self._over_quota(headers) if wanted is not None else None)
         if refusal is not None:
             return refusal
@@ -172,13 +189,17 @@ class App:
 
     def _kind_refused(self, path: str, headers: Mapping[bytes, bytes]) -> Reply | None:
         kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower().decode("latin-1")
-        if not self._door.takes(path, "image/*" if kind.startswith("image/") else kind):
+        takes = kind == "application/json" if path in self._intakes else self._takes(path, kind)
+        if not takes:
             return self.refusal(
                 "Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415
             )
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return self.refusal("Unsupported", "The body is compressed.", "Send it as it is.", 415)
         return None
+
+    def _takes(self, path: str, kind: str) -> bool:
+        return self._door.takes(path, "image/*" if kind.startswith("image/") else kind)
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         told = headers.get(b"content-length", b"0")

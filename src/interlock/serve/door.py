@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ from interlock.answer.guard import FAULTS
 from interlock.answer.pool import Overloaded
 from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader
-from interlock.errors import DataRefused, InterlockError
-from interlock.model.rows import Row
+from interlock.errors import DataRefused, Fault, InterlockError
+from interlock.model.rows import Framed, Row
 from interlock.records import Tier, short
 from interlock.serve.forms import PLAIN, Asked, Forms, How
 from interlock.serve.protocols import forms_of
@@ -26,6 +26,10 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 _encode = msgspec.json.Encoder().encode
 _log = logging.getLogger(__name__)
+
+
+class NotKept(Fault):
+    """What must be on the disk before it is acknowledged cannot be written."""
 
 
 class Fixed:
@@ -70,6 +74,14 @@ class Served(NamedTuple):
     live: Live | None = None
 
 
+class Call(NamedTuple):
+    """A plain prediction request."""
+
+    route: str
+    body: bytes
+    client: object
+
+
 class Room(NamedTuple):
     """A release behind the door: what answers, what reads its records, the headers that name it, the model's name."""
 
@@ -100,13 +112,21 @@ class Ids:
 
 
 class Door:
-    """Answers prediction requests by the release that is in the room."""
+    """Answers prediction requests by the release that is in the room.
+
+    With ``settled``, a reply with an answer waits for it: whether what was told of the id is kept.
+    """
 
     def __init__(
-        self, room: Room, observe: Callable[[Served], None], clock: Callable[[], float] = time.perf_counter
+        self,
+        room: Room,
+        tell: Callable[[Served], None],
+        clock: Callable[[], float] = time.perf_counter,
+        settled: Callable[[bytes], Awaitable[bool]] | None = None,
     ) -> None:
         self.room = room
-        self.tell = observe
+        self.tell = tell
+        self._settled = settled
         self._clock = clock
         self.is_closing = False
         """The server ends: every reply says that its connection closes."""
@@ -131,7 +151,7 @@ class Door:
         started, room = self._clock(), self.room
         if self.shedder is not None and self.shedder.refuses():
             return self._failed(route, _TOO_MUCH, started, client)
-        if not room.live.is_here:
+        if self._settled is not None or not room.live.is_here:
             return None  # the body is read by who waits, and only once
         try:
             asked = room.forms.read(route, body, how)
@@ -139,6 +159,39 @@ class Door:
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too, and ends nothing but the request
             return self._failed(route, error, started, client)
         return None if answered is None else self._reply(room, route, asked, answered, started, client)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether requests of one moment are better answered together."""
+        return self._settled is None and self.room.live.gathers
+
+    def together(self, calls: Sequence[Call]) -> list[Reply | None]:
+        """The replies to several requests of one moment, by one question to the model; as :meth:`now` gives each."""
+        started, room = self._clock(), self.room
+        asked = [self._read(room, call, started) for call in calls]
+        few = [one.rows for one in asked if isinstance(one, Asked) and not isinstance(one.rows, Framed)]
+        try:
+            answered = room.live.answer_here([row for rows in few for row in rows])
+        except Exception:  # noqa: BLE001 - whose fault it was is found out one by one
+            answered = None
+        parts = iter(() if answered is None else answered.parts([len(rows) for rows in few]))
+        replies: list[Reply | None] = []
+        for call, one in zip(calls, asked, strict=True):
+            if isinstance(one, Reply):
+                replies.append(one)
+            elif answered is None or isinstance(one.rows, Framed):
+                replies.append(self.now(call.route, call.body, call.client))
+            else:
+                replies.append(self._reply(room, call.route, one, next(parts), started, call.client))
+        return replies
+
+    def _read(self, room: Room, call: Call, started: float) -> Asked | Reply:
+        if self.shedder is not None and self.shedder.refuses():
+            return self._failed(call.route, _TOO_MUCH, started, call.client)
+        try:
+            return room.forms.read(call.route, call.body, PLAIN)
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._failed(call.route, error, started, call.client)
 
     async def later(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply:
         """The reply, waiting for models in other processes."""
@@ -148,7 +201,10 @@ class Door:
             answered = await room.live.answer(asked.rows)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(route, error, started, client)
-        return self._reply(room, route, asked, answered, started, client)
+        reply = self._reply(room, route, asked, answered, started, client)
+        if self._settled is not None and not await self._settled(reply.name):
+            return failure(NotKept("The answer cannot be recorded, so it is not given.", next_step=_LATER), reply.name)
+        return reply
 
     async def reply(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply:
         """The reply, by whichever way."""
@@ -181,6 +237,7 @@ class Door:
 _TOO_MUCH = Overloaded(
     "More requests arrive than can be answered in time.", next_step="Ask again later, or run more workers."
 )
+_LATER = "Ask again later; the server says why its log does not take it."
 _RETRY = Fixed(((b"retry-after", b"1"),))
 _ABSTAINED = Fixed(((b"interlock-tier", b"abstain"),))
 _NOBODY = Fixed(((b"retry-after", b"1"), (b"interlock-tier", b"abstain")))
@@ -209,7 +266,7 @@ def failure(error: InterlockError, name: bytes) -> Reply:
     for fact in ("field", "row"):
         if error.facts.get(fact) is not None:
             body[fact] = error.facts[fact]  # type: ignore[assignment]
-    return Reply(status, _encode({"error": body}), name, _RETRY if isinstance(error, Overloaded) else NOTHING)
+    return Reply(status, _encode({"error": body}), name, _RETRY if isinstance(error, Overloaded | NotKept) else NOTHING)
 
 
 def fault(error: Exception, name: bytes) -> Reply:

@@ -6,17 +6,21 @@ with the whole body behind them, the door is asked at once and the reply is writ
 parser. The same bytes mean the same, so nothing is decided anew but what the body says; heads are forgotten when the
 keys change.
 
+A model that answers many rows together much cheaper than one after the other is asked once in a turn of the loop, about
+all that arrived in it: no timer, and nobody waits for a request that is not there yet.
+
 Everything else takes the ordinary lane: heads not seen before, bodies in pieces or in chunks, other routes and methods,
 odd headers, and whatever arrives while an answer of the ordinary lane is still on its way.
 """
 
+import asyncio
 from typing import Final, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from interlock.serve.app import App
 from interlock.serve.bounds import Bounded, Bounds
-from interlock.serve.door import Door, Reply, Served
+from interlock.serve.door import Call, Door, Reply, Served
 from interlock.serve.quota import Bucket
 
 MOST_HEADS: Final = 4_096
@@ -36,6 +40,10 @@ class Head(NamedTuple):
     bucket: Bucket | None = None
 
 
+MOST_TOGETHER: Final = 256
+"""Requests that are answered by one question to the model."""
+
+
 class Lane:
     """What the connections of one server share."""
 
@@ -44,6 +52,22 @@ class Lane:
         self.app = app
         self.heads: dict[bytes, Head] = {}
         self.answered = 0
+        self._gathered: list[tuple[Call, _Connection]] = []
+
+    def gather(self, call: Call, connection: "_Connection") -> None:
+        """Answer a request together with all that come in this turn of the loop."""
+        self._gathered.append((call, connection))
+        if len(self._gathered) == 1:
+            asyncio.get_running_loop().call_soon(self.settle)
+
+    def settle(self) -> None:
+        """Answer what was gathered."""
+        gathered, self._gathered = self._gathered, []
+        for start in range(0, len(gathered), MOST_TOGETHER):
+            some = gathered[start : start + MOST_TOGETHER]
+            replies = self.door.together([call for call, _ in some])
+            for (_, connection), reply in zip(some, replies, strict=True):
+                connection.settled(reply)
 
     def learn(self, head: bytes, found: Head) -> None:
         """Remember a head, but not at the end, when each reply says that the connection closes."""
@@ -73,8 +97,13 @@ class _Connection(Bounded):
     _head: bytes = b""
     _is_parsing = False
     _is_active = False
+    _gathered: bytes | None = None
+    _following: bytes = b""
 
     def data_received(self, data: bytes) -> None:
+        if self._gathered is not None:
+            self._following += data
+            return
         cycle = self.cycle
         if self._is_parsing or (cycle is not None and not cycle.response_complete):
             super().data_received(data)
@@ -93,20 +122,48 @@ class _Connection(Bounded):
                 self._head = b""
                 super().data_received(data)  # which says so
                 return
-            reply = self.shared.door.now(known.route, data[end:last], known.client)
+            door = self.shared.door
+            if bucket is None and door.gathers:
+                self._gathered, self._following = data[:last], data[last:]
+                self.shared.gather(Call(known.route, data[end:last], known.client), self)
+                return
+            reply = door.now(known.route, data[end:last], known.client)
             if reply is None:
                 self._head = b""
                 super().data_received(data)
                 return
-            if bucket is not None:
-                bucket.take()
-            if self._arriving is not None:
-                self._arrived()
-            self.shared.answered += 1
-            self._is_active = True
-            self.server_state.total_requests += 1
-            self.transport.write(self._written(reply))
+            self._reply(reply, bucket)
             data = data[last:]
+
+    def settled(self, reply: Reply | None) -> None:
+        """Send the reply to what was gathered, or let the ordinary lane see to it; then go on with what followed."""
+        data, self._gathered = self._gathered or b"", None
+        following, self._following = self._following, b""
+        if self.transport.is_closing():
+            return
+        if reply is None:
+            self._head = b""
+            super().data_received(data)
+        else:
+            self._reply(reply, None)
+        if following:
+            self.data_received(following)
+
+    def shutdown(self) -> None:
+        """Close when the requests that came are answered."""
+        if self._gathered is not None:
+            self.shared.settle()
+        super().shutdown()
+
+    def _reply(self, reply: Reply, bucket: Bucket | None) -> None:
+        if bucket is not None:
+            bucket.take()
+        if self._arriving is not None:
+            self._arrived()
+        self.shared.answered += 1
+        self._is_active = True
+        self.server_state.total_requests += 1
+        self.transport.write(self._written(reply))
 
     def refusal(self, code: str, message: str, next_step: str, status: int) -> bytes:
         """The bytes of a reply that ends the connection, and that is told like any other."""

@@ -17,6 +17,7 @@ from interlock.ports import Clock
 from interlock.records import Tier
 from interlock.release.breaker import Mode, State
 from interlock.serve.door import Reply, Room, Served
+from interlock.serve.journal import Tally
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -56,6 +57,12 @@ METRICS: Final[Mapping[str, Told]] = {
     ),
     "interlock_lane_answers_total": Told("counter", ("lane",), "Replies, by the lane that they took."),
     "interlock_pool_waiting": Told("gauge", (), "Rows that wait for a model in another process."),
+    "interlock_log_records_total": Told(
+        "counter", ("outcome",), "Records of the prediction log: 'kept' on the disk, or 'lost' for want of room."
+    ),
+    "interlock_log_bytes": Told(
+        "gauge", ("place",), "What the prediction log holds, in 'memory' and on the 'disk', until it is in the lake."
+    ),
     "interlock_release_generation": Told("gauge", (), "Generation of the release that answers."),
     "interlock_model_age_seconds": Told("gauge", (), "Seconds since the champion was packed."),
 }
@@ -97,6 +104,7 @@ class Metrics:
         self._answers: dict[Tier, int] = dict.fromkeys(get_args(Tier), 0)
         self._records = 0
         self.in_fast_lane: Callable[[], int] = lambda: 0
+        self.log: Callable[[], Tally | None] = lambda: None
 
     def saw(self, served: Served) -> None:
         """Count one request; below a microsecond."""
@@ -158,6 +166,7 @@ class Metrics:
         state = watched.state.forced or watched.state.mode
         total = sum(sum(route.statuses.values()) for route in self._routes.values())
         fast = self.in_fast_lane()
+        log = self.log()
         packed_at = room.live.seats[0].packed_at
         packed = datetime.fromisoformat(packed_at) if packed_at else None
         return {
@@ -177,6 +186,8 @@ class Metrics:
             },
             "interlock_lane_answers_total": {("fast",): fast, ("ordinary",): total - fast},
             "interlock_pool_waiting": {(): sum(seat.elsewhere.waiting for seat in room.live.seats if seat.elsewhere)},
+            "interlock_log_records_total": {("kept",): log.kept, ("lost",): log.lost} if log else {},
+            "interlock_log_bytes": {("memory",): log.memory_bytes, ("disk",): log.spool_bytes} if log else {},
             "interlock_release_generation": {(): room.live.generation},
             "interlock_model_age_seconds": {}
             if packed is None

@@ -68,6 +68,7 @@ def document(about: Described) -> dict[str, Any]:
         path: {"post": _prediction(routes[path], kinds, signature, example), **_parameters(path, names)}
         for path, kinds in about.bodies.items()
     }
+    paths["/feedback"] = {"post": _feedback(signature.output)}
     for path, (says, needs_key) in about.pages.items():
         paths[path] = {"get": _page(says, path, needs_key=needs_key), **_parameters(path, names)}
     return {
@@ -319,6 +320,54 @@ def _error() -> dict[str, Any]:
     }
     told = {"type": "object", "properties": properties, "required": ["code", "message", "next_step", "id"]}
     return _object("error", told)
+
+
+def _feedback(output: Output | None) -> dict[str, Any]:
+    """Outcomes by id or key: each is taken or refused by itself, so the schema leaves open what an outcome is."""
+    kind = "anything" if output is None else output.kind if output.type == "str" else f"{output.kind} ({output.type})"
+    key = {
+        "type": ["object", "null"],
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+        "minProperties": 1,
+        "maxProperties": 20,
+        "description": "Names the row where there is no id.",
+    }
+    name = {"type": ["string", "null"], "minLength": 1, "maxLength": 200, "description": "Interlock-Prediction-Id."}
+    outcome = {
+        "type": "object",
+        "properties": {
+            "id": name,
+            "key": key,
+            "outcome": {"description": f"What came true, as the model answers: {kind}. What does not fit is refused."},
+            "at": {"type": ["string", "null"], "description": "When that became known (RFC 3339); default: now."},
+        },
+        "required": ["outcome"],
+        "additionalProperties": False,
+    }
+    several = {"type": "array", "items": outcome}
+    count = {"type": "integer", "minimum": 0}
+    refusal = {"type": "object", "properties": {"entry": count, "message": {"type": "string"}}}
+    reply = {
+        "type": "object",
+        "properties": {
+            **dict.fromkeys(("accepted", "repeated", "refused"), count),
+            "refusals": {"type": "array", "items": refusal, "description": "The first of those refused, and why."},
+        },
+        "required": ["accepted", "repeated", "refused"],
+    }
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    counts = {"application/json": {"schema": reply}}
+    errors = {status: {"description": says, "content": content} for status, says in _ERRORS.items()}
+    errors["422"] = {"description": "Every outcome was refused.", "content": counts}
+    return {
+        "summary": "Outcomes of earlier predictions.",
+        "security": [{"key": []}, {"header": []}],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"anyOf": [_object("outcomes", several), several]}}},
+        },
+        "responses": {"200": {"description": "How many were taken.", "content": counts}, **errors},
+    }
 
 
 def _prediction(route: _Route, kinds: Collection[str], signature: Signature, example: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from interlock.serve.metrics import Metrics, require_prometheus
 from interlock.serve.oidc import Issuer, reader_of
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting, protocol_pages
+from interlock.serve.recording import Recording
 from interlock.serve.reload import Follower
 from interlock.serve.shedding import Shedder
 from interlock.serve.tracing import Tracer
@@ -86,13 +87,17 @@ def serve(parts: Parts, orders: Orders) -> None:
 
         follower = Follower(parts, loader, show, orders.say)
         room, release = follower.first()
+        recording = Recording(parts, room, orders.say)
+        stack.callback(recording.close)
         metrics = Metrics(parts.clock, lambda: door.room, duty, worker="" if given is None else str(os.getpid()))
-        watchers = [metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
-        door = Door(room, _telling(watchers))
+        metrics.log = recording.tally
+        watchers = [recording.append, metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
+        door = Door(room, _telling(watchers), settled=recording.settled)
         duty.enter(room.live, release)
         pages = _pages(door, settings, keyring, metrics)
-        app = App(door, keyring, pages, max_body=int(settings.serve.max_body_mb * 1e6))
-        house.append(_House(door, duty, follower))
+        most = int(settings.serve.max_body_mb * 1e6)
+        app = App(door, keyring, pages, recording.intakes(door), max_body=most)
+        house.append(_House(door, duty, follower, recording))
         if file is not None:
             house[0].also.append(file)
         if settings.serve.oidc.issuer and not orders.insecure:
@@ -157,8 +162,9 @@ def _outward(parts: Parts, orders: Orders, stack: ExitStack) -> Iterator[Watcher
 class _House:
     """What changes while the server runs, all of it in the thread of the loop."""
 
-    def __init__(self, door: Door, duty: Duty, follower: Follower) -> None:
+    def __init__(self, door: Door, duty: Duty, follower: Follower, recording: Recording) -> None:
         self.door = door
+        self._recording = recording
         self._duty = duty
         self._follower = follower
         self.also: list[KeyFile | Issuer] = []
@@ -169,6 +175,7 @@ class _House:
         """Begin to follow releases, and time."""
         self._loop = asyncio.get_running_loop()
         self._follower.start()
+        self._recording.open(self._loop)
         for each in self.also:
             each.start()
         self._tick()
@@ -197,6 +204,7 @@ class _House:
     def _tick(self) -> None:
         assert self._loop is not None
         self._duty.tick()
+        self._recording.tick(self._loop)
         self._ticking = self._loop.call_later(1.0, self._tick)
 
 
