@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from interlock.serve.door import Call
 from interlock.serve.keys import Keyring
 from interlock.serve.shedding import FEWEST, WHILE_S, Shedder
 from serve.conftest import house_of
@@ -101,3 +102,20 @@ def test_who_is_refused_is_told_at_once_and_nothing_is_asked_or_counted(project)
     assert headers[b"retry-after"] == b"1"
     assert json.loads(reply)["error"]["code"] == "Overloaded"
     assert [served.answered is None for served in house.served] == [False] * FEWEST + [True] * 2
+
+
+def test_what_is_gathered_is_refused_as_what_is_not(project):
+    house = house_of(project, Keyring(None))
+    turns = Turns()
+    house.door.shedder = turns.shedder
+    overload(turns)
+    read = house.door._read
+
+    def slowly(*given):
+        turns.now_s += 0.01
+        return read(*given)
+
+    house.door._read = slowly
+    body = json.dumps({"x": 1.0, "n": 3, "colour": "red"}).encode()
+    replies = house.door.together([Call("/predict", body, None)] * (FEWEST + 2))
+    assert [reply.status for reply in replies] == [200] * FEWEST + [503] * 2
