@@ -3,7 +3,8 @@
     python bench/serve/many.py [--rounds 5] [--seconds 3] [--rows 1000,10000,100000]
 
 The same project, peers and order of measuring as ``one.py``; wrk with 4 connections. MLServer reads JSON only over
-HTTP (each column a tensor, decoded as a pandas frame); it has no Arrow IPC. Processor time is by record.
+HTTP (each column a tensor, decoded as a pandas frame); it has no Arrow IPC. Processor time is by record; that
+of the process that makes rows of the prediction log, now and then, is not in it.
 """
 
 import sys
@@ -13,10 +14,12 @@ from journal import Journal, about, middle, options, shown, table, versions
 from load import closed
 from process import Running, Server, running
 from project import make_project
-from servers import LABELS, PACKAGES, catalogue, interlock_request, interlock_server, python_of
+from servers import LABELS, PACKAGES, catalogue, has_log, interlock_request, interlock_server, python_of
 
 CONNECTIONS = 4
 PEERS = ("usual", "mlserver", "mlflow")
+OURS = ("interlock", "interlock-bare")
+"""With the prediction log, and without."""
 SETTINGS = ("serve.max_rows=200000", "serve.max_body_mb=100")
 
 
@@ -24,13 +27,14 @@ def measure(up: Running, journal: Journal, seconds: float, request: bytes) -> di
     closed(journal.folder, request, up.server.port, CONNECTIONS, 1)
     before = up.cpu_s()
     got = closed(journal.folder, request, up.server.port, CONNECTIONS, seconds)
-    got["cpu_us"] = (up.cpu_s() - before) / max(got["requests"], 1) * 1e6
+    got["cpu_us"], got["log_us"] = up.spent_us(before, got["requests"])
     return got
 
 
-def ours(journal: Journal) -> Server:
+def ours(journal: Journal, which: str) -> Server:
     project = make_project(journal.folder / "project")
-    return interlock_server(project, interlock_request(project, 1), "interlock", *SETTINGS)
+    more = ("serve.log.on=false",) if which.endswith("bare") and has_log() else ()
+    return interlock_server(project, interlock_request(project, 1), which, *SETTINGS, *more)
 
 
 def collect(journal: Journal, given: Any) -> None:
@@ -38,11 +42,13 @@ def collect(journal: Journal, given: Any) -> None:
     makers = catalogue(journal.folder, list(PEERS))
     sizes = [int(rows) for rows in given.rows.split(",")]
     for number in range(given.rounds):
-        keys = [f"interlock-{kind}/{rows}/{number}" for rows in sizes for kind in ("json", "arrow")]
-        if not all(key in journal.found for key in keys) and not journal.is_over:
-            with running(ours(journal), journal.folder / "logs") as up:
+        for which in OURS:
+            keys = [f"{which}-{kind}/{rows}/{number}" for rows in sizes for kind in ("json", "arrow")]
+            if all(key in journal.found for key in keys) or journal.is_over:
+                continue
+            with running(ours(journal, which), journal.folder / "logs") as up:
                 for key in keys:
-                    kind, rows = key.split("-")[1].split("/")[:2]
+                    kind, rows = key.removeprefix(f"{which}-").split("/")[:2]
                     request = interlock_request(project, int(rows), kind)
                     journal.once(key, lambda request=request: measure(up, journal, given.seconds, request))
         for name in given.peers.split(","):
@@ -72,7 +78,9 @@ def row_of(journal: Journal, name: str, rows: int, base: dict[str, float | None]
 
 
 def report(journal: Journal, given: Any) -> None:
-    labels = {"interlock-json": "Interlock, JSON", "interlock-arrow": "Interlock, Arrow IPC", **LABELS}
+    told = {"interlock": "Interlock", "interlock-bare": "Interlock, no prediction log"}
+    kinds = {"json": "JSON", "arrow": "Arrow IPC"}
+    labels = {f"{which}-{kind}": f"{told[which]}, {kinds[kind]}" for which in OURS for kind in kinds} | LABELS
     base = {
         kind: middle(found["rps"] for found in journal.under(f"interlock-{kind}/1000/")) for kind in ("json", "arrow")
     }
@@ -85,15 +93,21 @@ def report(journal: Journal, given: Any) -> None:
         "Interlock Arrow is",
         "errors",
     ]
-    rows = [(name, row_of(journal, name, 1000, base)) for name in ("interlock-json", "interlock-arrow", *PEERS)]
+    names = [*(f"{which}-{kind}" for which in OURS for kind in kinds), *PEERS]
+    rows = [(name, row_of(journal, name, 1000, base)) for name in names]
     print(f"\n1,000 records a request, {CONNECTIONS} connections")
     table(["server", *heads], [[labels[name], *row] for name, row in rows if row])
-    sizes = [int(size) for size in given.rows.split(",")]
-    print("\nInterlock, JSON beside Arrow IPC")
+    for which in OURS:
+        print(f"\n{told[which]}, JSON beside Arrow IPC")
+        beside(journal, which, [int(size) for size in given.rows.split(",")])
+
+
+def beside(journal: Journal, which: str, sizes: list[int]) -> None:
+    """The table of one of ours, from few records to many."""
     lines = []
     for size in sizes:
         pair = {
-            kind: middle(found["rps"] for found in journal.under(f"interlock-{kind}/{size}/"))
+            kind: middle(found["rps"] for found in journal.under(f"{which}-{kind}/{size}/"))
             for kind in ("json", "arrow")
         }
         if pair["json"] and pair["arrow"]:

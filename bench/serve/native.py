@@ -29,7 +29,7 @@ def measure(up: Running, journal: Journal, seconds: float) -> dict[str, Any]:
     for connections in CONNECTIONS:
         before = up.cpu_s()
         got = closed(journal.folder, up.server.request, up.server.port, connections, seconds)
-        got["cpu_us"] = (up.cpu_s() - before) / max(got["requests"], 1) * 1e6
+        got["cpu_us"], got["log_us"] = up.spent_us(before, got["requests"])
         found[str(connections)] = got
     found["pss_mb"] = up.pss_mb()
     return found

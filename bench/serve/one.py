@@ -38,7 +38,7 @@ def measure(up: Running, folder: Path, seconds: float, rates: list[float]) -> di
     for connections in CONNECTIONS:
         before = up.cpu_s()
         got = closed(folder, server.request, server.port, connections, seconds)
-        got["cpu_us"] = (up.cpu_s() - before) / max(got["requests"], 1) * 1e6
+        got["cpu_us"], got["log_us"] = up.spent_us(before, got["requests"])
         found[f"c{connections}"] = got
     found["pss_mb"] = up.pss_mb()
     for rate in rates:
@@ -102,11 +102,20 @@ def report(journal: Journal, names: list[str], rates: list[str]) -> None:
         if not every:
             continue
         latencies = [value(journal, name, f"c{c}", f"p{p}_us") for c in CONNECTIONS for p in (50, 99)]
-        cpu = value(journal, name, "c64", "cpu_us")
+        cpu, log = (value(journal, name, "c64", key) for key in ("cpu_us", "log_us"))
         memory, cold = (middle(found[key] for found in every) for key in ("pss_mb", "cold_s"))
-        rows.append([LABELS[name], *(shown(each) for each in latencies), shown(cpu, 1), shown(memory), shown(cold, 2)])
+        rows.append(
+            [
+                LABELS[name],
+                *(shown(each) for each in latencies),
+                shown(cpu, 1),
+                shown(log or None, 1),
+                shown(memory),
+                shown(cold, 2),
+            ]
+        )
     heads = [f"p{p} at {c}, us" for c in CONNECTIONS for p in (50, 99)]
-    table(["server", *heads, "CPU at 64, us", "memory (PSS), MB", "first answer, s"], rows)
+    table(["server", *heads, "CPU at 64, us", "… of the log's process", "memory (PSS), MB", "first answer, s"], rows)
     rows = []
     for name in names:
         row = [LABELS[name]]
