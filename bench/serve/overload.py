@@ -6,7 +6,7 @@
 * rows: the compiled model, 1,000 records in JSON a request.
 * one: the compiled model, one record a request. The client is on the same two cores and may not reach the rate.
 
-The capacity is what wrk gets with 32 connections (closed loop, median of three). Then the open-loop client asks so many
+The capacity is what wrk gets with 64 connections (closed loop, median of three). Then the open-loop client asks so many
 times as often over ``--connections``; a request that finds none free waits, and that is in its latency from when it was
 due. Goodput: answers 200 within a second of being due, by second, beside the capacity. Refusals are timed from when the
 request was sent. Trips and tiers are those of the server's own metrics.
@@ -43,8 +43,11 @@ def counted(port: int, key: dict[str, str], name: str) -> dict[str, float]:
 def measure(up: Running, journal: Journal, given: Any, key: dict[str, str]) -> dict[str, Any]:
     server = up.server
     closed(journal.folder, server.request, server.port, 32, 1)
-    capacity = middle(closed(journal.folder, server.request, server.port, 32, 3)["rps"] for _ in range(3))
+    spent, rounds = up.cpu_s(), [closed(journal.folder, server.request, server.port, given.ready, 3) for _ in range(3)]
+    answer_us, _ = up.spent_us(spent, sum(each["requests"] for each in rounds))
+    capacity = middle(each["rps"] for each in rounds)
     assert capacity
+    spent = up.cpu_s()
     before = counted(server.port, key, "interlock_answers_total")
     found = opened(
         journal.folder,
@@ -54,11 +57,14 @@ def measure(up: Running, journal: Journal, given: Any, key: dict[str, str]) -> d
         given.seconds,
         connections=given.connections,
     )
+    overload_us, _ = up.spent_us(spent, 1)
+    refusal_us = (overload_us - answer_us * found["good"]["count"]) / max(found["other"]["count"], 1)
     after = counted(server.port, key, "interlock_answers_total")
     tiers = {name: after[name] - before.get(name, 0.0) for name in after}
     trips = sum(counted(server.port, key, "interlock_breaker_trips_total").values())
     again = closed(journal.folder, server.request, server.port, 32, 2)["rps"]
-    return {"capacity": capacity, "open": found, "tiers": tiers, "trips": trips, "again": again, "pss_mb": up.pss_mb()}
+    costs = {"answer_us": answer_us, "refusal_us": refusal_us, "pss_mb": up.pss_mb()}
+    return {"capacity": capacity, "open": found, "tiers": tiers, "trips": trips, "again": again, **costs}
 
 
 def project_of(journal: Journal, case: str) -> Path:
@@ -72,6 +78,7 @@ def main() -> None:
     wanted.add_argument("--times", type=float, default=3.0)
     wanted.add_argument("--seconds", type=float, default=10.0)
     wanted.add_argument("--connections", type=int, default=512)
+    wanted.add_argument("--ready", type=int, default=64, help="connections that find the capacity")
     wanted.add_argument("--cases", default=",".join(LABELS))
     given = wanted.parse_args()
     journal, rows = Journal(given, "overload"), []
@@ -102,7 +109,10 @@ def main() -> None:
                 shown(found["again"] / capacity, 2, " x"),
             ]
         )
-        print(f"{case}: {json.dumps(load['status'])}, tiers {json.dumps(found['tiers'])}, {found['pss_mb']:.0f} MB")
+        print(
+            f"{case}: {json.dumps(load['status'])}, tiers {json.dumps(found['tiers'])}, {found['pss_mb']:.0f} MB, "
+            f"CPU {found['answer_us']:,.0f} us an answer, about {found['refusal_us']:,.0f} us a refusal"
+        )
     heads = [
         "capacity, /s",
         "sent, /s",
