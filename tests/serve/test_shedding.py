@@ -75,6 +75,14 @@ def test_so_many_are_answered_however_long_they_take(turns):
     assert turns.turn(20, 0.05) == [False] * FEWEST + [True] * (20 - FEWEST)
 
 
+def test_a_turn_answers_for_as_long_as_the_one_before_refused(turns):
+    overload(turns)
+    first = turns.turn(120, 0.001, refused_s=0.001)  # 100 ms of refusals
+    second = turns.turn(120, 0.001, refused_s=0.0)
+    third = turns.turn(120, 0.001)
+    assert [round(told.index(True), -1) for told in (first, second, third)] == [20, 100, 20]
+
+
 def test_it_can_be_turned_off():
     turns = Turns(most_s=0.0)
     for _ in range(10):

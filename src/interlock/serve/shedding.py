@@ -3,7 +3,8 @@
 A server of one thread answers what has arrived in turns: everything that is there, then everything that came meanwhile.
 Where more comes than it can do, the turns grow, and everybody waits for as long as there are connections. As CoDel does
 for packets (Nichols & Jacobson, "Controlling queue delay", ACM Queue 10(5), 2012), a short burst is left alone: only
-when every turn has been long for a while, what comes late in a turn is refused.
+when every turn has been long for a while, what comes late in a turn is refused. To refuse costs time too, above all
+where bodies are large: a turn answers for at least as long as the one before refused, or nothing else would be done.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,8 @@ class Shedder:
         self._asked = 0
         self._long_since_s: float | None = None
         self._is_overloaded = False
+        self._answering_s = most_s
+        self._refused_since_s: float | None = None
 
     def refuses(self) -> bool:
         """Whether this request has to go."""
@@ -39,12 +42,18 @@ class Shedder:
             self._soon(self._ended)
             return False
         self._asked += 1
-        return self._is_overloaded and self._asked > FEWEST and self._clock() - self._began_s > self._most_s
+        if not self._is_overloaded or self._asked <= FEWEST:
+            return False
+        if self._refused_since_s is None and self._clock() - self._began_s > self._answering_s:
+            self._refused_since_s = self._clock()
+        return self._refused_since_s is not None
 
     def _ended(self) -> None:
         """A turn is over."""
         began_s, now_s = self._began_s, self._clock()
-        self._began_s = None
+        refused_s = 0.0 if self._refused_since_s is None else now_s - self._refused_since_s
+        self._began_s = self._refused_since_s = None
+        self._answering_s = max(self._most_s, refused_s)
         assert began_s is not None
         if self._asked <= FEWEST or now_s - began_s <= self._most_s:
             self._long_since_s, self._is_overloaded = None, False
