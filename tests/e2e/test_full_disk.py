@@ -93,8 +93,15 @@ def test_a_read_only_disk_is_told_and_nothing_changes(disk: Path, ran_before: bo
     code, told = exit_of(project, "run")
     assert code == 3, told
     assert "error" in told, told
-    assert "Read-only file system" in told["error"]["message"] or "cannot be written" in told["error"]["message"], told
-    assert "written" in told["error"]["next_step"] or "write" in told["error"]["next_step"], told
+    message, next_step = told["error"]["message"].replace(str(project), "PROJECT"), told["error"]["next_step"]
+    if ran_before:
+        assert message == "The state database PROJECT/.interlock/state.db cannot be written (SQLITE_READONLY)."
+        assert next_step == "Check who may write the file and its folder."
+    else:
+        assert message == (
+            "The folder PROJECT/.interlock for the state database cannot be created: Read-only file system."
+        )
+        assert next_step == "Check who may write there."
     assert tree(disk) == before
 
 
@@ -119,5 +126,13 @@ def test_a_folder_of_somebody_else_is_told_and_nothing_changes(ran_before: bool)
         )
         told = json.loads(done.stdout.splitlines()[-1])
         assert told["exit"] == 3, told
-        assert "who may" in told["next_step"], told
+        message = told["message"].replace(str(project), "PROJECT")
+        if ran_before:
+            assert message == "The state database PROJECT/.interlock/state.db cannot be written (SQLITE_READONLY)."
+            assert told["next_step"] == "Check who may write the file and its folder."
+        else:
+            assert message == (
+                "The folder PROJECT/.interlock for the state database cannot be created: Permission denied."
+            )
+            assert told["next_step"] == "Check who may write there."
         assert tree(project) == before

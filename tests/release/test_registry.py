@@ -243,6 +243,14 @@ def test_a_person_may_promote_what_was_judged(desk):
             registry.promote_person(desk.parts, turn, digest("unknown"), "why not")
 
 
+def test_a_person_may_not_promote_what_is_damaged(desk):
+    desk.record(desk.receipt("one", skill=0.5))
+    desk.broken.add(digest("one"))
+    with desk.turn() as turn, pytest.raises(BundleCorrupt):
+        registry.promote_person(desk.parts, turn, digest("one"), because="I say so")
+    assert registry.current(desk.parts.ledger) is None
+
+
 # ---- the way back --------------------------------------------------------------------------------------------------
 
 

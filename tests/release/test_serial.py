@@ -216,6 +216,8 @@ def test_with_next_to_nothing_to_go_by_one_degree_of_freedom_is_left(worth):
     assert int(found.worth) <= 2
     reach = stats.t.isf(0.05, 1) * 0.2 * found.widening
     assert interval(joint, 0, confidence=0.9)[0] == pytest.approx(0.5 - reach)
+    gain = paired_gain(joint, 0, 1, alpha=0.05, differing=400)
+    assert gain.low == pytest.approx(0.1 - stats.t.isf(0.05, 1) * math.sqrt(0.05) * found.widening)
 
 
 def test_order_in_time_never_narrows_a_bound_or_an_interval():

@@ -496,3 +496,29 @@ def test_probabilities_are_told_by_the_classes_of_who_answered():
     )
     with pytest.raises(DataRefused, match="gives no probabilities"):
         told.write(answered, live)
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "how", "told"),
+    [
+        ("/predict", b'{"x": 1}', How(k=2), b'{"prediction":["a","b"]}'),
+        ("/batch", b'{"instances": [1]}', How(k=1), b'{"predictions":[["a"]]}'),
+        ("/score", b"[1]", How(k=9), b'[["a","b","c"]]'),
+        ("/batch", b'{"instances": [1]}', How(k=2, accept=CSV), b'prediction\n"[""a"",""b""]"\n'),
+    ],
+)
+def test_so_many_of_a_ranking_as_are_asked_for(route, body, how, told):
+    forms, live = forms_for(column("x", "float"), output=Output(kind="ranking", type="str"))
+    answered = Answered([(["a", "b", "c"], None)], ["champion"])
+    assert forms.read(route, body, how).write(answered, live).body == told
+    assert answered.answers == [(["a", "b", "c"], None)]  # what is logged is what was answered
+
+
+def test_k_is_for_rankings_and_a_whole_number():
+    forms, _ = forms_for(column("x", "float"), output=Output(kind="number", type="float"))
+    with pytest.raises(DataRefused, match="'k' is for models that answer with a ranking"):
+        forms.read("/predict", b'{"x": 1}', How(k=2))
+    assert how_of({}, b"k=12&probabilities=false") == How(k=12, probabilities=False)
+    for query in (b"k=0", b"k=", b"k=-1", b"k=1.0", b"k=1&k=2", b"k=x", b"k=1234567890"):
+        with pytest.raises(DataRefused, match="'k' is no whole number from 1 on"):
+            how_of({}, query)

@@ -153,13 +153,20 @@ def typical(signature: Signature) -> Row:
     return tuple(_ordinary(column) for column in signature.inputs)
 
 
+def _short(middle: float, low: object, high: object) -> float:
+    """The number with four digits, where that is still in the range: examples are read by people."""
+    found = float(f"{middle:.4g}")
+    within = isinstance(low, int | float) and isinstance(high, int | float) and low <= found <= high
+    return found if within else middle
+
+
 def _ordinary(column: Column) -> object:
     if column.type == "bool":
         return False
     if column.type in ("int", "float"):
         low, high = column.low, column.high
         middle = (low + high) / 2 if isinstance(low, int | float) and isinstance(high, int | float) else 0.0
-        return round(middle) if column.type == "int" else float(middle)
+        return round(middle) if column.type == "int" else _short(float(middle), low, high)
     if column.type == "str":
         return column.categories[0] if column.categories else "text"
     if column.type == "date":

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 refused by a decision, 2 misuse, 3 fault. What the verbs n
 """
 
 import gc
+import itertools
 import json as json_text
 import sys
 import traceback
@@ -54,7 +55,7 @@ def program(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Options that stand before the verb."""
+    """Options of every verb; they may stand before it or after it."""
     del version
     current.project, current.environment, current.overrides = project, env, list(set or ())
 
@@ -387,11 +388,30 @@ def _report(problem: InterlockError) -> None:
         sys.stderr.write("\n".join(error(problem)) + "\n")
 
 
+_GENERAL = ("--project", "-C", "--env", "--set")
+
+
+def in_front(words: list[str]) -> list[str]:
+    """The options of every verb, with their values, put before the verb; what follows ``--`` stays as it is."""
+    end = words.index("--") if "--" in words else len(words)
+    general: list[str] = []
+    others: list[str] = []
+    given = iter(words[:end])
+    for word in given:
+        if word in _GENERAL:
+            general += [word, *itertools.islice(given, 1)]
+        elif word.startswith(tuple(f"{name}=" for name in _GENERAL if name.startswith("--"))):
+            general.append(word)
+        else:
+            others.append(word)
+    return [*general, *others, *words[end:]]
+
+
 def main() -> None:
     """Run the program and leave with its exit code."""
     gc.disable()  # until the verb's imports are done: collecting among modules finds nothing and takes its time
     try:
-        app()
+        app(in_front(sys.argv[1:]))
     except InterlockError as problem:
         _report(problem)
         sys.exit(problem.exit_code)

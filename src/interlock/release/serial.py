@@ -48,16 +48,15 @@ def memory(influence: Floats, steps: Integers) -> Memory | None:
     """
     centred = influence - influence.mean()
     alone = float(np.sum(centred**2))
-    series = np.asarray(np.bincount(steps, weights=centred), dtype=np.float64)
+    series: Floats = np.bincount(steps, weights=centred).astype(np.float64)
     count = len(series)
-    series -= series.mean()
     total = float(np.sum(series**2))
-    if count < 2 or alone == 0.0 or total <= 1e-24 * alone:
+    if count < 2 or total <= 1e-24 * alone:
         return None
     coefficient = float(np.sum(series[1:] * series[:-1])) / total
     coefficient = min(max(coefficient + (1.0 + 3.0 * coefficient) / count, 0.0), _STRONGEST)
     regressed = (1.0 + coefficient) / (1.0 - coefficient)
-    inflation = max(1.0, regressed, _long_run(series, coefficient) * count / total)
+    inflation = max(regressed, _long_run(series, coefficient) * count / total)
     together = total * count / (count - 1.0)
     return Memory(widening=math.sqrt(together / alone * inflation), steps=count, worth=count / inflation)
 

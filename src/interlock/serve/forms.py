@@ -32,6 +32,7 @@ class How(NamedTuple):
     """What the head of a request says about body and reply: media types, and what was asked for beside the answers.
 
     ``header``: whether CSV has one; None: look. ``json_bytes``: length of the JSON before binary tensors.
+    ``k``: at most so many of each ranking.
     """
 
     kind: str = JSON
@@ -39,6 +40,7 @@ class How(NamedTuple):
     probabilities: bool | None = None
     header: bool | None = None
     json_bytes: int | None = None
+    k: int | None = None
 
 
 PLAIN: Final = How()
@@ -67,13 +69,32 @@ Form: TypeAlias = Callable[[bytes, How], Asked]
 
 @dataclass(frozen=True)
 class Forms:
-    """The forms of each route by the type of the body."""
+    """The forms of each route by the type of the body. ``ranks``: the model answers with rankings."""
 
     routes: Mapping[str, Mapping[str, Form]]
+    ranks: bool = False
 
     def read(self, route: str, body: bytes, how: How) -> Asked:
         """Read a body; raises :class:`DataRefused`."""
-        return self.routes[route][how.kind](body, how)
+        asked = self.routes[route][how.kind](body, how)
+        if how.k is None:
+            return asked
+        if not self.ranks:
+            raise malformed("'k' is for models that answer with a ranking.", "Ask without it.")
+        return Asked(asked.rows, _cut(asked.write, how.k))
+
+
+def _cut(write: Write, k: int) -> Write:
+    """What writes the first ``k`` of each ranking."""
+
+    def written(answered: Answered, live: Live) -> Written:
+        answers = [
+            (answer[0][:k], answer[1]) if answer is not None and isinstance(answer[0], list) else answer
+            for answer in answered.answers
+        ]
+        return write(Answered(answers, answered.tiers, answered.faults), live)
+
+    return written
 
 
 # ---- answers -----------------------------------------------------------------------------------------------------

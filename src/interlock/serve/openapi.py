@@ -195,6 +195,12 @@ _ASKING: Final[dict[str, Any]] = {
     "description": "Whether the reply tells the probability of each class (models that give labels).",
     "schema": {"type": "boolean"},
 }
+_MOST: Final[dict[str, Any]] = {
+    "name": "k",
+    "in": "query",
+    "description": "So many at most of each ranking (models that answer with rankings).",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
 _TENSOR: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
@@ -385,7 +391,10 @@ def _prediction(route: _Route, kinds: Collection[str], signature: Signature, exa
     return {
         "summary": route.summary,
         "security": [{"key": []}, {"header": []}],
-        "parameters": [_ASKING],
+        "parameters": [
+            _ASKING,
+            *([_MOST] if signature.output is not None and signature.output.kind == "ranking" else []),
+        ],
         "requestBody": {
             "required": True,
             "content": {JSON: {"schema": route.body, "example": route.example}, **bodies},

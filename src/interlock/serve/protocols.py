@@ -36,7 +36,7 @@ def forms_of(reader: Reader, live: Live, *, most_rows: int, name: str, probabili
     }
     infer = v2_form(records, pen, name)
     routes[INFER] = routes[INFER_VERSION] = {JSON: infer, BYTES: infer}
-    return Forms(routes)
+    return Forms(routes, ranks=output is not None and output.kind == "ranking")
 
 
 def place_of(path: str) -> tuple[str, Mapping[str, str]]:
@@ -58,15 +58,19 @@ def how_of(headers: Mapping[bytes, bytes], query: bytes = b"") -> How:
     length = headers.get(b"inference-header-content-length")
     if length is not None and not (length.isdigit() and len(length) < 16):
         raise malformed("Inference-Header-Content-Length is no whole number.", "Send the length of the JSON in bytes.")
-    words = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("probabilities", []) if query else []
+    asked = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
+    words, counts = asked.get("probabilities", []), asked.get("k", [])
     if len(words) > 1 or any(word not in _WORDS for word in words):
         raise malformed("'probabilities' is neither true nor false.", "Ask with ?probabilities=true.")
+    if len(counts) > 1 or any(re.fullmatch(r"[1-9]\d{0,8}", count) is None for count in counts):
+        raise malformed("'k' is no whole number from 1 on.", "Ask with ?k=5.")
     how = How(
         kind=kind,
         accept=_accepted(headers.get(b"accept", b"").decode("latin-1")),
         probabilities=_WORDS[words[0]] if words else None,
         header=_header(rest),
         json_bytes=None if length is None else int(length),
+        k=int(counts[0]) if counts else None,
     )
     return PLAIN if how == PLAIN else how
 
