@@ -104,7 +104,8 @@ def interlock_server(
     *settings: str,
     program: tuple[str, ...] = ("-m", "interlock"),
 ) -> Server:
-    """``interlock serve`` as a person starts it."""
+    """``interlock serve`` as a person starts it, with nothing left to do from the server before."""
+    shutil.rmtree(project / ".interlock" / "log", ignore_errors=True)
     port = free_port()
     words = [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, *program, "--project", str(project), *words, "serve", "--port", str(port)]
