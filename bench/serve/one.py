@@ -103,19 +103,33 @@ def report(journal: Journal, names: list[str], rates: list[str]) -> None:
             continue
         latencies = [value(journal, name, f"c{c}", f"p{p}_us") for c in CONNECTIONS for p in (50, 99)]
         cpu, log = (value(journal, name, "c64", key) for key in ("cpu_us", "log_us"))
+        least = value(journal, "interlock", "c64", "cpu_us")
+        times = shown(cpu / least, 1 if cpu < 20 * least else 0, " x") if cpu and least else ""
         memory, cold = (middle(found[key] for found in every) for key in ("pss_mb", "cold_s"))
         rows.append(
             [
                 LABELS[name],
                 *(shown(each) for each in latencies),
                 shown(cpu, 1),
+                times,
                 shown(log or None, 1),
                 shown(memory),
                 shown(cold, 2),
             ]
         )
     heads = [f"p{p} at {c}, us" for c in CONNECTIONS for p in (50, 99)]
-    table(["server", *heads, "CPU at 64, us", "… of the log's process", "memory (PSS), MB", "first answer, s"], rows)
+    table(
+        [
+            "server",
+            *heads,
+            "CPU at 64, us",
+            "Interlock is",
+            "… of the log's process",
+            "memory (PSS), MB",
+            "first answer, s",
+        ],
+        rows,
+    )
     rows = []
     for name in names:
         row = [LABELS[name]]
