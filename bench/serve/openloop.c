@@ -223,6 +223,9 @@ int main(int argc, char **argv) {
     size_t in_time = 0;
     for (size_t i = 0; i < good_due.count; i++) in_time += good_due.values[i] <= limit * 1e6;
     printf(", \"in_time\": %zu", in_time);
+    in_time = 0;
+    for (size_t i = 0; i < good_sent.count; i++) in_time += good_sent.values[i] <= limit * 1e6;
+    printf(", \"in_time_from_sent\": %zu", in_time);
     told("good", &good_due);
     told("good_from_sent", &good_sent);
     told("other", &refused_due);
