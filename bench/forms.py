@@ -24,6 +24,7 @@ import sklearn
 import xgboost
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import (
+    AdaBoostClassifier,
     ExtraTreesClassifier,
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
@@ -79,6 +80,7 @@ def kinds() -> dict[str, Any]:
             max_iter=TREES, early_stopping=False
         ),
         f"XGBoost, {TREES} trees, depth 6": xgboost.XGBClassifier(n_estimators=TREES, n_jobs=1),
+        f"AdaBoost, {TREES} trees, depth 1": AdaBoostClassifier(n_estimators=TREES, random_state=0),
         f"LightGBM, {TREES} trees, 31 leaves": lightgbm.LGBMClassifier(n_estimators=TREES, verbose=-1, n_jobs=1),
         "network, two layers of 64": MLPClassifier((64, 64), max_iter=30, random_state=0),
         "support vectors": SVC(),

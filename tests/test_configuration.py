@@ -190,6 +190,7 @@ def test_the_schema_knows_every_section() -> None:
         "lineage",
         "serve",
         "breaker",
+        "canary",
         "env",
     }
     assert sections == set(properties)

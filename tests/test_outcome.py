@@ -41,6 +41,21 @@ def test_a_release_is_told_with_its_generation() -> None:
     assert "interlock report" in next_step
 
 
+def test_a_challenger_is_told_and_is_no_release() -> None:
+    tried = msgspec.structs.replace(
+        RELEASE, challenger="a" * 64, because="aaaaaaaaaaaa is challenger in canary at 10 %"
+    )
+    outcome, sentence, next_step, code = _told(
+        snapshot="s", decision=_decision("promote"), receipt=9, challenger="a" * 64, release=tried
+    )
+    assert (outcome, code) == ("canary", 0)
+    assert sentence == "Release 3: aaaaaaaaaaaa is challenger in canary at 10 %"
+    assert "interlock status" in next_step
+    assert _told(snapshot="s", release=tried)[1] == (
+        "Nothing new to learn from: release 3 (cccccccccccc) stays, with challenger aaaaaaaaaaaa."
+    )
+
+
 @pytest.mark.parametrize(("verdict", "outcome"), [("keep", "kept"), ("hold", "held")])
 def test_a_refusal_exits_with_one_and_names_the_entry(verdict: str, outcome: str) -> None:
     found, sentence, next_step, code = _told(snapshot="s", decision=_decision(verdict), receipt=9, release=RELEASE)

@@ -48,13 +48,16 @@ from interlock.records import (
     FileResult,
     Receipt,
     Record,
+    Release,
     Snapshot,
     digest,
     facts_of,
+    moment,
     short,
     timestamp,
 )
-from interlock.release.standing import current, damage_of, taken_back
+from interlock.release.canary import keeps_its_place
+from interlock.release.standing import current, damage_of, taken_back, tallies_of, trial_of
 from interlock.tuning.standing import due, in_force, params_text, study_digest, with_params
 
 LEASE = "turn"
@@ -172,6 +175,7 @@ class _Pass:
         self.decision: Decision | None = None
         self.receipt: int | None = None
         self.released = False
+        self.challenger = ""
         self.waiting: int | None = None
         self.notes: list[str] = []
 
@@ -196,6 +200,7 @@ class _Pass:
             decision=self.decision,
             receipt=self.receipt,
             released=self.released,
+            challenger=self.challenger,
             release=current(self.parts.ledger),
             batches=tuple(self.batches),
             problems=tuple(self.problems),
@@ -300,9 +305,11 @@ class _Pass:
         else:
             self.candidate = known.bundle
         release = current(ledger)
-        if release is not None and release.champion == self.candidate:
+        if release is not None and self.candidate in (release.champion, release.challenger):
             return
         if self.candidate in taken_back(ledger):
+            return
+        if release is not None and self._waits_for_trial(release):
             return
         champion = release.champion if release else None
         question = f"{self.candidate}/{champion or 'none'}/{snapshot.holdout_digest}"
@@ -311,6 +318,18 @@ class _Pass:
             self.waiting = answered.receipt if answered.verdict == "hold" else None
             return
         self._step("judge", lambda: self._judge(snapshot, champion, question))
+
+    def _waits_for_trial(self, release: Release) -> bool:
+        """Whether a challenger is being tried, which a newer candidate must not cut short."""
+        trial = trial_of(self.parts.ledger, release)
+        if trial is None:
+            return False
+        elapsed_s = (self.parts.clock.now() - moment(trial.since)).total_seconds()
+        if not keeps_its_place(trial, tallies_of(self.parts.ledger, trial), elapsed_s):
+            return False
+        told = f"candidate {short(self.candidate)} is judged when the trial of {short(trial.challenger)} has ended"
+        self.notes.append(told)
+        return True
 
     def _tuned(self, snapshot: Snapshot) -> bool:
         """Lay the parameters in force over the settings, after a search where one is due."""
@@ -377,7 +396,9 @@ class _Pass:
         with turn.transaction(parts.ledger) as transaction:
             answered = Answered(rules=self._rules(), verdict=decision.verdict, receipt=event.sequence)
             transaction.put("judged", question, answered)
-        self.decision, self.receipt, self.released = decision, event.sequence, release is not None
+        self.decision, self.receipt = decision, event.sequence
+        self.released = release is not None and release.challenger != self.candidate
+        self.challenger = self.candidate if release is not None and not self.released else ""
         return decision.reason
 
     def _rules(self) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 from interlock.data.opening import shown
 from interlock.records import BatchResult, Decision, FileResult, Record, Release, short
 
-Outcome = Literal["released", "kept", "held", "unchanged", "waiting", "failed"]
+Outcome = Literal["released", "canary", "kept", "held", "unchanged", "waiting", "failed"]
 
 
 class Step(Record, frozen=True, kw_only=True):
@@ -34,10 +34,11 @@ class Problem(Record, frozen=True, kw_only=True):
 class TurnResult(Record, frozen=True, kw_only=True):
     """What a turn did. ``sentence`` says what was decided and why, ``next_step`` the one thing to do now.
 
-    outcome: ``released`` (a new champion), ``kept`` (the champion stays, with evidence), ``held`` (a person must look),
-    ``unchanged`` (nothing new to learn from), ``waiting`` (not enough to begin with), ``failed`` (a step broke).
-    ``release`` is the one in force at the end; ``released`` says whether this turn made it. ``waiting`` is the entry of
-    an earlier decision that still waits for a person. ``notes`` tell what was noticed on the way.
+    outcome: ``released`` (a new champion), ``canary`` (a new challenger, tried while it serves), ``kept`` (the champion
+    stays, with evidence), ``held`` (a person must look), ``unchanged`` (nothing new to learn from), ``waiting`` (not
+    enough to begin with), ``failed`` (a step broke). ``release`` is the one in force at the end; ``released`` says
+    whether this turn made its champion, and ``challenger`` is the model whose trial it began. ``waiting`` is the entry
+    of an earlier decision that still waits for a person. ``notes`` tell what was noticed on the way.
     """
 
     turn: str
@@ -50,6 +51,7 @@ class TurnResult(Record, frozen=True, kw_only=True):
     decision: Decision | None = None
     receipt: int | None = None
     released: bool = False
+    challenger: str = ""
     release: Release | None = None
     batches: tuple[BatchResult, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -97,6 +99,9 @@ def _decided(done: TurnResult, decision: Decision) -> tuple[Outcome, str, str]:
     if done.released and done.release is not None:
         sentence = f"Release {done.release.generation}: {short(decision.candidate)} is live. {decision.reason}"
         return "released", sentence, "See the evidence with 'interlock report'."
+    if done.challenger and done.release is not None:
+        sentence = f"Release {done.release.generation}: {done.release.because}"
+        return "canary", sentence, "'interlock serve' gives it its share; 'interlock status' tells how it does."
     if decision.verdict == "hold":
         return "held", f"Held: {decision.reason}", _look_and_approve(done.receipt)
     stays = "nothing is live yet"
@@ -123,6 +128,8 @@ def _unchanged(done: TurnResult, release: Release) -> tuple[str, str]:
         return f"{shown(unpublished.name)} was not published: {unpublished.reason}", unpublished.next_step
     news = f" {batch_note(done.batches)}." if done.batches else ""
     stays = f"release {release.generation} ({short(release.champion)}) stays"
+    if release.challenger is not None:
+        stays += f", with challenger {short(release.challenger)}"
     turned_away = next((file for file in done.files if file.status in ("refused", "unreadable")), None)
     if turned_away is not None:
         reason = f"{shown(turned_away.name)} was not taken in: {turned_away.reason}"

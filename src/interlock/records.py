@@ -27,8 +27,8 @@ Verdict = Literal["promote", "keep", "hold"]
 
 Who = Literal["candidate", "champion", "baseline"]
 
-Tier = Literal["champion", "last-good", "baseline", "abstain"]
-"""Who answers: the champion, or who stands in for it while it cannot."""
+Tier = Literal["champion", "challenger", "last-good", "baseline", "abstain"]
+"""Who answers: the champion, who is tried beside it, or who stands in for it while it cannot."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False, omit_defaults=False):
@@ -398,20 +398,22 @@ class Receipt(Record, frozen=True, kw_only=True):
 
 
 class Release(Record, frozen=True, kw_only=True):
-    """What is live now. ``cause``: gate, approval, rollback, person or breaker; ``because`` is the reason in words.
+    """What is live now, and why: ``cause`` in a word, ``because`` in many.
 
-    ``route`` is who is asked first: last good, while the breaker has taken the champion off duty.
+    ``route`` is who is asked first: last good, while the breaker has taken the champion off duty. ``challenger`` is
+    tried beside the champion, in shadow or canary; ``receipt`` is always the champion's.
     """
 
     generation: int
     champion: str
     last_good: str | None
     baseline: str
-    cause: Literal["gate", "approval", "rollback", "person", "breaker"]
+    cause: Literal["gate", "approval", "rollback", "person", "breaker", "canary"]
     because: str
     receipt: int | None = None
     at: str = ""
     route: Literal["champion", "last-good"] = "champion"
+    challenger: str | None = None
 
 
 # ---- answers -----------------------------------------------------------------------------------------------------

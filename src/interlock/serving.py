@@ -1,4 +1,4 @@
-"""The sections [serve] and [breaker] of the settings: the doors, and when a model is taken off duty behind them."""
+"""The sections [serve], [breaker] and [canary]: the doors, and when a model goes off duty or is tried behind them."""
 
 from typing import Annotated, Literal
 
@@ -160,3 +160,25 @@ class Breaker(Section, frozen=True, kw_only=True):
         int, Meta(ge=0, description="Automatic trips in a day; the next one pins last good until a person resets.")
     ] = 2
     observe: Annotated[bool, Meta(description="Say what would be done, and do nothing.")] = False
+
+
+class Canary(Section, frozen=True, kw_only=True):
+    """[canary]: what passed the gate is first tried beside the champion, while it serves."""
+
+    share: Annotated[
+        Share,
+        Meta(description="Share of the records that the challenger answers. 0: what passes the gate is live at once."),
+    ] = 0.0
+    shadow: Annotated[
+        bool, Meta(description="The challenger is asked for its share unseen; the champion answers everybody.")
+    ] = False
+    key: Annotated[
+        str,
+        Meta(
+            pattern=r"^(|client|header:[A-Za-z0-9-]+|column:.+)$",
+            description="What always meets the same model: `column:NAME` of the input, `header:NAME` of the request, "
+            "or `client` (the name of the API key, else the address). Empty: the whole record.",
+        ),
+    ] = ""
+    rows: Annotated[Count, Meta(description="Records that it must have answered before it becomes champion.")] = 1_000
+    duration: Annotated[Duration, Meta(description="It is tried at least so long.")] = "1h"

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
-from interlock.serving import Breaker, Serve
+from interlock.serving import Breaker, Canary, Serve
 from interlock.units import SCHEMA_PATTERN, Character, Count, Duration, Fraction, Name, Positive, Section, Share, Size
 
 FILE_NAME = "interlock.toml"
@@ -420,6 +420,7 @@ class Settings(Section, frozen=True, kw_only=True):
     batch: Batch = Batch()
     serve: Serve = Serve()
     breaker: Breaker = Breaker()
+    canary: Canary = Canary()
     store: Store = Store()
     lineage: Lineage = Lineage()
     root: Path = msgspec.field(default_factory=Path)

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.answer.guard import Constancy, Limits, check_of
-from interlock.answer.predict import Answered, Fault, Live, Seat, picker
+from interlock.answer.lots import Lots
+from interlock.answer.predict import Answered, Challenge, Fault, Live, Seat, picker
+from interlock.errors import Fault as OurFault
 from interlock.errors import UserCodeFailed
 from interlock.model.rows import Framed
 from interlock.records import Column, Output, Signature
+from interlock.release.canary import Trial
 
 OUTPUT = Output(kind="number", type="float", low=0.0, high=100.0)
 COLUMNS = (Column(name="x", type="float", nullable=True),)
@@ -196,3 +199,97 @@ def test_a_frame_goes_through_the_tiers_as_its_rows_do():
     assert framed == live.answer_here([(value, value) for value in values])
     assert framed.tiers == ["champion", "last-good", "champion", "last-good"]
     assert live.seats[1].here.asked[:2] == rows_of(2, 2)
+
+
+# ---- a challenger ------------------------------------------------------------------------------------------------
+
+
+def tried(tables, table, *, elsewhere=(), share=1.0, route=0, shadow=False):
+    """The tiers of ``tables``, and a challenger that gives one more than the value of the row."""
+    live = live_of({**tables, "challenger": table}, elsewhere=elsewhere, route=route)
+    *seats, challenger = live.seats
+    (challenger.here or challenger.elsewhere).offset = 1.0
+    trial = Trial(
+        began=3, challenger="c" * 64, champion="a" * 64, baseline="b" * 64, receipt=1, share=share, shadow=shadow,
+        key="", rows=1, duration_s=1.0, tolerated=0.001, alarm=1e6, since="",
+    )  # fmt: skip
+    live.seats = tuple(seats)
+    live.challenge = Challenge(trial, challenger, Lots(share, "c" * 64, "", COLUMNS))
+    return live
+
+
+def both_ways(live, rows):
+    """What comes of rows, waiting and, where that can be, not waiting."""
+    answered = asyncio.run(live.answer(rows, live.drawn(rows, None)))
+    now = live.answer_here(rows, live.drawn(rows, None))
+    assert now is None or now == answered
+    return answered
+
+
+def test_what_the_challenger_drew_it_answers_and_the_champion_the_rest():
+    live = tried({"champion": {}, "last-good": {}}, {}, share=0.5)
+    answered = both_ways(live, rows_of(*range(40)))
+    drawn = live.challenge.lots.drawn(rows_of(*range(40)), None)
+    assert 0 < len(drawn) < 40
+    for place in range(40):
+        expected = ((place + 1.0, None), "challenger") if place in drawn else ((float(place), None), "champion")
+        assert (answered.answers[place], answered.tiers[place]) == expected
+    assert answered.lowest == "challenger"
+    assert not live.seats[1].here.asked
+
+
+@pytest.mark.parametrize("fault", ["nan", "far", "text", "raised", "slow"])
+@pytest.mark.parametrize("elsewhere", [(), ("challenger",), ("champion",)])
+def test_what_the_challenger_cannot_answer_the_champion_answers_in_the_same_request(fault, elsewhere):
+    live = tried({"champion": {}}, {2.0: fault}, elsewhere=elsewhere)
+    answered = both_ways(live, rows_of(1, 2))
+    assert answered.answers == [(2.0, None), (2.0, None)]
+    assert answered.tiers == ["challenger", "champion"]
+    assert answered.faults == [Fault(1, "challenger", CAUSES[fault], True)]
+
+
+def test_it_is_no_fault_of_the_challenger_when_no_other_that_learnt_has_an_answer():
+    live = tried({"champion": {1.0: "nan"}, "last-good": {1.0: "far"}, "baseline": {}}, {1.0: "nan"})
+    answered = both_ways(live, rows_of(1))
+    assert answered.tiers == ["baseline"]
+    assert [(fault.tier, fault.rescued) for fault in answered.faults] == [
+        ("challenger", False), ("champion", False), ("last-good", None)
+    ]  # fmt: skip
+
+
+def test_while_the_champion_is_off_duty_last_good_rescues():
+    answered = both_ways(tried({"champion": {}, "last-good": {}}, {1.0: "nan"}, route=1), rows_of(1))
+    assert (answered.tiers, answered.faults[0].rescued) == (["last-good"], True)
+
+
+@pytest.mark.parametrize("how", ["off", "shadow"])
+def test_one_that_is_off_or_in_the_shadow_is_not_asked(how):
+    live = tried({"champion": {}}, {}, shadow=how == "shadow")
+    live.challenge.is_on = how != "off"
+    assert both_ways(live, rows_of(1, 2)).tiers == ["champion"] * 2
+    assert not live.challenge.seat.here.asked
+
+
+def test_a_challenger_that_is_taken_off_while_it_is_asked_costs_nobody_an_answer():
+    live = tried({"champion": {}}, {}, elsewhere=("challenger",))
+
+    async def gone(rows):
+        raise OurFault(f"taken off with {len(rows)} rows")
+
+    live.challenge.seat.elsewhere.ask = gone
+    answered = asyncio.run(live.answer(rows_of(1), [0]))
+    assert (answered.answers, answered.tiers) == ([(1.0, None)], ["champion"])
+    assert answered.faults == [Fault(0, "challenger", "deadline", True)]
+
+
+@given(
+    challenger=st.dictionaries(st.integers(0, 5).map(float), st.sampled_from(sorted(BAD)), max_size=6),
+    champion=st.dictionaries(st.integers(0, 5).map(float), st.sampled_from(sorted(BAD)), max_size=6),
+    share=st.floats(0, 1),
+    values=st.lists(st.integers(0, 5), max_size=6),
+)
+@settings(deadline=None)
+def test_no_answer_of_a_challenger_that_the_guard_refuses_comes_out(challenger, champion, share, values):
+    live = tried({"champion": champion, "baseline": {}}, challenger, share=share)
+    for answer in both_ways(live, rows_of(*values)).answers:
+        assert answer is None or CHECK(answer) is None

@@ -3,6 +3,7 @@
 from interlock.cli import render
 from interlock.errors import NotFound, UserCodeFailed
 from interlock.records import Audit, BatchResult, Release
+from interlock.release.canary import Tally, Trial
 
 
 def test_a_table_is_as_wide_as_its_widest_cells() -> None:
@@ -22,6 +23,28 @@ def test_the_users_own_traceback_stands_between() -> None:
 def test_a_release_without_last_good_says_so() -> None:
     live = Release(generation=1, champion="c" * 64, last_good=None, baseline="b" * 64, cause="gate", because="better")
     assert "  last good  none yet" in render.release(live)
+
+
+def test_a_challenger_is_shown_with_what_its_trial_still_needs() -> None:
+    live = Release(
+        generation=2, champion="c" * 64, last_good=None, baseline="b" * 64, cause="gate", because="better",
+        challenger="d" * 64,
+    )  # fmt: skip
+    assert "  challenger dddddddddddd" in render.release(live)
+    trial = Trial(
+        began=2, challenger="d" * 64, champion="c" * 64, baseline="b" * 64, receipt=1, share=0.25, shadow=True,
+        key="", rows=1_000, duration_s=5_400.0, tolerated=0.001, alarm=1e6, since="",
+    )  # fmt: skip
+    nothing = Tally(worker="all")
+    assert render.trial(trial, nothing, 31.0) == [
+        "  trial      dddddddddddd (entry 1) in shadow at 25 % for 31 s: 0 of 1,000 records answered, at least 1.5 h"
+    ]
+    seen = Tally(worker="all", asked=412, answered=410, failed=2, compared=400, agreed=380)
+    told, failed = render.trial(trial, seen, 720.0)
+    assert told.endswith("at 25 % for 12 min: 410 of 1,000 records answered, at least 1.5 h")
+    assert failed == (
+        "             failed 2 of 412 that another model answered; 380 of 400 answers agree with the champion's"
+    )
 
 
 def test_a_refused_batch_shows_the_failed_audits_only() -> None:

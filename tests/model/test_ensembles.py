@@ -10,6 +10,7 @@ import sklearn.tree as trees
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, OrdinalEncoder, StandardScaler
 
@@ -119,6 +120,8 @@ CLASSIFIERS = [
     ens.ExtraTreesClassifier(**SMALL, bootstrap=True),
     ens.GradientBoostingClassifier(**SMALL),
     ens.HistGradientBoostingClassifier(max_iter=12),
+    ens.AdaBoostClassifier(**SMALL),
+    ens.AdaBoostClassifier(trees.DecisionTreeClassifier(max_depth=3), **SMALL, learning_rate=0.3),
 ]
 REGRESSORS = [
     trees.DecisionTreeRegressor(random_state=0, max_leaf_nodes=40),
@@ -131,7 +134,9 @@ REGRESSORS = [
 
 
 def needing_no_gaps(model):
-    return SimpleImputer() if type(model).__name__.startswith("GradientBoosting") else FunctionTransformer()
+    return (
+        SimpleImputer() if type(model).__name__.startswith(("GradientBoosting", "AdaBoost")) else FunctionTransformer()
+    )
 
 
 @pytest.mark.parametrize("target", [TWO, THREE], ids=["two", "three"])
@@ -152,6 +157,14 @@ def test_regressors_to_the_bit(model):
 def test_votes_are_shared_to_the_bit():
     form, _, own = agree(make_pipeline(columns(), ens.RandomForestClassifier(**SMALL, n_jobs=1)), THREE)
     assert spelled(form.answer(FRAME[SEEN:])).equals(own(FRAME[SEEN:]))
+
+
+def test_weighted_votes_to_the_bit():
+    for target in (TWO, THREE):
+        boosted = ens.AdaBoostClassifier(trees.DecisionTreeClassifier(max_depth=2), **SMALL)
+        form, _, own = agree(make_pipeline(columns(), SimpleImputer(), boosted), target)
+        assert form.forest.shape == "votes"
+        assert spelled(form.answer(FRAME[SEEN:])).equals(own(FRAME[SEEN:]))
 
 
 def test_losses_with_links_of_their_own():
@@ -213,11 +226,12 @@ def _arrays(nodes):
             "first guess",
         ),
         (make_pipeline(coded(), trees.DecisionTreeRegressor()), np.stack([NUMBER, NUMBER], axis=1), "several targets"),
+        (make_pipeline(coded(), ens.AdaBoostClassifier(GaussianNB(), **SMALL)), TWO, "no trees of all classes"),
     ],
 )
 def test_what_is_not_read_says_why(model, target, words):
     rows = FRAME.with_columns(pl.col("g").fill_null(0.0))
-    what = signature(NUMBER)
+    what = signature(target if target.ndim == 1 else NUMBER)
     model.fit(as_trained(rows, what.inputs, "pandas"), target)
     with pytest.raises(Unfoldable, match=words):
         candidates(model, what)[0].make()

@@ -30,7 +30,7 @@ FEATURES = (
     Mapped(column="c", keys=("a", "b", "c"), values=(0.0, 1.0, 255.0), unknown=None, missing=2.0),
 )
 SHAPES = ("number", "exponential", "shares", "sigmoid", "sigmoid-from", "double-sigmoid-from", "softmax", "sigmoid-f32",
-          "softmax-f32")  # fmt: skip
+          "softmax-f32", "votes")  # fmt: skip
 EDGES = (-1.5, -0.25, 0.0, 0.1, 1 / 3, 1.0, 2.0)
 
 
@@ -73,9 +73,10 @@ def nodes_of(rng, trees, depth, width):
 def made(seed, shape="softmax", trees=6, depth=3, **flags):
     rng = np.random.default_rng(seed)
     classes = () if shape in ("number", "exponential") else ("k", "l", "m") if "sigmoid" not in shape else ("k", "l")
-    outputs = 3 if shape in ("shares", "softmax", "softmax-f32") else 1
-    width = 3 if shape == "shares" else 1
-    spec = {"narrow": False, "gaps": True, "single": shape.endswith("f32")} | flags
+    outputs = 3 if shape in ("shares", "softmax", "softmax-f32", "votes") else 1
+    width = 3 if shape in ("shares", "votes") else 1
+    over = 2.5 if shape == "votes" else None
+    spec = {"narrow": False, "gaps": True, "single": shape.endswith("f32"), "over": over} | flags
     base = tuple(rng.normal(size=outputs).round(2).tolist())
     return TreeForest(
         Forest(features=FEATURES, shape=shape, base=base, classes=classes, **spec), nodes_of(rng, trees, depth, width)

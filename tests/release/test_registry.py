@@ -108,7 +108,7 @@ def test_of_two_who_insert_the_same_generation_one_loses(desk, monkeypatch):
         monkeypatch.setattr(registry, "_next", real)
         with Turn.transaction(turn, parts.ledger) as transaction:
             rival = msgspec.structs.replace(made, champion=other.evaluation.candidate)
-            registry._make(transaction, rival)
+            registry.make_release(transaction, rival)
         return made
 
     monkeypatch.setattr(registry, "_next", slow)
@@ -161,7 +161,7 @@ def off_duty(desk, release):
     """Another release of the same models, where last good is asked first."""
     made = msgspec.structs.replace(release, generation=release.generation + 1, route="last-good", cause="breaker")
     with desk.turn() as turn, turn.transaction(desk.parts.ledger) as transaction:
-        registry._make(transaction, made)
+        registry.make_release(transaction, made)
     return made
 
 
@@ -420,7 +420,7 @@ def test_an_ask_names_the_models_the_evidence_and_the_receipt(desk):
 def test_a_release_without_a_receipt_has_a_chapter_without_one(desk):
     bare = Release(generation=1, champion=digest("one"), last_good=None, baseline=BASELINE, cause="person", because="x")
     with desk.turn() as turn, turn.transaction(desk.parts.ledger) as transaction:
-        registry._make(transaction, bare)
+        registry.make_release(transaction, bare)
     assert registry.history(desk.parts.ledger) == [registry.Chapter(release=bare, receipt=None, served=False)]
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from interlock.errors import NotFound, NothingToServe, StoreFault
 from interlock.records import BatchResult, Failure, Receipt, Training
+from interlock.release.canary import Ended, Tally, Trial
 from interlock.report.dossier import DossierPaths, write_decision_dossier, write_dossier
 from interlock.report.facts import Entry
 from interlock.report.proof import validation
@@ -209,6 +210,36 @@ def test_a_roll_back_tells_of_the_decision_that_first_let_its_champion_through(w
     assert f"interlock replay {told.decisions['first']}" in text_of(reader, "checking")
     assert "1 roll-back among 3 releases" in text_of(reader, "deployment")
     assert "not published an audited batch so far" in text_of(reader, "deployment")
+
+
+@pytest.mark.parametrize(
+    ("cause", "told_of"),
+    [("breaker", "The breaker made it: it failed."), ("canary", "The trial of a challenger ended with it: it failed.")],
+)
+def test_every_cause_of_a_release_is_told(world: Make, tmp_path: Path, cause: str, told_of: str) -> None:
+    told = world()
+    told.teller.release(told.teller.bundles["first"], told.teller.bundles["prior"], cause, "it failed")
+    reader, _, _ = read(write_dossier(told.parts, None, tmp_path))
+    assert told_of in text_of(reader, "")
+
+
+def test_how_trials_ended_is_told(world: Make, tmp_path: Path) -> None:
+    told = world()
+    reader, _, _ = read(write_dossier(told.parts, None, tmp_path))
+    assert "Trials of challengers" not in text_of(reader, "deployment")
+    trial = Trial(
+        began=3, challenger="c" * 64, champion="a" * 64, baseline="b" * 64, receipt=1, share=0.2, shadow=False,
+        key="", rows=1, duration_s=1.0, tolerated=0.001, alarm=1e6, since="2026-11-21T00:00:00Z",
+    )  # fmt: skip
+    seen = Tally(worker="w", asked=1_240, answered=1_234, failed=6)
+    ended = Ended(
+        outcome="dropped", by="evidence", because="It failed.", trial=trial, tallies=(seen,), elapsed_s=7_200.0
+    )
+    told.teller.record("canary.ended", trial.challenger, ended)
+    reader, _, _ = read(write_dossier(told.parts, None, tmp_path))
+    text = text_of(reader, "deployment")
+    for part in ("Trials of challengers", "cccccccccccc", "in canary at 20 %", "dropped", "1,234", "It failed."):
+        assert part in text
 
 
 def test_what_never_was_is_refused(empty: Make, world: Make, tmp_path: Path) -> None:

@@ -236,3 +236,21 @@ def test_a_person_trips_and_resets_and_the_server_follows(fit):
     shift.duty.enter(shift.house.door.room.live, release)
     assert shift.ask(2) == ["champion"] * 2
     shift.duty.close()
+
+
+def test_a_release_of_a_trial_leaves_a_flip_that_is_not_recorded_yet_and_takes_one_that_another_made(mad):
+    shift = Shift(mad)
+    before = current(mad.parts.ledger)
+    shift.ask(8)
+    shift.duty.close()
+    assert shift.duty.state.mode == "open"
+    flipped, live = current(mad.parts.ledger), shift.house.door.room.live
+    # made by a trial's end that had not seen the flip
+    shift.duty.enter(live, replace(before, generation=before.generation + 2, cause="canary"))
+    assert shift.duty.state.mode == "open"
+    # and in another server, which sees no more of the flip than the release after it
+    other = Shift(mad)
+    other.duty.state = replace(shift.duty.state, mode="closed", epoch=0)
+    other.duty.enter(live, replace(flipped, generation=flipped.generation + 1, cause="canary"))
+    assert (other.duty.state.mode, other.duty.state.route) == ("open", "last-good")
+    other.duty.close()

@@ -75,6 +75,15 @@ def test_an_answer_is_a_row_with_all_that_explains_it(project, tmp_path):
     assert rig.journal.tally().kept == 1
 
 
+def test_the_tally_tells_what_is_on_the_disk_now(project, tmp_path):
+    rig = Rig(project, tmp_path, QUIET)
+    rig.run(("/predict", RECORD))
+    assert rig.journal.tally().spool_bytes > 0
+    for path in rig.folder.iterdir():
+        path.unlink()  # the clerk has taken it to the lake
+    assert rig.journal.tally().spool_bytes == 0
+
+
 def test_records_of_one_request_share_its_id(project, tmp_path):
     rig = Rig(project, tmp_path, QUIET)
     rows, _ = rig.run(("/batch", {"instances": [RECORD, {**RECORD, "x": -3.0}]}), ("/batch", {"instances": [RECORD]}))

@@ -13,6 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain
 
 from interlock.release.breaker import State
+from interlock.release.canary import Trial
+from interlock.serve.canary import Count
 from interlock.serve.keys import Keyring
 from interlock.serve.metrics import EDGES_S, METRICS, Metrics
 from serve.conftest import FORM, house_of, opened_bundle
@@ -76,6 +78,26 @@ def test_what_happened_is_counted(counted):
     assert found["interlock_release_generation",] == 2
     assert found["interlock_pool_waiting",] == 0
     assert found["process_open_fds",] > 0
+
+
+def test_what_is_seen_of_a_challenger_is_told(counted):
+    found = samples(counted.page({}).body.decode())
+    assert found["interlock_challenger_share",] == found["interlock_challenger_records", "answered"] == 0
+    trial = Trial(
+        began=3, challenger="c" * 64, champion="a" * 64, baseline="b" * 64, receipt=1, share=0.2, shadow=False,
+        key="", rows=1, duration_s=1.0, tolerated=0.001, alarm=1e3, since="",
+    )  # fmt: skip
+    count = Count(trial)
+    count.take([("type", True), ("raised", False)], 5)
+    assert count.vote([("type", True)]) is False
+    counted.challenged = lambda: count
+    found = samples(counted.page({}).body.decode())
+    assert found["interlock_challenger_share",] == 0.2
+    assert found["interlock_challenger_records", "answered"] == 5
+    assert found["interlock_challenger_records", "failed"] == 1
+    assert 0.1 < found["interlock_challenger_evidence",] < 1
+    assert count.vote([("type", True)]) is True
+    assert samples(counted.page({}).body.decode())["interlock_challenger_evidence",] > 1
 
 
 def test_times_fall_into_buckets(project, counted):

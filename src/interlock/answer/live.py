@@ -9,8 +9,9 @@ from typing import Final
 import msgspec
 
 from interlock.answer.guard import Constancy, Limits, check_of, constancy_limit, sieve_of
+from interlock.answer.lots import COLUMN, Lots
 from interlock.answer.pool import Pool
-from interlock.answer.predict import Elsewhere, Live, Seat, picker
+from interlock.answer.predict import Challenge, Elsewhere, Live, Seat, picker
 from interlock.data.profile import Profile
 from interlock.errors import Fault, InterlockError, UserCodeFailed
 from interlock.model.bundle import Opened, open_bundle
@@ -19,6 +20,7 @@ from interlock.model.rows import Row, Rows, frame_of, rows_of, schema_of
 from interlock.model.runner import Runner
 from interlock.ports import Parts
 from interlock.records import Column, Release, Signature, Tier, short
+from interlock.release.standing import trial_of
 from interlock.units import seconds
 
 _WARM_CALLS: Final = 3
@@ -91,7 +93,29 @@ class Loader:
                 seats.append(seat)
         if problem is not None and not any(at_any_rate or seat.tier != "baseline" for seat in seats):
             raise problem
-        return Live(release.generation, tuple(seats), tuple(columns))
+        live = Live(release.generation, tuple(seats), tuple(columns))
+        live.challenge = self._challenge(release, live, say)
+        return live
+
+    def _challenge(self, release: Release, live: Live, say: Callable[[str], None]) -> Challenge | None:
+        """Load the challenger. One that cannot be tried is told, and nobody is asked in its place."""
+        trial = trial_of(self._parts.ledger, release)
+        if trial is None:
+            return None
+        named = f"challenger {short(trial.challenger)}"
+        try:
+            model = self._model(trial.challenger)
+        except InterlockError as error:
+            say(f"{named} cannot be loaded, and is not tried: {error.message}")
+            return None
+        seat = self._seat("challenger", trial.challenger, model, list(live.columns))
+        if seat is None or not live.seats or _given_as(seat.signature) != _given_as(live.seats[0].signature):
+            say(f"{named} takes other columns than the champion, or gives other answers, and cannot be tried")
+            return None
+        wanted = trial.key.removeprefix(COLUMN)
+        if trial.key.startswith(COLUMN) and wanted not in {column.name for column in live.columns}:
+            say(f"canary.key names '{wanted}', which the champion does not take: each record is its own key")
+        return Challenge(trial, seat, Lots(trial.share, trial.challenger, trial.key, live.columns))
 
     def _seat(self, tier: Tier, digest: str, model: Model, columns: list[Column]) -> Seat | None:
         have = {column.name: column for column in columns}
@@ -136,7 +160,7 @@ class Loader:
 
     def keep(self, live: Live) -> None:
         """Let go of every model that ``live`` does not need."""
-        needed = {seat.model for seat in live.seats}
+        needed = {seat.model for seat in live.everybody}
         for digest in [digest for digest in self._models if digest not in needed]:
             self._models.pop(digest).close()
 
@@ -146,6 +170,11 @@ class Loader:
             with suppress(Fault):
                 model.close()
         self._models.clear()
+
+
+def _given_as(signature: Signature) -> tuple[str, str] | None:
+    """What kind of answer a model gives, and of which type."""
+    return None if signature.output is None else (signature.output.kind, signature.output.type)
 
 
 def typical(signature: Signature) -> Row:

@@ -220,11 +220,11 @@ def history(
 
 @app.command()
 def promote(
-    entry: Annotated[int, typer.Argument(help="Ledger entry of the held decision.")],
+    entry: Annotated[int, typer.Argument(help="Ledger entry of the decision.")],
     because: Because,
     json: Json = False,
 ) -> None:
-    """Approve a held decision: release its candidate."""
+    """Approve a held decision: release its candidate. A challenger, or what was taken back, is made the champion."""
     from interlock.cli.operate import operator_turn, told_after
     from interlock.cli.render import release
     from interlock.release.registry import approve
@@ -243,7 +243,7 @@ def rollback(
     to: Annotated[int | None, typer.Option("--to", help="A generation. Default: the last that really served.")] = None,
     json: Json = False,
 ) -> None:
-    """Go back to the last release that really served and passed."""
+    """Drop the challenger, if there is one; else go back to the last release that really served and passed."""
     from interlock.cli.operate import operator_turn, told_after
     from interlock.cli.render import release
     from interlock.release.registry import roll_back

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from msgspec import convert
 
 from interlock.answer.batch import score_file
 from interlock.cli import render
@@ -17,11 +19,12 @@ from interlock.model.bundle import open_bundle
 from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
 from interlock.ports import Parts, Turn
-from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, facts_of, short
+from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, moment, short
 from interlock.release.breaker import BreakerPolicy, Event, Reset, State, Tripped
+from interlock.release.canary import Tally, Trial, Verdict, judged, summed
 from interlock.release.duty import by_person
 from interlock.release.registry import Replay, current, release_at, releases
-from interlock.release.standing import Damage, damage_of
+from interlock.release.standing import TRIAL, Damage, damage_of, tallies_of, trial_of
 from interlock.report.followers import tell
 from interlock.report.following import Told
 from interlock.settings import Settings
@@ -157,10 +160,19 @@ class LastTurn(Record, frozen=True, kw_only=True):
     seconds: float
 
 
+class OnTrial(Record, frozen=True, kw_only=True):
+    """How the challenger does: its terms, what all servers saw, after ``elapsed_s``, and what follows from it."""
+
+    terms: Trial
+    seen: Tally
+    elapsed_s: float
+    verdict: Verdict
+
+
 class Status(Record, frozen=True, kw_only=True):
     """Where the project stands. ``state``: where that is recorded, without user and password.
 
-    ``damage``: what is wrong with the champion, as of the last time that it was to answer.
+    ``damage``: what is wrong with the champion, as of the last time that it was to answer. ``trial``: the challenger's.
     """
 
     name: str
@@ -169,6 +181,7 @@ class Status(Record, frozen=True, kw_only=True):
     state: str
     release: Release | None
     damage: Damage | None
+    trial: OnTrial | None
     releases: int
     tuned: InForce | None
     last_turn: LastTurn | None
@@ -193,6 +206,7 @@ def status_of(parts: Parts) -> Status:
         state=_state(parts.settings),
         release=release,
         damage=damage_of(ledger, release),
+        trial=_trial(parts, release),
         releases=len(releases(ledger)),
         tuned=in_force(ledger) if parts.settings.tune.trials else None,
         last_turn=msgspec.convert(turns[0].facts, LastTurn) if turns else None,
@@ -201,6 +215,16 @@ def status_of(parts: Parts) -> Status:
         files=_count(parts, "file"),
         batches=_count(parts, "batch"),
     )
+
+
+def _trial(parts: Parts, release: Release | None) -> OnTrial | None:
+    terms = trial_of(parts.ledger, release)
+    if terms is None:
+        return None
+    tallies = tallies_of(parts.ledger, terms)
+    elapsed_s = (parts.clock.now() - moment(terms.since)).total_seconds()
+    verdict = judged(terms, tallies, elapsed_s).verdict
+    return OnTrial(terms=terms, seen=summed(tallies), elapsed_s=elapsed_s, verdict=verdict)
 
 
 def _state(settings: Settings) -> str:
@@ -215,12 +239,20 @@ def _count(parts: Parts, collection: str) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+_CHANGERS: Final = {"breaker": "the breaker", "canary": "the end of a trial"}
+
+
 def status_lines(found: Status) -> list[str]:
     """The status for people."""
     lines = [f"{found.name} in {found.root}{f' (env {found.environment})' if found.environment else ''}"]
     if "://" in found.state:
         lines.append(f"State in {found.state}")
     lines += render.release(found.release) if found.release else ["Nothing is live yet."]
+    if found.trial is not None:
+        lines += render.trial(found.trial.terms, found.trial.seen, found.trial.elapsed_s)
+    if found.trial is not None and found.trial.verdict == "wait":
+        entry = found.trial.terms.receipt
+        lines.append(f"  {'':<10} It waits for a person: interlock promote {entry}, or interlock rollback.")
     if found.release is not None and found.damage is not None:
         told = found.damage.told(found.release.champion)
         lines += [f"  {'DAMAGED':<10} {told}", f"  {'':<10} Found {render.when(found.damage.at)} UTC."]
@@ -237,8 +269,9 @@ def status_lines(found: Status) -> list[str]:
         turn = found.last_turn
         lines += ["", f"Last turn {render.when(turn.at)} UTC: {turn.sentence}"]
         overtaken = found.release is not None and found.release.at > turn.at
+        by = _CHANGERS.get(found.release.cause, "a person") if found.release is not None else ""
         lines += (
-            ["The release was changed by a person since.", "Next: interlock run"]
+            [f"The release was changed by {by} since.", "Next: interlock run"]
             if overtaken
             else [f"Next: {turn.next_step}"]
         )
@@ -328,13 +361,17 @@ def verify_project(parts: Parts) -> Verified:
     listed: list[Release] = []
     try:
         listed = releases(parts.ledger)
-        told = [event.facts for event in parts.ledger.events(kinds=["release.made"])]
-        if [facts_of(item) for item in reversed(listed)] != told:
+        told = [convert(event.facts, Release) for event in parts.ledger.events(kinds=["release.made"])]
+        if list(reversed(listed)) != told:
             problems.append("the releases are not those that the chain tells of")
+        begun = [convert(event.facts, Trial) for event in parts.ledger.events(kinds=["canary.began"])]
+        if [trial for _, trial in parts.ledger.scan(TRIAL, Trial)] != begun:
+            problems.append("the trials are not those that the chain tells of")
         problems += _altered_evidence(parts)
     except StoreFault as problem:
         problems.append(problem.message)
-    digests = sorted({digest for item in listed for digest in (item.champion, item.baseline)})
+    named = {digest for item in listed for digest in (item.champion, item.baseline, item.challenger)}
+    digests = sorted(digest for digest in named if digest is not None)
     for digest in digests:
         try:
             open_bundle(parts, digest, stored=True)

@@ -6,6 +6,7 @@ from interlock.data.opening import shown
 from interlock.errors import InterlockError
 from interlock.outcome import TurnResult
 from interlock.records import BatchResult, Check, Decision, Event, FileResult, Release, short
+from interlock.release.canary import Tally, Trial
 from interlock.release.standing import named_tier
 
 _SHOWN = 8
@@ -58,6 +59,7 @@ def release(found: Release) -> list[str]:
     return [
         f"Release {found.generation}, live since {when(found.at)} UTC ({found.cause}).",
         f"  champion   {short(found.champion)}{'' if found.route == 'champion' else '  (off duty: last good answers)'}",
+        *([f"  challenger {short(found.challenger)}"] if found.challenger else []),
         f"  last good  {short(found.last_good) if found.last_good else 'none yet'}",
         f"  baseline   {short(found.baseline)}",
         f"  because    {found.because}",
@@ -68,6 +70,25 @@ def releases(found: Sequence[Release]) -> list[str]:
     """One line a generation, newest first."""
     rows = [(item.generation, when(item.at), short(item.champion), item.cause, item.because) for item in found]
     return table(("release", "since (UTC)", "champion", "cause", "because"), rows, right=(0,))
+
+
+def trial(found: Trial, seen: Tally, elapsed_s: float) -> list[str]:
+    """How a challenger does, and what its trial still needs."""
+    told = f"{short(found.challenger)} (entry {found.receipt}) {found.way} for {_span(elapsed_s)}: "
+    told += f"{seen.answered:,} of {found.rows:,} records answered, at least {_span(found.duration_s)}"
+    lines = [f"  {'trial':<10} {told}"]
+    if seen.asked:
+        failed = f"failed {seen.failed:,} of {seen.asked:,} that another model answered"
+        alike = f"; {seen.agreed:,} of {seen.compared:,} answers agree with the champion's" if seen.compared else ""
+        lines.append(f"  {'':<10} {failed}{alike}")
+    return lines
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{max(seconds, 0.0):.0f} s"
 
 
 def file_result(found: FileResult) -> str:

@@ -21,10 +21,12 @@ _VOTING = frozenset(
     for name in ("DecisionTree", "ExtraTree", "RandomForest", "ExtraTrees")
     for kind in ("Classifier", "Regressor")
 )
+_ONE_TREE = frozenset(("DecisionTreeClassifier", "ExtraTreeClassifier"))
 _BOOSTED = frozenset(("GradientBoostingClassifier", "GradientBoostingRegressor"))
 _BINNED = frozenset(("HistGradientBoostingClassifier", "HistGradientBoostingRegressor"))
 _XGBOOST = frozenset(("XGBClassifier", "XGBRegressor", "XGBRFClassifier", "XGBRFRegressor", "Booster"))
-SCIKIT_LEARN = _VOTING | _BOOSTED | _BINNED
+_WEIGHTED = frozenset(("AdaBoostClassifier",))
+SCIKIT_LEARN = _VOTING | _BOOSTED | _BINNED | _WEIGHTED
 """Names of the classes that are read."""
 
 
@@ -59,6 +61,8 @@ def read(final: Any, symbols: Sequence[Symbol], classes: Sequence[Value] | None)
         return _voting(final, features, classes)
     if name in _BOOSTED:
         return [_boosted(final, features, classes)]
+    if name in _WEIGHTED:
+        return [_weighted(final, features, classes)]
     return [_xgboost(final, features, classes)]
 
 
@@ -139,6 +143,31 @@ def _voting(final: Any, features: tuple[Plain | Mapped, ...], classes: Sequence[
         )
         for gaps in (True, False)
     ]
+
+
+def _weighted(final: Any, features: tuple[Plain | Mapped, ...], classes: Sequence[Value] | None) -> TreeForest:
+    """Trees that vote with a weight each: for their class, and with a share of it against every other."""
+    labels = labels_of(final, classes)
+    members, weights = list(final.estimators_), np.asarray(final.estimator_weights_, dtype=np.float64)
+    if len(labels) < 2:
+        raise Unfoldable("it knows one class only")
+    if any(type(member).__name__ not in _ONE_TREE or len(member.classes_) != len(labels) for member in members):
+        raise Unfoldable("its members are no trees of all classes")
+    own = np.arange(len(labels))
+    trees = []
+    for member, weight in zip(members, weights, strict=False):
+        voted = member.tree_.value[:, 0, :].argmax(axis=1)
+        trees.append(_grown(member.tree_, np.where(voted[:, None] == own, weight, -1 / (len(labels) - 1) * weight)))
+    forest = Forest(
+        features=features,
+        shape="votes",
+        base=(0.0,) * len(labels),
+        narrow=True,
+        gaps=False,
+        over=float(weights.sum()),
+        classes=labels,
+    )
+    return TreeForest(forest, _joined(trees))
 
 
 def _boosted(final: Any, features: tuple[Plain | Mapped, ...], classes: Sequence[Value] | None) -> TreeForest:

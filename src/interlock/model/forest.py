@@ -24,9 +24,10 @@ from interlock.records import Record, canonical
 
 Shape: TypeAlias = Literal[
     "number", "exponential", "shares", "sigmoid", "sigmoid-from", "double-sigmoid-from", "softmax", "sigmoid-f32",
-    "softmax-f32",
+    "softmax-f32", "votes",
 ]  # fmt: skip
-"""How sums become answers. ``shares`` are the mean shares of the classes; ``…-from`` says yes from a score of 0 on."""
+"""How sums become answers. ``shares`` are the mean shares of the classes; ``…-from`` says yes from a score of 0 on.
+``votes`` are those of boosting by weighted votes (Zhu, Zou, Rosset & Hastie, Statistics and Its Interface 2, 2009)."""
 
 _BLOCK_ROWS = 8192
 _LISTED = 200_000
@@ -69,7 +70,7 @@ class Forest(Record, frozen=True, kw_only=True, tag="forest", tag_field="form", 
 
     ``narrow``: values are rounded to float32 before they are compared. ``gaps``: a missing value is no reason to
     refuse a row; ``beyond``: nor is a number that float32 does not hold. ``base`` has one number an output;
-    ``single`` adds in float32; ``mean`` divides the sum by the number of trees.
+    ``single`` adds in float32; ``mean`` divides the sum by the number of trees, ``over`` by itself.
     """
 
     name: ClassVar[str] = "forest"
@@ -81,6 +82,7 @@ class Forest(Record, frozen=True, kw_only=True, tag="forest", tag_field="form", 
     beyond: bool = False
     single: bool = False
     mean: bool = False
+    over: float | None = None
     classes: tuple[Value, ...] = ()
 
     @property
@@ -105,6 +107,7 @@ class TreeForest:
         kind = np.float32 if forest.single else np.float64
         self._values = nodes.values.astype(kind)
         self._base = np.array(forest.base, dtype=kind)
+        self._divisor = float(len(nodes.roots)) if forest.mean else forest.over
         self._walk = self._walker() if self._inner <= _LISTED else None
         # without that walk numpy sees to one row in all trees at once, or to all rows in one tree after the other
         self._alone = _WALKED if self._walk is not None else len(nodes.roots) // 2
@@ -182,7 +185,7 @@ class TreeForest:
                 sums[number % len(sums)] += self._values[:, 0].take(leaves)
             else:
                 sums += self._values.take(leaves, axis=0).T
-        return sums / len(self.nodes.roots) if self.forest.mean else sums
+        return sums if self._divisor is None else sums / self._divisor
 
     def _leaves(self, flat: Floats, places: NDArray[np.intp], root: int, gaps: bool) -> NDArray[np.intp]:
         """The leaf, counted from 0, that each row reaches in one tree. Rows that have arrived are walked no further."""
@@ -248,7 +251,7 @@ class TreeForest:
         if values.shape[1] == 1:
             values = values.reshape(-1, width)
         sums: Floats = np.add.accumulate(np.concatenate([self._base[np.newaxis], values]), axis=0)[-1]
-        return sums / len(self.nodes.roots) if self.forest.mean else sums
+        return sums if self._divisor is None else sums / self._divisor
 
     def _row_leaves(self, row: Floats) -> Any:
         """The leaf of each tree, counted from 0, for one row."""
@@ -341,6 +344,13 @@ def _softmax(sums: Any) -> tuple[Any, Floats]:
     return sums.argmax(axis=0), powers / total
 
 
+def _votes(sums: Any) -> tuple[Any, Floats]:
+    if len(sums) == 2:
+        scores = sums[1] - sums[0]
+        return scores > 0, _softmax(np.stack([-scores / 2, scores / 2]))[1]
+    return sums.argmax(axis=0), _softmax(sums / (len(sums) - 1))[1]
+
+
 def _exp_f32(scores: Any) -> Any:
     """``expf``: by way of float64, which rounds as the C library does (numpy's own float32 way does not)."""
     return np.exp(scores.astype(np.float64)).astype(np.float32)
@@ -373,6 +383,7 @@ _LINKS = {
     "softmax": _softmax,
     "sigmoid-f32": _sigmoid_f32,
     "softmax-f32": _softmax_f32,
+    "votes": _votes,
 }
 
 
@@ -470,8 +481,8 @@ def _fits(forest: Forest, width: int, outputs: int) -> bool:
     classes = len(forest.classes)
     if forest.shape in ("number", "exponential"):
         return (width, outputs, classes) == (1, 1, 0)
-    if forest.shape == "shares":
-        return width == outputs == classes and classes > 0
+    if forest.shape in ("shares", "votes"):
+        return width == outputs == classes and classes > (forest.shape == "votes")
     if forest.shape.startswith("softmax"):
         return width == 1 and outputs == classes and classes > 1
     return (width, outputs, classes) == (1, 1, 2)

@@ -10,31 +10,46 @@ that tell of both are written in that one transaction, so that nothing is live w
 ``evaluation``  candidate/champion/holdout -> :class:`~interlock.release.judge.Judged`: where the receipt is
 ``ask``         holdout/number -> :class:`~interlock.release.judge.Ask`: what the holdout was asked
 ``approval``    zero-padded entry of the receipt -> :class:`Approval`: a person released what was held
+``trial``       zero-padded generation -> :class:`~interlock.release.canary.Trial`: it began a challenger's trial
 ==============  ======================================================================================================
 
-A champion that was rolled back is *taken back*: neither another rollback nor the loop releases it again. Only a person
-may, by name and with a reason.
+A champion that was rolled back is *taken back*, and so is a challenger that was dropped or rolled back: neither another
+rollback nor the loop releases it again. Only a person may, by name and with a reason.
+
+With ``[canary]``, what the gate or an approval lets through is the *challenger* of the champion in force first. A
+person who promotes by name makes a champion at once.
 """
+
+from typing import Literal
 
 import msgspec
 
 from interlock.errors import BundleCorrupt, Conflict, GateHeld, Misuse, NotFound, NothingToServe
 from interlock.model.bundle import open_bundle
 from interlock.ports import Ledger, Parts, Transaction, Turn
-from interlock.records import Event, Receipt, Record, Release, canonical, facts_of, short, timestamp
+from interlock.records import Event, Receipt, Record, Release, canonical, facts_of, moment, short, timestamp
+from interlock.release.canary import Ended, Outcome, Trial, contradictions
+from interlock.release.evidence import threshold
 from interlock.release.gate import decide, policy_of
 from interlock.release.judge import Ask, Judged, ask_key, evaluation_key, reassess
 from interlock.release.standing import (
+    TRIAL,
     Served,
     current,
+    end_trial,
+    ended_at,
     generation_key,
+    make_release,
     mark_served,
     receipt_at,
     release_at,
     releases,
     taken_back,
+    tallies_of,
     that_served,
+    trial_of,
 )
+from interlock.units import per_year, seconds
 
 __all__ = [
     "Approval",
@@ -106,7 +121,7 @@ def history(ledger: Ledger) -> list[Chapter]:
 
 
 def record_decision(parts: Parts, turn: Turn, receipt: Receipt, baseline: str) -> tuple[Event, Release | None]:
-    """Record a decision and, on ``promote``, make its candidate the champion, in one transaction.
+    """Record a decision and, on ``promote``, make its candidate champion or challenger, in one transaction.
 
     Recorded before with the same bytes, it changes nothing: that entry is returned, and the release while it is in
     force. Raises :class:`Conflict` when a promotion was judged against another champion than the one in force.
@@ -115,8 +130,9 @@ def record_decision(parts: Parts, turn: Turn, receipt: Receipt, baseline: str) -
     key = evaluation_key(evaluation.candidate, evaluation.champion, evaluation.holdout_digest)
     before, in_force = _recorded(ledger, key), current(ledger)
     if before is not None and canonical(before[1]) == canonical(receipt):
-        event = before[0]
-        return event, in_force if in_force and in_force.receipt == event.sequence else None
+        event, trial = before[0], trial_of(ledger, in_force)
+        made_by = (in_force.receipt if in_force else None, trial.receipt if trial else None)
+        return event, in_force if event.sequence in made_by else None
     is_new = before is None or canonical(before[1].evaluation) != canonical(evaluation)
     number = len(ledger.scan("ask", Ask, prefix=f"{evaluation.holdout_digest}/")) + 1
     release = None
@@ -135,8 +151,7 @@ def record_decision(parts: Parts, turn: Turn, receipt: Receipt, baseline: str) -
             )
             transaction.insert("ask", ask_key(evaluation.holdout_digest, number), ask)
         if release is not None:
-            release = msgspec.structs.replace(release, receipt=event.sequence)
-            _make(transaction, release)
+            release = _let_through(parts, transaction, in_force, release, event.sequence)
     return event, release
 
 
@@ -188,10 +203,72 @@ def _last_good(ledger: Ledger, in_force: Release | None, champion: str) -> str |
     return None if found == champion else found
 
 
-def _make(transaction: Transaction, release: Release) -> None:
-    """Write a release and its event; raises :class:`Conflict` when that generation exists."""
-    transaction.insert("release", generation_key(release.generation), release)
-    transaction.append("release.made", str(release.generation), facts_of(release))
+def _let_through(
+    parts: Parts, transaction: Transaction, in_force: Release | None, made: Release, receipt: int
+) -> Release:
+    """Make the release of what passed the gate: with ``[canary]`` it is tried beside the champion, else live at once.
+
+    The first champion of all is live at once: there is none beside which it could be tried.
+    """
+    canary, breaker = parts.settings.canary, parts.settings.breaker
+    _replace_challenger(parts, transaction, in_force, "replaced", "release", f"Release {made.generation} follows.")
+    if in_force is None or canary.share == 0.0:
+        made = msgspec.structs.replace(made, receipt=receipt)
+        make_release(transaction, made)
+        return made
+    trial = Trial(
+        began=made.generation,
+        challenger=made.champion,
+        champion=in_force.champion,
+        baseline=made.baseline,
+        receipt=receipt,
+        share=canary.share,
+        shadow=canary.shadow,
+        key=canary.key,
+        rows=canary.rows,
+        duration_s=seconds(canary.duration),
+        tolerated=breaker.tolerated,
+        # two detectors share the budget of false alarms, as in the breaker
+        alarm=2.0 * threshold(per_year(breaker.false_trips), breaker.rated_load),
+        since=made.at,
+    )
+    tried = msgspec.structs.replace(
+        in_force,
+        generation=made.generation,
+        cause=made.cause,
+        because=f"{short(trial.challenger)} is challenger {trial.way}: {made.because}",
+        at=made.at,
+        challenger=trial.challenger,
+    )
+    transaction.insert(TRIAL, generation_key(trial.began), trial)
+    transaction.append("canary.began", trial.challenger, facts_of(trial))
+    make_release(transaction, tried)
+    return tried
+
+
+def _replace_challenger(
+    parts: Parts,
+    transaction: Transaction,
+    in_force: Release | None,
+    outcome: Outcome,
+    by: Literal["person", "release"],
+    because: str,
+) -> None:
+    """Write the receipt of the trial that another decision ends, if there is one."""
+    trial = trial_of(parts.ledger, in_force)
+    if trial is None:
+        return
+    end_trial(
+        transaction,
+        Ended(
+            outcome=outcome,
+            by=by,
+            because=because,
+            trial=trial,
+            tallies=tallies_of(parts.ledger, trial),
+            elapsed_s=(parts.clock.now() - moment(trial.since)).total_seconds(),
+        ),
+    )
 
 
 # ---- a person decides --------------------------------------------------------------------------------------------
@@ -200,28 +277,30 @@ def _make(transaction: Transaction, release: Release) -> None:
 def approve(parts: Parts, turn: Turn, decision: int | str, because: str) -> Release:
     """Release the candidate of a held decision, named by its ledger entry or by the candidate's digest.
 
-    Raises :class:`NotFound` when there is no such decision, :class:`GateHeld` when it was not held but refused,
+    What the gate let through and is on trial, or was taken back, is champion at once, by the person's word. Raises
+    :class:`NotFound` when there is no such decision, :class:`GateHeld` when it was not held but refused,
     :class:`Misuse` when there was nothing to approve or no reason is given, :class:`Conflict` when another champion is
     in force than it was judged against, or it was approved before, and :class:`BundleCorrupt`.
     """
     _reasoned(because)
     ledger = parts.ledger
     sequence = decision if isinstance(decision, int) else _newest_decision(ledger, decision).sequence
-    receipt = receipt_at(ledger, sequence)
+    receipt, in_force = receipt_at(ledger, sequence), current(ledger)
+    candidate = receipt.evaluation.candidate
+    tried = in_force is not None and in_force.challenger == candidate
+    if tried or (receipt.decision.verdict == "promote" and candidate in taken_back(ledger)):
+        return promote_person(parts, turn, candidate, because)
     _approvable(receipt, sequence)
-    in_force = current(ledger)
     _judged_against(in_force, receipt.evaluation.champion)
     open_bundle(parts, receipt.evaluation.candidate)
     made = msgspec.structs.replace(
         _next(parts, in_force, receipt.evaluation.candidate, receipt.evaluation.baseline, because=because),
         cause="approval",
-        receipt=sequence,
     )
     with turn.transaction(ledger) as transaction:
         approval = Approval(generation=made.generation, because=because)
         transaction.insert("approval", f"{sequence:010d}", approval)
-        _make(transaction, made)
-    return made
+        return _let_through(parts, transaction, in_force, made, sequence)
 
 
 def _approvable(receipt: Receipt, sequence: int) -> None:
@@ -256,8 +335,10 @@ def promote_person(parts: Parts, turn: Turn, digest: str, because: str) -> Relea
     made = msgspec.structs.replace(
         _next(parts, in_force, digest, baseline, because=because), cause="person", receipt=event.sequence
     )
+    outcome: Outcome = "promoted" if in_force is not None and in_force.challenger == digest else "replaced"
     with turn.transaction(parts.ledger) as transaction:
-        _make(transaction, made)
+        _replace_challenger(parts, transaction, in_force, outcome, "person", because)
+        make_release(transaction, made)
     return made
 
 
@@ -283,7 +364,8 @@ def _reasoned(because: str) -> None:
 def roll_back(parts: Parts, turn: Turn, because: str, to: int | None = None) -> Release:
     """Release again the newest earlier champion that really served, was not taken back, and still verifies.
 
-    With ``to``, the champion of that generation. Never the champion in force. Raises :class:`NothingToServe` when there
+    While there is a challenger, it is what is taken back, and the champion stays. With ``to``, the champion of that
+    generation, and without a challenger. Never the champion in force. Raises :class:`NothingToServe` when there
     is none to go back to, :class:`NotFound` or :class:`Misuse` for an impossible ``to``, :class:`BundleCorrupt` when
     the bundle of ``to`` is damaged, and :class:`Conflict` when somebody else was first.
     """
@@ -291,6 +373,8 @@ def roll_back(parts: Parts, turn: Turn, because: str, to: int | None = None) -> 
     in_force = current(parts.ledger)
     if in_force is None:
         raise NothingToServe("Nothing is live, so there is nothing to go back from.", next_step="Run 'interlock run'.")
+    if to is None and in_force.challenger is not None:
+        return _take_back_challenger(parts, turn, in_force, because)
     target = _proven(parts, turn, in_force) if to is None else _named(parts, in_force, to)
     bad = taken_back(parts.ledger) | {in_force.champion, target.champion}
     made = Release(
@@ -304,7 +388,23 @@ def roll_back(parts: Parts, turn: Turn, because: str, to: int | None = None) -> 
         at=timestamp(parts.clock.now()),
     )
     with turn.transaction(parts.ledger) as transaction:
-        _make(transaction, made)
+        _replace_challenger(parts, transaction, in_force, "dropped", "person", because)
+        make_release(transaction, made)
+    return made
+
+
+def _take_back_challenger(parts: Parts, turn: Turn, in_force: Release, because: str) -> Release:
+    made = msgspec.structs.replace(
+        in_force,
+        generation=in_force.generation + 1,
+        cause="rollback",
+        because=because,
+        at=timestamp(parts.clock.now()),
+        challenger=None,
+    )
+    with turn.transaction(parts.ledger) as transaction:
+        _replace_challenger(parts, transaction, in_force, "dropped", "person", because)
+        make_release(transaction, made)
     return made
 
 
@@ -347,8 +447,12 @@ def _named(parts: Parts, in_force: Release, generation: int) -> Release:
 def replay(parts: Parts, sequence: int) -> Replay:
     """Recompute a decision: the evaluation from the evidence, and the verdict from the evaluation and the rules.
 
-    Raises :class:`NotFound` when the entry is no decision. What does not agree, byte for byte, is in the answer.
+    The end of a challenger's trial is judged again by its tallies. Raises :class:`NotFound` when the entry is neither.
+    What does not agree, byte for byte, is in the answer.
     """
+    ended = ended_at(parts.ledger, sequence)
+    if ended is not None:
+        return Replay(sequence=sequence, candidate=ended.trial.challenger, differences=contradictions(ended))
     receipt = receipt_at(parts.ledger, sequence)
     differences = []
     try:

@@ -7,15 +7,25 @@ import msgspec
 
 from interlock.errors import NotFound
 from interlock.ports import Ledger, Transaction
-from interlock.records import Receipt, Record, Release, Tier, short, timestamp
+from interlock.records import Receipt, Record, Release, Tier, facts_of, short, timestamp
+from interlock.release.canary import Ended, Tally, Trial
 
+TRIAL = "trial"
+"""Collection of the documents :class:`~interlock.release.canary.Trial`, by the generation that began each."""
+TALLY = "tally"
+"""Collection of the documents :class:`~interlock.release.canary.Tally`, by trial and server."""
 DAMAGE = "damage"
 """Collection of the documents :class:`Damage`, by the digest of the champion."""
-_NAMED = {"champion": "the champion", "last-good": "the last good model", "baseline": "the baseline"}
+_NAMED = {
+    "champion": "the champion",
+    "challenger": "the challenger",
+    "last-good": "the last good model",
+    "baseline": "the baseline",
+}
 
 
 class Served(Record, frozen=True, kw_only=True):
-    """A release that published an audited batch, told by the ledger entry ``sequence``."""
+    """A release that really served, told by the ledger entry ``sequence``: a batch, or the end of a canary."""
 
     sequence: int
 
@@ -81,13 +91,15 @@ def release_at(ledger: Ledger, moment: datetime) -> Release | None:
 
 
 def taken_back(ledger: Ledger) -> frozenset[str]:
-    """Find the champions that were rolled back and not released again since, by digest."""
+    """Find the models that were rolled back, or dropped as challengers, and not released again since, by digest."""
     taken: set[str] = set()
     before: Release | None = None
     for release in reversed(releases(ledger)):
-        if before is not None and release.cause == "rollback":
+        if before is not None and release.cause == "rollback" and release.champion != before.champion:
             taken.add(before.champion)
-        taken.discard(release.champion)
+        if before is not None and before.challenger and release.cause in ("rollback", "canary"):
+            taken.add(before.challenger)
+        taken -= {release.champion, release.challenger or release.champion}
         before = release
     return frozenset(taken)
 
@@ -105,12 +117,45 @@ def receipt_at(ledger: Ledger, sequence: int) -> Receipt:
 
 
 def that_served(ledger: Ledger) -> frozenset[int]:
-    """Generations that really published an audited batch."""
+    """Generations that really served: they published an audited batch, or answered a canary to its end."""
     return frozenset(int(key) for key, _ in ledger.scan("served", Served))
 
 
 def mark_served(transaction: Transaction, generation: int, sequence: int) -> None:
-    """Note, with the batch that proves it, that a release really served. The first proof stays."""
+    """Note, with the entry that proves it, that a release really served. The first proof stays."""
     key = generation_key(generation)
     if transaction.read("served", key, Served) is None:
         transaction.insert("served", key, Served(sequence=sequence))
+
+
+def make_release(transaction: Transaction, release: Release) -> None:
+    """Write a release and its event; raises :class:`Conflict` when that generation exists."""
+    transaction.insert("release", generation_key(release.generation), release)
+    transaction.append("release.made", str(release.generation), facts_of(release))
+
+
+# ---- the challenger ----------------------------------------------------------------------------------------------
+
+
+def trial_of(ledger: Ledger, release: Release | None) -> Trial | None:
+    """Read the trial of the challenger of a release in force; None where it has none, or a newer one has begun."""
+    if release is None or release.challenger is None:
+        return None
+    found = ledger.scan(TRIAL, Trial, newest_first=True, limit=1)
+    return found[0][1] if found and found[0][1].challenger == release.challenger else None
+
+
+def tallies_of(ledger: Ledger, trial: Trial) -> tuple[Tally, ...]:
+    """Read what every server saw of a trial."""
+    return tuple(tally for _, tally in ledger.scan(TALLY, Tally, prefix=f"{generation_key(trial.began)}/"))
+
+
+def end_trial(transaction: Transaction, ended: Ended) -> int:
+    """Write the receipt of a trial's end; its entry."""
+    return transaction.append("canary.ended", ended.trial.challenger, facts_of(ended)).sequence
+
+
+def ended_at(ledger: Ledger, sequence: int) -> Ended | None:
+    """Read the receipt of a trial's end that is ledger entry ``sequence``; None when that is another."""
+    found = ledger.events(kinds=["canary.ended"], after=sequence - 1, limit=1)
+    return msgspec.convert(found[0].facts, Ended) if found and found[0].sequence == sequence else None

@@ -30,6 +30,7 @@ from interlock.records import (
     Training,
     Verification,
 )
+from interlock.release.canary import Ended
 from interlock.settings import Settings
 from interlock.tuning.standing import TrialRecord, TrialTable, Tuning
 
@@ -106,6 +107,7 @@ class Story:
     trials: tuple[TrialRecord, ...] = ()
     files: tuple[Entry[FileResult], ...] = ()
     releases: tuple[Entry[Release], ...] = ()
+    ended: tuple[Entry[Ended], ...] = ()
     decisions: tuple[Entry[Receipt], ...] = ()
     batches: tuple[Entry[BatchResult], ...] = ()
     bundle_files: tuple[BundleFile, ...] = ()
@@ -222,6 +224,7 @@ def _story(
         trials=trials,
         files=_files(ledger, snapshot),
         releases=tuple(releases),
+        ended=tuple(_entries(ledger, ("canary.ended",), Ended)),
         decisions=tuple(_entries(ledger, ("gate.decided",), Receipt)),
         batches=tuple(e for e in _entries(ledger, BATCH_KINDS, BatchResult) if e.record.model == candidate),
         bundle_files=files,

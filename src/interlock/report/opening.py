@@ -85,9 +85,17 @@ def _what(story: Story) -> str:
     else:
         end = when(next(entry.event.at for entry in story.releases if entry.record.generation == later))
         opening = f"Release {made.record.generation} of {story.name} was in force from {since} to {end}."
-    if made.record.cause == "gate":
+    if made.record.cause == "gate" and made.record.challenger is None:
         return opening
-    way = {"rollback": "It was a roll-back", "approval": "A person approved it", "person": "A person released it"}
+    if made.record.cause == "gate":
+        return f"{opening} It began a trial: {_sentence(made.record.because)}"
+    way = {
+        "rollback": "It was a roll-back",
+        "approval": "A person approved it",
+        "person": "A person released it",
+        "breaker": "The breaker made it",
+        "canary": "The trial of a challenger ended with it",
+    }
     return f"{opening} {way[made.record.cause]}: {_sentence(made.record.because)}"
 
 
@@ -143,6 +151,8 @@ def overview(story: Story) -> Section:
             ("Last good", made.last_good or "", "code"),
             ("Baseline", made.baseline, "code"),
         ]
+        if made.challenger is not None:
+            rows.append(("Challenger", made.challenger, "code"))
     elif story.receipt is not None:
         decision = story.receipt.record.decision
         rows += [

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from interlock.records import BatchResult, Event, Release, short
+from interlock.release.canary import Ended, summed
 from interlock.report import pictures
 from interlock.report.facts import BATCH_KINDS, Entry, R, Story
 from interlock.report.page import Block, Figure, Section, Table, Text
@@ -19,7 +20,7 @@ def deployment(story: Story) -> Section:
     return Section(
         name="deployment",
         title="Deployment",
-        blocks=(*_served(story), _releases(story), _decisions(story), *_batches(story)),
+        blocks=(*_served(story), _releases(story), *_trials(story), _decisions(story), *_batches(story)),
     )
 
 
@@ -27,8 +28,9 @@ def _served(story: Story) -> tuple[Block, ...]:
     if story.release is None:
         return (Text(text="This page tells of a decision; the releases of the project follow."),)
     if story.served is None:
-        return (Text(text="This release has not published an audited batch so far: it is not yet proven in service."),)
-    return (Text(text=f"This release has really served: it published an audited batch, ledger entry {story.served}."),)
+        told = "This release has not published an audited batch so far, nor come through a canary"
+        return (Text(text=f"{told}: it is not yet proven in service."),)
+    return (Text(text=f"This release has really served: ledger entry {story.served} proves it."),)
 
 
 def _releases(story: Story) -> Table:
@@ -56,6 +58,46 @@ def _release_row(entry: Entry[Release]) -> tuple[str, ...]:
     made = entry.record
     since, event = when(entry.event.at), number(entry.event.sequence)
     return number(made.generation), made.champion, made.last_good or "", made.cause, since, event, made.because
+
+
+def _trials(story: Story) -> tuple[Block, ...]:
+    """How the trials of challengers ended; nothing where there was none."""
+    if not story.ended:
+        return ()
+    return (
+        Table(
+            title="Trials of challengers",
+            columns=(
+                ("Entry", "number"),
+                ("Challenger", "digest"),
+                ("Tried", "word"),
+                ("Ended", "flag"),
+                ("By", "word"),
+                ("Answered", "number"),
+                ("Failed", "number"),
+                ("Time", "number"),
+                ("Because", "text"),
+            ),
+            rows=tuple(_trial_row(entry) for entry in reversed(story.ended[-_MOST_ROWS:])),
+            note="'Failed' are records that another model that learnt had an answer to.",
+        ),
+    )
+
+
+def _trial_row(entry: Entry[Ended]) -> tuple[str, ...]:
+    ended = entry.record
+    seen = summed(ended.tallies)
+    return (
+        number(entry.event.sequence),
+        ended.trial.challenger,
+        ended.trial.way,
+        ended.outcome,
+        ended.by,
+        number(seen.answered),
+        number(seen.failed),
+        duration(ended.elapsed_s),
+        ended.because,
+    )
 
 
 def _decisions(story: Story) -> Table:

@@ -67,10 +67,13 @@ def _prepare(parts: Parts, events: Sequence[Event]) -> Mapping[str, Any]:
 def aliases(ledger: Ledger) -> dict[str, str]:
     """The bundle that each alias names now; an alias without a bundle is left out.
 
-    The challenger is the candidate that was judged last, unless it is the champion or was taken back.
+    The challenger is the one that is tried, else the candidate that was judged last, unless it is the champion or was
+    taken back.
     """
     release = current(ledger)
     found = {"champion": release.champion} if release else {}
+    if release is not None and release.challenger is not None:
+        return {**found, "challenger": release.challenger}
     judged = ledger.events(kinds=["gate.decided"], newest_first=True, limit=1)
     if judged and judged[0].subject not in {found.get("champion"), *taken_back(ledger)}:
         found["challenger"] = judged[0].subject

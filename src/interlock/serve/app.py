@@ -70,9 +70,13 @@ class App:
         return frozenset(path for path, page in self._pages.items() if page.scope is None)
 
     def client_of(self, headers: Mapping[bytes, bytes], peer: Sequence[Any] | None) -> object:
-        """Who asks: the key, and the address without its port."""
+        """Who asks: the key, the address without its port, and the value of the header that picks the model, if any."""
         key = self.keyring.find(presented(headers))
-        return (key.name if key is not None else "", peer[0] if peer else "")
+        who = (key.name if key is not None else "", peer[0] if peer else "")
+        challenge = self._door.room.live.challenge
+        if challenge is None or not challenge.lots.header:
+            return who
+        return (*who, headers.get(challenge.lots.header.encode(), b"").decode("latin-1"))
 
     def bucket_of(self, headers: Mapping[bytes, bytes]) -> Bucket | None:
         """What is left of the quota of the key; None where it has none."""

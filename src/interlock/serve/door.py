@@ -155,7 +155,7 @@ class Door:
             return None  # the body is read by who waits, and only once
         try:
             asked = room.forms.read(route, body, how)
-            answered = room.live.answer_here(asked.rows)
+            answered = room.live.answer_here(asked.rows, room.live.drawn(asked.rows, client))
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too, and ends nothing but the request
             return self._failed(route, error, started, client)
         return None if answered is None else self._reply(room, route, asked, answered, started, client)
@@ -171,7 +171,7 @@ class Door:
         asked = [self._read(room, call, started) for call in calls]
         few = [one.rows for one in asked if isinstance(one, Asked) and not isinstance(one.rows, Framed)]
         try:
-            answered = room.live.answer_here([row for rows in few for row in rows])
+            answered = room.live.answer_here([row for rows in few for row in rows], self._drawn(room, calls, asked))
         except Exception:  # noqa: BLE001 - whose fault it was is found out one by one
             answered = None
         parts = iter(() if answered is None else answered.parts([len(rows) for rows in few]))
@@ -184,6 +184,19 @@ class Door:
             else:
                 replies.append(self._reply(room, call.route, one, next(parts), started, call.client))
         return replies
+
+    @staticmethod
+    def _drawn(room: Room, calls: Sequence[Call], asked: Sequence[Asked | Reply]) -> list[int]:
+        """Places that the challenger has drawn among the rows of several requests; each by its own client."""
+        drawn: list[int] = []
+        if room.live.challenge is None:
+            return drawn
+        start = 0
+        for call, one in zip(calls, asked, strict=True):
+            if isinstance(one, Asked) and not isinstance(one.rows, Framed):
+                drawn += [start + place for place in room.live.drawn(one.rows, call.client)]
+                start += len(one.rows)
+        return drawn
 
     def _read(self, room: Room, call: Call, started: float) -> Asked | Reply:
         if self.shedder is not None and self.shedder.refuses():
@@ -198,7 +211,7 @@ class Door:
         started, room = self._clock(), self.room
         try:
             asked = room.forms.read(route, body, how)
-            answered = await room.live.answer(asked.rows)
+            answered = await room.live.answer(asked.rows, room.live.drawn(asked.rows, client))
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(route, error, started, client)
         reply = self._reply(room, route, asked, answered, started, client)
@@ -212,7 +225,8 @@ class Door:
 
     def _reply(self, room: Room, route: str, asked: Asked, answered: Answered, started: float, client: object) -> Reply:
         name = self._ids.next()
-        tier: Tier = answered.lowest if answered.faults else room.live.tier
+        several = answered.faults or room.live.challenge is not None
+        tier: Tier = answered.lowest if several else room.live.tier
         if tier == "abstain":
             reply = _abstained(answered, name)
         else:
@@ -245,7 +259,7 @@ _NOBODY = Fixed(((b"retry-after", b"1"), (b"interlock-tier", b"abstain")))
 
 def _fixed(room: Room, tier: Tier) -> Fixed:
     """Headers that name who answered."""
-    seat = next(seat for seat in room.live.seats if seat.tier == tier)
+    seat = room.live.seat_of(tier)
     named = Fixed(
         (
             (b"interlock-tier", tier.encode()),

@@ -83,6 +83,11 @@ class Wall:
         return self._start + self._clock.monotonic()
 
 
+def _was_asked(answered: Answered) -> bool:
+    """Whether the champion was asked for any of the records."""
+    return "champion" in answered.tiers or any(fault.tier == "champion" for fault in answered.faults)
+
+
 class Duty:
     """Watches the answers of one room after another."""
 
@@ -131,6 +136,9 @@ class Duty:
             if release.cause == "breaker" and release.champion == self.state.model:
                 if release.route != self.state.route:  # another process decided
                     self.state = state_of(self._parts.ledger, release)
+            elif release.champion == self.state.model and release.route != self.state.route:
+                recorded = state_of(self._parts.ledger, release)  # it may have decided just before this release
+                self.state = recorded if recorded.epoch > self.state.epoch else self.state
             else:
                 self._step(Released(self._wall.now_s(), release.champion, has_last_good))
         for detector in self._detectors.values():
@@ -143,6 +151,8 @@ class Duty:
         if live is None:
             return
         if live.route == 0 and live.seats[0].tier == "champion":
+            if live.challenge is not None and not _was_asked(answered):
+                return  # the challenger answered, which says nothing of the champion
             if self._ballot.admits(client, self._wall.now_s()):
                 self._vote(answered)
             self._since_shadow += 1

@@ -108,7 +108,7 @@ def values_of(answered: Answered) -> list[Any]:
 
 def class_names(live: Live, tier: Tier) -> list[str] | None:
     """The classes of a tier as names in JSON, in the order of its probabilities; None when it gives no labels."""
-    output = next(seat.signature.output for seat in live.seats if seat.tier == tier)
+    output = live.seat_of(tier).signature.output
     if output is None or output.kind != "label" or output.classes is None:
         return None
     return [str(each).lower() if isinstance(each, bool) else str(each) for each in output.classes]

@@ -181,7 +181,7 @@ class Journal:
         self._hand_over()
         names, pick = picker(live.columns, self._log, self._salt)
         self._live, self._pick = live, pick
-        self._batch.room = Room(live.generation, {seat.tier: seat.model for seat in live.seats}, names)
+        self._batch.room = Room(live.generation, {seat.tier: seat.model for seat in live.everybody}, names)
 
     # ---- from time to time ---------------------------------------------------------------------------------------
 
@@ -199,9 +199,8 @@ class Journal:
     def tally(self) -> Tally:
         """What became of records so far."""
         held = self._held + len(self._batch.buffer)
-        return Tally(
-            kept=self.kept, lost=self.lost, memory_bytes=held, spool_bytes=self._spool_bytes, problem=self.problem
-        )
+        on_disk = spooled_bytes(self._folder)  # now: the clerk takes from there what the journal put there
+        return Tally(kept=self.kept, lost=self.lost, memory_bytes=held, spool_bytes=on_disk, problem=self.problem)
 
     def _hand_over(self) -> None:
         self._is_asked = False

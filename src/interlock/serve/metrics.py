@@ -16,6 +16,7 @@ from interlock.errors import SettingsError
 from interlock.ports import Clock
 from interlock.records import Tier
 from interlock.release.breaker import Mode, State
+from interlock.serve.canary import Count
 from interlock.serve.door import Reply, Room, Served
 from interlock.serve.journal import Tally
 
@@ -54,6 +55,16 @@ METRICS: Final[Mapping[str, Told]] = {
     ),
     "interlock_last_good_shadow_total": Told(
         "counter", ("outcome",), "Answers of last good that nobody was given, by whether they could have left."
+    ),
+    "interlock_challenger_share": Told("gauge", (), "Share of the records that the challenger gets; 0: there is none."),
+    "interlock_challenger_records": Told(
+        "gauge",
+        ("outcome",),
+        "Records of the trial that runs: answered by the challenger; failed, where another model had an answer; in the "
+        "shadow, agreed with the champion, or skipped, for it was busy.",
+    ),
+    "interlock_challenger_evidence": Told(
+        "gauge", (), "Evidence of this server against the challenger; at 1 it is dropped."
     ),
     "interlock_lane_answers_total": Told("counter", ("lane",), "Replies, by the lane that they took."),
     "interlock_pool_waiting": Told("gauge", (), "Rows that wait for a model in another process."),
@@ -104,7 +115,10 @@ class Metrics:
         self._answers: dict[Tier, int] = dict.fromkeys(get_args(Tier), 0)
         self._records = 0
         self.in_fast_lane: Callable[[], int] = lambda: 0
+        self.challenged: Callable[[], Count | None] = lambda: None
+        """What was seen of the challenger."""
         self.log: Callable[[], Tally | None] = lambda: None
+        """What the prediction log holds."""
 
     def saw(self, served: Served) -> None:
         """Count one request; below a microsecond."""
@@ -117,7 +131,7 @@ class Metrics:
             return
         count = len(answered.tiers)
         self._records += count
-        if not answered.faults:
+        if not answered.faults and (served.live is None or served.live.challenge is None):
             self._answers[served.tier] += count
             return
         for tier in answered.tiers:
@@ -169,6 +183,7 @@ class Metrics:
         log = self.log()
         packed_at = room.live.seats[0].packed_at
         packed = datetime.fromisoformat(packed_at) if packed_at else None
+        count = self.challenged()
         return {
             "interlock_requests_total": {
                 (path, str(status)): count
@@ -184,8 +199,13 @@ class Metrics:
                 ("acceptable",): watched.last_good[True],
                 ("refused",): watched.last_good[False],
             },
+            "interlock_challenger_share": {(): 0.0 if count is None else count.trial.share},
+            "interlock_challenger_records": _counted(count),
+            "interlock_challenger_evidence": {(): 0.0 if count is None else count.level()},
             "interlock_lane_answers_total": {("fast",): fast, ("ordinary",): total - fast},
-            "interlock_pool_waiting": {(): sum(seat.elsewhere.waiting for seat in room.live.seats if seat.elsewhere)},
+            "interlock_pool_waiting": {
+                (): sum(seat.elsewhere.waiting for seat in room.live.everybody if seat.elsewhere)
+            },
             "interlock_log_records_total": {("kept",): log.kept, ("lost",): log.lost} if log else {},
             "interlock_log_bytes": {("memory",): log.memory_bytes, ("disk",): log.spool_bytes} if log else {},
             "interlock_release_generation": {(): room.live.generation},
@@ -193,6 +213,18 @@ class Metrics:
             if packed is None
             else {(): max(0.0, (self._clock.now() - packed).total_seconds())},
         }
+
+
+def _counted(count: Count | None) -> dict[tuple[str, ...], float]:
+    """What was seen of the trial that runs, by outcome."""
+    if count is None:
+        return dict.fromkeys((("answered",), ("failed",), ("agreed",), ("skipped",)), 0.0)
+    return {
+        ("answered",): count.answered,
+        ("failed",): count.failed,
+        ("agreed",): count.agreed,
+        ("skipped",): count.skipped,
+    }
 
 
 def _cumulated(cells: list[int]) -> list[tuple[str, float]]:

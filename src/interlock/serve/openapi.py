@@ -37,7 +37,7 @@ _ERRORS: Final[Mapping[str, str]] = {
     "503": "Nobody has an acceptable answer now.",
 }
 _HEADERS: Final[Mapping[str, str]] = {
-    "Interlock-Tier": "Who answered: champion, last-good or baseline; of several records the lowest.",
+    "Interlock-Tier": "Who answered: champion, challenger, last-good or baseline; of several records the lowest.",
     "Interlock-Release": "Generation of the release that answered.",
     "Interlock-Model": "First twelve digits of the bundle that answered.",
     "Interlock-Prediction-Id": "Name of this answer.",

@@ -34,7 +34,7 @@ def greeting(name: str, live: Live, headers: Mapping[bytes, bytes], *, may_predi
     facts = {
         "name": name,
         "generation": live.generation,
-        "seats": [(seat.tier, short(seat.model)) for seat in live.seats],
+        "seats": [(seat.tier, short(seat.model)) for seat in live.everybody],
         "asked_first": live.tier,
         "command": command if may_predict else None,
     }

@@ -26,6 +26,7 @@ from interlock.ports import Parts
 from interlock.records import Release, short
 from interlock.serve.access import STDERR, AccessLog
 from interlock.serve.app import App, Page
+from interlock.serve.canary import Canary, voter
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keyfile import KeyFile
@@ -81,6 +82,8 @@ def serve(parts: Parts, orders: Orders) -> None:
         stack.callback(loader.close)
         duty = Duty(parts, terms_of(settings), orders.say)
         stack.callback(duty.close)
+        canary = Canary(parts, orders.say)
+        stack.callback(canary.close)
 
         def show(room: Room, release: Release) -> None:
             house[0].show(room, release)
@@ -90,14 +93,16 @@ def serve(parts: Parts, orders: Orders) -> None:
         recording = Recording(parts, room, orders.say)
         stack.callback(recording.close)
         metrics = Metrics(parts.clock, lambda: door.room, duty, worker="" if given is None else str(os.getpid()))
+        metrics.challenged = lambda: canary.count
         metrics.log = recording.tally
-        watchers = [recording.append, metrics.saw, _voting(duty), *_outward(parts, orders, stack)]
+        watchers = [recording.append, metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers), settled=recording.settled)
         duty.enter(room.live, release)
+        canary.enter(room.live)
         pages = _pages(door, settings, keyring, metrics)
         most = int(settings.serve.max_body_mb * 1e6)
         app = App(door, keyring, pages, recording.intakes(door), max_body=most)
-        house.append(_House(door, duty, follower, recording))
+        house.append(_House(door, duty, canary, follower, recording))
         if file is not None:
             house[0].also.append(file)
         if settings.serve.oidc.issuer and not orders.insecure:
@@ -140,7 +145,7 @@ def _telling(watchers: list[Watcher]) -> Watcher:
 def _voting(duty: Duty) -> Watcher:
     def saw(served: Served) -> None:
         if served.answered is not None:
-            duty.saw(served.client, served.rows, served.answered)
+            duty.saw(voter(served.client), served.rows, served.answered)
 
     return saw
 
@@ -162,10 +167,12 @@ def _outward(parts: Parts, orders: Orders, stack: ExitStack) -> Iterator[Watcher
 class _House:
     """What changes while the server runs, all of it in the thread of the loop."""
 
-    def __init__(self, door: Door, duty: Duty, follower: Follower, recording: Recording) -> None:
+    def __init__(self, door: Door, duty: Duty, canary: Canary, follower: Follower, recording: Recording) -> None:
         self.door = door
         self._recording = recording
         self._duty = duty
+        self._canary = canary
+        self.on_room: Callable[[], None] = lambda: None
         self._follower = follower
         self.also: list[KeyFile | Issuer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -199,11 +206,14 @@ class _House:
 
     def _enter(self, room: Room, release: Release) -> None:
         self._duty.enter(room.live, release)
+        self._canary.enter(room.live)
         self.door.room = room  # one assignment: a request that began with the old room ends in it
+        self.on_room()
 
     def _tick(self) -> None:
         assert self._loop is not None
         self._duty.tick()
+        self._canary.tick()
         self._recording.tick(self._loop)
         self._ticking = self._loop.call_later(1.0, self._tick)
 
@@ -282,7 +292,7 @@ def _pages(door: Door, settings: Settings, keyring: Keyring, metrics: Metrics) -
             "message": f"Hello from {settings.model.name}",
             "release": live.generation,
             "model": short(live.seats[0].model),
-            "tiers": [seat.tier for seat in live.seats],
+            "tiers": [seat.tier for seat in live.everybody],
         }
         return Reply(200, _encode(facts))
 
@@ -342,7 +352,7 @@ def _run(
 
     lane = Lane(house.door, app)
     metrics.in_fast_lane = lambda: lane.answered
-    app.keyring.on_change = lane.forget
+    app.keyring.on_change = house.on_room = lane.forget
     live = house.door.room.live
 
     def ready(address: str) -> None:

@@ -124,7 +124,7 @@ def _attributes(line: _Line) -> dict[str, Any]:
         facts["interlock.prediction.id"] = line.name.decode()
     if line.live is not None:
         facts |= {"interlock.tier": line.tier, "interlock.release": line.live.generation}
-        models = [short(seat.model) for seat in line.live.seats if seat.tier == line.tier]
+        models = [short(seat.model) for seat in line.live.everybody if seat.tier == line.tier]
         facts |= {"interlock.model": models[0]} if models else {}
     return facts
 
