@@ -191,6 +191,7 @@ def test_the_schema_knows_every_section() -> None:
         "serve",
         "breaker",
         "canary",
+        "load",
         "env",
     }
     assert sections == set(properties)

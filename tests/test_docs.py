@@ -28,6 +28,7 @@ VERBS = {
     "replay",
     "report",
     "serve",
+    "load",
     "sync",
     "export",
     "doctor",

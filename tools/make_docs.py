@@ -19,7 +19,7 @@ from interlock.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = ["init", "run", "predict", "status", "history", "promote", "rollback", "verify", "replay", "report"]
-VERBS += ["sync", "export contract", "doctor"]
+VERBS += ["serve", "load", "keys", "trip", "reset", "sync", "export contract", "doctor"]
 
 
 def configuration_page() -> str:

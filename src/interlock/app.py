@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from interlock.ports import Blobs, Parts, Tables
+from interlock.errors import NothingToServe
+from interlock.ports import Blobs, Ledger, Parts, Tables
 from interlock.settings import Settings
 from interlock.store.address import state_address
 from interlock.store.blobs import LocalBlobs
 from interlock.store.claim import claim
 from interlock.store.clock import SystemClock
+from interlock.store.late import LateLedger
 from interlock.store.ledger import SqlLedger
 from interlock.store.objects import ObjectBlobs
 from interlock.store.places import cache_of, patience_of
@@ -18,8 +20,11 @@ from interlock.store.tables import DeltaTables
 
 
 @contextmanager
-def open_parts(settings: Settings) -> Iterator[Parts]:
+def open_parts(settings: Settings, *, late: bool = False) -> Iterator[Parts]:
     """Wire a project, and let go of its connections at the end.
+
+    With ``late`` the database is opened when it is first asked, and again until it is there, and a SQLite file is not
+    made: what would be raised here is then raised by the methods of the ledger.
 
     Raises :class:`~interlock.errors.StoreFault` when the database cannot be opened, and
     :class:`~interlock.errors.SettingsError` when it belongs to another project or a data contract cannot be read.
@@ -27,10 +32,10 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
     settings = _with_contracts(settings)
     clock = SystemClock()
     blobs, tables = _open_lake(settings, clock)
-    state = state_address(settings)
-    ledger = SqlLedger(open_database(state), clock)
+    ledger: Ledger = (
+        LateLedger(lambda: _there(settings, blobs, clock)) if late else _open_ledger(settings, blobs, clock)
+    )
     try:
-        claim(ledger, blobs, settings, state.name)
         yield Parts(
             settings=settings,
             clock=clock,
@@ -40,6 +45,27 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
         )
     finally:
         ledger.close()
+
+
+def _open_ledger(settings: Settings, blobs: Blobs, clock: SystemClock) -> Ledger:
+    """The ledger of a state that is this project's own."""
+    state = state_address(settings)
+    ledger = SqlLedger(open_database(state), clock)
+    try:
+        claim(ledger, blobs, settings, state.name)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def _there(settings: Settings, blobs: Blobs, clock: SystemClock) -> Ledger:
+    path = settings.state_path
+    if path is not None and not path.exists():
+        raise NothingToServe(
+            f"There is no state in {path}, so nothing is live.", next_step="Run 'interlock run', or bring it back."
+        )
+    return _open_ledger(settings, blobs, clock)
 
 
 def _with_contracts(settings: Settings) -> Settings:

@@ -29,7 +29,7 @@ _FORMS = {
 }
 _STATE = re.compile(r"sqlite|sqlite:///[^?]+|(?:postgresql|postgres|postgresql\+psycopg)://.+", re.DOTALL)
 _PREFIX = "INTERLOCK_"
-_NOT_SETTINGS = frozenset({"INTERLOCK_ENV"})
+_NOT_SETTINGS = frozenset({"INTERLOCK_ENV", "INTERLOCK_KEY"})
 _INTERNAL = ("root", "environment")
 _RESERVED_SOURCES = frozenset({"holdout"})
 _IDENTIFIER = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,62}$")

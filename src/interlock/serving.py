@@ -58,6 +58,9 @@ class Serve(Section, frozen=True, kw_only=True):
         "127.0.0.1"
     )
     port: Annotated[int, Meta(ge=0, le=65535, description="Port; 0 for any that is free.")] = 8080
+    admin_port: Annotated[
+        int, Meta(ge=0, le=65535, description="Port of the admin routes, on the same address; 0: there are none.")
+    ] = 0
     workers: Annotated[int, Meta(ge=1, le=256, description="Processes that answer, all on the same port.")] = 1
     runners: Annotated[
         int,

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
+from interlock.service_level import Load
 from interlock.serving import Breaker, Canary, Serve
 from interlock.units import SCHEMA_PATTERN, Character, Count, Duration, Fraction, Name, Positive, Section, Share, Size
 
@@ -421,6 +422,7 @@ class Settings(Section, frozen=True, kw_only=True):
     serve: Serve = Serve()
     breaker: Breaker = Breaker()
     canary: Canary = Canary()
+    load: Load = Load()
     store: Store = Store()
     lineage: Lineage = Lineage()
     root: Path = msgspec.field(default_factory=Path)

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -69,11 +71,7 @@ def test_what_a_server_does_is_counted_traced_and_logged(shades: Path, tmp_path:
             names += whole(served.url, one, 5)
             _, headers, text = served.ask("/metrics")
             assert headers["content-type"].startswith("text/plain; version=0.0.4")
-            found = {
-                (sample.name, *sample.labels.values()): sample.value
-                for family in text_string_to_metric_families(text)
-                for sample in family.samples
-            }
+            found = samples(text)
             assert found["interlock_requests_total", "/predict", "200"] == 8
             assert found["interlock_answers_total", "champion"] == found["interlock_records_total",] == 8
             assert found["interlock_lane_answers_total", "fast"] == 4
@@ -105,7 +103,10 @@ def test_a_key_has_its_quota_and_is_taken_back_while_the_server_runs(shades: Pat
 
 def test_tls_from_files(shades: Path, tmp_path: Path) -> None:
     cert, private = certificate(tmp_path)
-    with serving(shades, "--insecure", before=settings(tls_cert=str(cert), tls_key=str(private))) as served:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        admin = free.getsockname()[1]
+    told = settings(tls_cert=str(cert), tls_key=str(private), admin_port=str(admin))
+    with serving(shades, "--insecure", before=told) as served:
         assert served.url.startswith("https://127.0.0.1:")
         trusted = ssl.create_default_context(cafile=str(cert))
         client = http.client.HTTPSConnection(served.url.removeprefix("https://"), timeout=30, context=trusted)
@@ -116,6 +117,11 @@ def test_tls_from_files(shades: Path, tmp_path: Path) -> None:
             found.append((reply.status, json.loads(reply.read())["error"]["code"]))
         assert found == [(422, "DataRefused")] * 3
         assert client.sock.version() in ("TLSv1.2", "TLSv1.3")
+        client.close()
+        served.wait_for(f"the admin routes are at https://127.0.0.1:{admin}")
+        client = http.client.HTTPSConnection("127.0.0.1", admin, timeout=30, context=trusted)
+        client.request("GET", "/release")
+        assert json.loads(client.getresponse().read())["release"]["generation"] == 1
         client.close()
         with pytest.raises(URLError, match="CERTIFICATE_VERIFY_FAILED"):
             served.ask("/ping")
@@ -140,6 +146,106 @@ def test_it_ends_without_dropping_anybody(shades: Path) -> None:
         reply = client.getresponse()
         assert (reply.status, reply.headers["connection"]) == (200, "close")
         assert served.process.wait(30) == 0
+
+
+def resident_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * 4_096 / 1e6
+
+
+def stuck(url: str) -> socket.socket:
+    """A client with as little room for replies as the system allows."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    client.connect((host, int(port)))
+    client.setblocking(False)
+    return client
+
+
+def test_clients_that_pipeline_and_never_read_take_no_memory_and_nobody_s_time(shades: Path) -> None:
+    """Nine connections stuffed with requests, in both lanes and for pages: a little memory each, then an end."""
+    with serving(shades, "--insecure", before=settings(request_timeout="3s")) as served:
+        one = json.dumps(record(served)).encode()
+        head = b"POST %s HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        many = json.dumps({"instances": [json.loads(one)] * 30}).encode()
+        known = head % (b"/predict", len(one)) + one
+        odd = head % (b"/batch?probabilities=true", len(many)) + many
+        page = b"GET /openapi.json HTTP/1.1\r\nhost: here\r\n\r\n"
+        whole(served.url, json.loads(one), 100)
+        before = resident_mb(served.process.pid)
+        greedy = [stuck(served.url) for _ in range(9)]
+        waiting = [b""] * len(greedy)
+        most, sent, gone = before, 0, 0
+        try:
+            end = time.monotonic() + 40.0
+            while gone < len(greedy) and time.monotonic() < end:
+                gone = 0
+                for number, client in enumerate(greedy):
+                    waiting[number] = waiting[number] or (known, odd, page)[number % 3] * 400
+                    try:
+                        count = client.send(waiting[number])
+                    except BlockingIOError:
+                        continue
+                    except OSError:
+                        gone += 1
+                    else:
+                        sent, waiting[number] = sent + count, waiting[number][count:]
+                most = max(most, resident_mb(served.process.pid))
+                began = time.monotonic()
+                assert served.ask("/predict", json.loads(one))[0] == 200
+                assert time.monotonic() - began < 3.0
+        finally:
+            for client in greedy:
+                client.close()
+        assert gone == len(greedy)
+        assert sent > 3_000_000
+        assert most - before < 20.0
+
+
+def test_a_quota_holds_for_all_workers_together_and_so_do_the_metrics(shades: Path, tmp_path: Path) -> None:
+    """Two processes, many connections: not one request more, and any of them tells what both counted."""
+    path = tmp_path / "keys.toml"
+    shop = {"authorization": f"Bearer {add_key(path, 'shop', ('predict',), '30 per day')}"}
+    ops = {"authorization": f"Bearer {add_key(path, 'ops', ('read',))}"}
+    with serving(shades, before=settings(keys_file=str(path), workers="2")) as served:
+        with ThreadPoolExecutor(8) as people:
+            found = list(people.map(lambda _: served.ask("/predict", {}, shop), range(100)))
+        statuses = [status for status, _, _ in found]
+        assert (statuses.count(422), statuses.count(429)) == (30, 70)
+        assert len({headers["interlock-prediction-id"][:16] for _, headers, _ in found}) == 2
+
+        def told() -> dict[tuple[str, ...], float]:
+            return samples(served.ask("/metrics", headers=ops)[2])
+
+        def requests(found: dict[tuple[str, ...], float]) -> tuple[float, float]:
+            return tuple(found.get(("interlock_requests_total", "/predict", code), 0.0) for code in ("422", "429"))
+
+        end = time.monotonic() + 20.0
+        while requests(told()) != (30.0, 70.0):
+            assert time.monotonic() < end, requests(told())
+        pages = [told() for _ in range(12)]
+        assert {requests(page) for page in pages} == {(30.0, 70.0)}
+        assert {page["interlock_workers",] for page in pages} == {2.0}
+        tree = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children")
+        os.kill(int(tree.read_text().split()[0]), signal.SIGKILL)
+        served.wait_for("another is started")
+        assert {requests(told()) for _ in range(6)} == {(30.0, 70.0)}
+        assert served.ask("/predict", {}, shop)[0] == 429
+        if shutil.which("promtool"):
+            text = served.ask("/metrics", headers=ops)[2]
+            done = subprocess.run(
+                ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
+            )
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def test_slowhttptest_closes_no_door(shades: Path, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from e2e.followed_project import copied, opened, told, turn
 from e2e.small_project import write_rows
 from infra.gateway import Act, Gateway
 from infra.mlflow import MlflowServer, free_port
-from interlock.cli.operate import operator_turn
 from interlock.records import Receipt, moment
+from interlock.release.operation import operator_turn
 from interlock.release.registry import current, releases, roll_back
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow"), pytest.mark.timeout(400)]

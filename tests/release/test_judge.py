@@ -374,7 +374,7 @@ def test_rows_held_out_by_time_are_judged_in_order_of_time(tmp_path, monkeypatch
     holdout = HoldoutSpec(last="120d", time="day")
     court.settings = msgspec.structs.replace(court.settings, data=Data(key=("shop", "day"), holdout=holdout))
     days = pl.date_range(pl.date(2026, 1, 1), pl.date(2026, 4, 30), eager=True)
-    waves = [np.sin(np.arange(120) / 9.0 + phase) * 3.0 for phase in (0.0, 1.0)]
+    waves = [np.sin(np.arange(120) / 30.0 + phase) * 3.0 for phase in (0.0, 1.0)]
     shops = [pl.DataFrame({"shop": shop, "day": days, "y": 0.0, "a": waves[0], "b": waves[1]}) for shop in "xy"]
     rows = pl.concat(shops).sample(fraction=1.0, shuffle=True, seed=1)
     candidate = court.bundle("c", lambda _: rows["a"], inputs=("day",))
@@ -383,9 +383,10 @@ def test_rows_held_out_by_time_are_judged_in_order_of_time(tmp_path, monkeypatch
     evidence, header = read_evidence(court.blobs.get(found.evidence_key))
     assert evidence["step"].to_list() == (rows["day"] - days[0]).dt.total_days().to_list()
     comparison, guessing = found.comparisons
-    steps, worth = re.search(r"; (\d+) moments in time, worth (\d+)$", comparison.method).groups()
-    assert steps == "120"
-    assert 1 <= int(worth) < 20
+    told = re.search(r"; (\d+) moments in time, worth (\d+), (\d+) degrees of freedom$", comparison.method)
+    steps, worth, freedom = map(int, told.groups())
+    assert (steps, freedom) == (120, 7)
+    assert 1 <= worth < 20
     assert room.reassess(court.parts, court.receipt(found)) == found
     unordered = assess(evidence.drop("step"), header, terms_of(found))
     assert unordered.comparisons[0].standard_error < comparison.standard_error / 2.0

@@ -42,14 +42,7 @@ def low(metric, problem, seed=0):
 def test_the_long_run_variance_is_the_mean_of_squared_cosine_coefficients(steps, terms):
     series = np.random.default_rng(steps).normal(size=steps)
     expected = (dct(series, type=2, norm="ortho")[1 : terms + 1] ** 2).mean()
-    assert _long_run(series, 0.0) == pytest.approx(expected)
-
-
-def test_with_a_long_memory_fewer_terms_are_taken():
-    series = np.random.default_rng(0).normal(size=1000)
-    squares = dct(series, type=2, norm="ortho")[1:] ** 2
-    assert _long_run(series, 0.38) == pytest.approx(squares[:39].mean())
-    assert _long_run(series, 0.9) == pytest.approx(squares[:2].mean())
+    assert _long_run(series, terms) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("rho", "least", "most"), [(0.0, 0.95, 1.3), (0.6, 1.7, 2.9), (0.9, 3.2, 6.5)])
@@ -64,20 +57,18 @@ def test_a_bound_widens_with_the_root_of_the_memory(rho, least, most):
 
 
 def by_the_book(influence, steps):
-    """The same once more, term by term: widening and worth."""
+    """The same once more, term by term: widening, worth and freedom."""
     centred = influence - influence.mean()
     count = steps.max() + 1
     sums = np.array([centred[steps == step].sum() for step in range(count)])
-    sums = sums - sums.mean()
     variance = (sums**2).mean()
-    r = sum(sums[t] * sums[t - 1] for t in range(1, count)) / (count * variance)
-    r = np.clip(r + (1 + 3 * r) / count, 0.0, 0.97)
-    terms = 0.4 * count ** (2 / 3) * min(1.0, ((1 - r) ** 2 / max(r, 0.1)) ** (2 / 3))
-    coefficients = dct(sums, type=2, norm="ortho")[1:]
-    cosines = (coefficients[: max(2, int(terms))] ** 2).mean()
-    inflation = max(1.0, (1 + r) / (1 - r), cosines / variance)
+    terms = max(2, int(0.3 * count ** (2 / 3)))
+    inflation = max(1.0, (dct(sums, type=2, norm="ortho")[1:][:terms] ** 2).mean() / variance)
+    likeness = sum(sums[t] * sums[t - 1] for t in range(1, count)) / (count * variance)
+    remembers = likeness + 1 / count > 1 / math.sqrt(count)
+    freedom = min(terms, count - 1) if remembers else max(1, int(count / inflation) - 1)
     independent = (centred**2).sum()
-    return math.sqrt((sums**2).sum() / independent * count / (count - 1) * inflation), count / inflation, inflation
+    return math.sqrt((sums**2).sum() / independent * count / (count - 1) * inflation), count / inflation, freedom
 
 
 SERIES = {
@@ -98,10 +89,24 @@ def test_it_is_what_the_definition_says(name, seed):
     steps = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(series)), 3))
     influence = series[steps] + np.random.default_rng(seed + 1).normal(size=3 * len(series)) + 0.7
     found = memory(influence, steps)
-    widening, worth, inflation = by_the_book(influence, steps)
+    widening, worth, freedom = by_the_book(influence, steps)
     assert (found.widening, found.worth) == (pytest.approx(widening), pytest.approx(worth))
-    assert found.steps == len(series)
-    assert inflation > 1.0 or name in ("without memory", "turning about", "few", "two")
+    assert (found.steps, found.freedom) == (len(series), freedom)
+
+
+def test_a_series_that_remembers_has_the_freedom_of_its_cosines():
+    rng = np.random.default_rng(2)
+    assert memory(course(rng, 90, 0.9), np.arange(90)).freedom == 6
+    assert 20 < memory(course(rng, 90, -0.5), np.arange(90)).freedom < 90
+
+
+def test_a_season_is_no_memory():
+    """A wave of twelve steps is over in each year; what stays of it in the mean is next to nothing."""
+    steps = np.arange(120)
+    season = 3.0 * np.sin(steps * np.pi / 6.0) + 0.5 * np.random.default_rng(0).normal(size=120)
+    found = memory(season, steps)
+    assert found.worth == 120
+    assert found.freedom == 7  # it does remember from step to step
 
 
 def test_rows_of_one_moment_that_share_their_luck_are_worth_one():
@@ -176,9 +181,9 @@ def timed(rho):
 def test_a_bound_in_time_is_students_t_with_what_the_series_is_worth(differing, most):
     joint = timed(0.6)
     found = memory(joint.influence[0] - joint.influence[1], joint.steps)
-    assert 9 < int(found.worth) < 60
+    assert found.freedom == 5
     assert found.widening > 1.2
-    freedom = min(int(found.worth), most or 400) - 1
+    freedom = min(found.freedom, (most or 400) - 1)
     reach = stats.t.isf(0.03, freedom) * math.sqrt(0.05) * found.widening
     gain = paired_gain(joint, 0, 1, alpha=0.03, differing=differing)
     assert (gain.low, gain.high) == (pytest.approx(0.1 - reach), pytest.approx(0.1 + reach))
@@ -191,7 +196,7 @@ def test_an_interval_in_time_is_students_t_with_what_the_series_is_worth():
     joint = timed(0.6)
     for model, variance in ((0, 0.04), (1, 0.03)):
         found = memory(joint.influence[model], joint.steps)
-        reach = stats.t.isf(0.05, int(found.worth) - 1) * math.sqrt(variance) * found.widening
+        reach = stats.t.isf(0.05, found.freedom) * math.sqrt(variance) * found.widening
         centre = joint.estimates[model]
         assert interval(joint, model, confidence=0.9) == (pytest.approx(centre - reach), pytest.approx(centre + reach))
 
@@ -213,7 +218,7 @@ def test_with_next_to_nothing_to_go_by_one_degree_of_freedom_is_left(worth):
     influence = np.array([[1.0, -1.0, 0.5][:worth], [0.0] * worth])
     joint = replace(joint, influence=influence, steps=np.arange(worth))
     found = memory(influence[0], joint.steps)
-    assert int(found.worth) <= 2
+    assert found.freedom == 1
     reach = stats.t.isf(0.05, 1) * 0.2 * found.widening
     assert interval(joint, 0, confidence=0.9)[0] == pytest.approx(0.5 - reach)
     gain = paired_gain(joint, 0, 1, alpha=0.05, differing=400)

@@ -6,9 +6,13 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from interlock.report import pictures
-from interlock.report.pictures import Mark, Pair, Picture
+from interlock.report.pictures import Curve, Mark, Pair, Picture
 
 HOSTILE = "</svg><script>alert(1)</script>\"' $x_1^2$ \u202e日本"
+
+
+def line(name: str) -> Curve:
+    return Curve(label=name, role="champion", points=((0.0, 0.0), (1.0, 3.0)))
 
 
 def draw_all(name: str) -> list[Picture]:
@@ -22,6 +26,8 @@ def draw_all(name: str) -> list[Picture]:
         pictures.histogram(name, (0.0, 1.0, 2.0), (3, 5), description=name, ends=(name, name)),
         pictures.course(name, [0.5, None, 0.7], more_is_better=True, description=name),
         pictures.shares(name, [(name, 0.9), ("b", 0.1)], description=name),
+        pictures.curves(name, [line(name)], axes=(name, name), description=name),
+        pictures.curves(name, [line(name)], axes=(name, name), description=name, marks=[(0.5, name)]),
         pictures.histogram(name, (-1.0, 0.5, 2.0), (3, 5), description=name, large=True),
         pictures.bars(name, [name, "b"], [90, 10], description=name),
         pictures.matrix(name, [name, "b"], [[9, 1], [2, 8]], description=name),

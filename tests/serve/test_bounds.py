@@ -44,6 +44,7 @@ def talking(house, client, bounds=QUICK):
             writers.append(writer)
             return reader, writer
 
+        connect.state = state
         try:
             return await asyncio.wait_for(client(connect), LONG_S)
         finally:
@@ -226,6 +227,80 @@ def test_a_client_that_never_reads_is_taken_no_more_from_and_then_let_go(house, 
         return sent
 
     assert talking(house, client) < 100_000_000
+
+
+PING = b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize("kind", ["fast", "ordinary", "alternating", "pages"])
+@pytest.mark.parametrize("reads", ["nothing", "slowly", "all"])
+def test_what_a_connection_holds_is_bounded(house, kind, reads):
+    """A client that sends requests without end, in both lanes: replies, waiting requests and unread bytes stay few."""
+    odd = request(headers=["x-a: b", "x-a: b"])
+    raw = {"fast": BODY, "ordinary": odd, "alternating": odd + BODY * 40, "pages": PING}[kind] * 500
+    most = []
+
+    async def client(connect):
+        reader, writer = await connect(limit=2**16)
+        writer.write(BODY)
+        await reader.readuntil(b"}")
+        (connection,) = connect.state.connections
+        if reads == "nothing":
+            reader._transport.pause_reading()
+        pump = asyncio.create_task(read_on(reader)) if reads == "all" else None
+        for turn in range(120):
+            if writer.transport.get_write_buffer_size() < 2_000_000:
+                writer.write(raw)
+            if reads == "slowly" and turn % 4 == 0:
+                await reader.read(5_000)
+            await asyncio.sleep(0)
+            most.append((connection.transport.get_write_buffer_size(), len(connection._held), len(connection.pipeline)))
+        if pump is not None:
+            pump.cancel()
+
+    async def read_on(reader):
+        while await reader.read(1_000_000):
+            pass
+
+    talking(house, client, Bounds(timeout_s=10.0))
+    written, held, queued = (max(each) for each in zip(*most, strict=True))
+    assert written < 80_000  # the transport's limit, and a reply
+    assert held < 600_000  # two reads
+    assert queued <= 32 + 8_192 // len(PING)
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "alternating", "pages"])
+def test_every_request_of_a_long_line_is_answered_once_and_in_order(house, kind):
+    """What was held is not forgotten, doubled or mixed up."""
+    count = 700
+    bodies = [{"x": place / 100, "n": 3, "colour": "red"} for place in range(count)]
+    odd = ["x-a: b", "x-a: b"]
+    sent = b"".join(
+        PING if kind == "pages" else request(body=body, headers=odd if kind == "ordinary" or place % 3 else [])
+        for place, body in enumerate(bodies)
+    )
+
+    async def client(connect):
+        reader, writer = await connect()
+        writer.write(sent)
+        found = b""
+        while found.count(b"HTTP/1.1 200 OK") < count or not found.endswith((b"}", b"pong")):
+            found += await reader.readexactly(1)
+            found += await reader.read(100_000)
+        return found
+
+    found = talking(house, client, Bounds(timeout_s=20.0))
+    assert found.count(b"HTTP/1.1 200 OK") == count
+    if kind == "pages":
+        assert found.count(b"pong") == count
+    else:
+        given = re.findall(rb'{"prediction":"(\w+)"}', found)
+        expected = [
+            json.loads(asyncio.run(house.ask("/predict", json.dumps(body).encode()))[2])["prediction"]
+            for body in bodies
+        ]
+        assert [each.decode() for each in given] == expected
+        assert len(set(expected)) == 2
 
 
 def test_at_the_end_each_reply_says_so(house):

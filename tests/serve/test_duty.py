@@ -1,18 +1,21 @@
 """The breaker behind a door: what it sees, what flips, and what is written down."""
 
 import asyncio
+import dataclasses
 import json
+import time
 
 import pytest
 from msgspec.structs import replace
 
-from interlock.errors import UserCodeFailed
+from interlock.errors import StoreFault, UserCodeFailed
 from interlock.model.forms import Linear
 from interlock.release.breaker import BreakerPolicy, Reset, Tripped
 from interlock.release.duty import by_person
 from interlock.release.standing import current
 from interlock.serve.duty import Duty, Terms
 from interlock.serve.keys import Keyring
+from interlock.serve.last_known import last_known_of
 from serve.conftest import FORM, house_of, opened_bundle
 
 RECORD = {"x": 1.0, "n": 3, "colour": "red"}
@@ -254,3 +257,126 @@ def test_a_release_of_a_trial_leaves_a_flip_that_is_not_recorded_yet_and_takes_o
     other.duty.enter(live, replace(flipped, generation=flipped.generation + 1, cause="canary"))
     assert (other.duty.state.mode, other.duty.state.route) == ("open", "last-good")
     other.duty.close()
+
+
+# ---- without the ledger ------------------------------------------------------------------------------------------
+
+
+class Away:
+    """A ledger that is away until it is brought back."""
+
+    def __init__(self, ledger):
+        self._ledger, self.is_away = ledger, True
+
+    def __getattr__(self, name):
+        if self.is_away:
+            raise StoreFault("The database is away.")
+        return getattr(self._ledger, name)
+
+
+def lost(project):
+    """Take the ledger away from whoever asks for it next."""
+    away = Away(project.parts.ledger)
+    project.parts = dataclasses.replace(project.parts, ledger=away)
+    return away
+
+
+def shift_of(project, release, room):
+    """A shift of a server that starts, with what this host remembers."""
+    said = []
+    last_known = last_known_of(project.parts.settings, project.clock)
+    duty = Duty(project.parts, QUICK, said.append, last_known, retry_s=0.01)
+    duty.enter(room.live, release)
+    return duty, said
+
+
+def until(holds):
+    """Wait for another thread."""
+    end = time.monotonic() + 20.0
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def room_of_newest(project):
+    return house_of(project, Keyring(None)).door.room
+
+
+def test_a_trip_without_a_ledger_is_kept_and_recorded_when_it_is_back(mad):
+    release, room = current(mad.parts.ledger), room_of_newest(mad)
+    first, _ = shift_of(mad, release, room)
+    away = lost(mad)
+    first._parts = mad.parts
+    first._step(Tripped(0.0, "a test"))
+    first.close()
+    kept = last_known_of(mad.parts.settings, mad.clock).duty()
+    assert (kept.state.route, [each.kind for each in kept.unrecorded]) == ("last-good", ["breaker.tripped"])
+
+    second, said = shift_of(mad, release, room)
+    assert second.state.route == "last-good"
+    assert said == []
+    away.is_away = False
+    second.back(release)
+    second.close()
+    assert current(mad.parts.ledger).route == "last-good"
+    kinds = [event.kind for event in mad.parts.ledger.events()]
+    assert kinds[-2:] == ["breaker.tripped", "release.made"]
+    assert last_known_of(mad.parts.settings, mad.clock).duty().unrecorded == ()
+
+
+def test_a_trip_that_the_ledger_never_heard_of_overrides_it_at_the_next_start(mad):
+    release, room = current(mad.parts.ledger), room_of_newest(mad)
+    first, _ = shift_of(mad, release, room)
+    away = lost(mad)
+    first._parts = mad.parts
+    first._step(Tripped(0.0, "a test"))
+    first.close()
+    away.is_away = False
+    second, said = shift_of(mad, release, room)
+    assert second.state.route == "last-good"
+    assert said[0].startswith("the champion stays off duty (a test)")
+    second.close()
+    assert current(mad.parts.ledger).route == "last-good"
+
+
+def test_a_person_who_reset_it_meanwhile_is_right(mad):
+    release, room = current(mad.parts.ledger), room_of_newest(mad)
+    first, _ = shift_of(mad, release, room)
+    ledger, away = mad.parts.ledger, lost(mad)
+    first._parts = mad.parts
+    first._step(Tripped(0.0, "a test"))
+    first.close()
+    away.is_away = False
+    for event in (Tripped(0.0, "x"), Reset(0.0, "mended")):
+        by_person(ledger, mad.clock, mad.turn, event, BreakerPolicy())
+    second, _ = shift_of(mad, current(ledger), room)
+    assert second.state.route == "champion"
+    second.close()
+
+
+def test_where_nothing_is_known_of_its_duty_last_good_answers_until_the_state_is_back(mad):
+    release, room = current(mad.parts.ledger), room_of_newest(mad)
+    away = lost(mad)
+    duty, said = shift_of(mad, release, room)
+    assert duty.state.route == "last-good"
+    assert said == ["whether the champion is on duty is not known: last good answers until the state is back"]
+    away.is_away = False
+    duty.back(release)
+    assert duty.state.route == "champion"
+    assert room.live.seats[room.live.route].tier == "champion"
+    duty.close()
+    assert last_known_of(mad.parts.settings, mad.clock).duty() is None
+
+
+def test_what_waits_for_the_ledger_is_tried_until_it_is_recorded(mad):
+    release, room = current(mad.parts.ledger), room_of_newest(mad)
+    duty, said = shift_of(mad, release, room)
+    away = lost(mad)
+    duty._parts = mad.parts
+    duty._step(Tripped(0.0, "a test"))
+    until(lambda: said)
+    assert said == ["a step of the breaker is not recorded yet: The database is away."]
+    away.is_away = False
+    until(lambda: current(mad.parts.ledger).route == "last-good")
+    duty.close()
+    assert len(said) == 1

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from interlock.release.breaker import State
 from interlock.release.canary import Trial
+from interlock.serve.board import Board
 from interlock.serve.canary import Count
 from interlock.serve.keys import Keyring
 from interlock.serve.metrics import EDGES_S, METRICS, Metrics
@@ -139,12 +140,26 @@ def test_it_is_told_as_the_client_takes_it(counted, accept, kind):
     }
 
 
-def test_one_of_several_workers_tells_of_itself_by_name(counted):
-    counted._worker = {"worker": "7"}
-    text = counted.page({}).body.decode()
-    samples_ = [sample for family in plain(text) for sample in family.samples]
-    assert {sample.labels["worker"] for sample in samples_} == {"7"}
-    assert not any(sample.name.startswith("process_") for sample in samples_)
+def test_several_workers_tell_the_same_and_of_all(counted, tmp_path):
+    """Each counts what it was asked; whoever is asked tells the sum, without a label for the worker."""
+    others = []
+    for place, mode in enumerate(("closed", "open")):
+        other = Metrics(counted._clock, counted._room, Still(mode), board=Board(tmp_path, place))
+        other._routes, other._faults, other._answers = counted._routes, counted._faults, counted._answers
+        other._records = counted._records
+        others.append(other)
+        other.post()
+    pages = [other.page({}).body.decode() for other in others]
+    assert pages[0] == pages[1]
+    found = samples(pages[0])
+    assert found["interlock_requests_total", "/batch", "200"] == 2
+    assert found["interlock_request_seconds_count", "/batch"] == 4
+    assert found["interlock_records_total",] == 8
+    assert [found["interlock_breaker_state", mode] for mode in ("closed", "open")] == [0, 1]
+    assert found["interlock_release_generation",] == 2
+    assert found["interlock_release_source", "state"] == 1
+    assert found["interlock_workers",] == 2
+    assert not any(name.startswith("process_") for name, *_ in found)
 
 
 def test_every_metric_is_documented_and_nothing_else(counted):

@@ -7,12 +7,13 @@ import shlex
 
 import pytest
 
+from interlock.records import Output, Signature
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting
 
 
 def page_of(house, host=b"here:8080", *, may_predict=True):
-    reply = greeting("demo & co", house.door.room.live, {b"host": host}, may_predict=may_predict)
+    reply = greeting("demo & co", house.door.room.live, {b"host": host}, "state", may_predict=may_predict)
     return reply, reply.body.decode()
 
 
@@ -24,6 +25,12 @@ def test_the_greeting_shows_a_request_that_the_model_takes(house):
     assert command[-1] == "http://here:8080/predict"
     record = json.loads(command[command.index("-d") + 1])
     assert list(record) == ["x", "n", "colour"]
+
+
+def test_the_greeting_says_when_the_release_is_only_remembered(house):
+    room = house.door.room
+    told = [greeting("demo", room.live, {}, source, may_predict=False).body for source in ("state", "memory")]
+    assert [b"The state cannot be read" in page for page in told] == [False, True]
 
 
 @pytest.mark.parametrize("host", [b"", b"<script>", b"a b", b"x'; rm -rf /", b"\xff"])
@@ -38,6 +45,14 @@ def test_who_may_not_ask_sees_no_columns(house):
     _, page = page_of(house, may_predict=False)
     assert "colour" not in page
     assert "curl" not in page
+
+
+@pytest.mark.parametrize(("kind", "names"), [("ranking", ["probabilities", "k"]), ("text", ["probabilities"])])
+def test_only_of_a_ranking_the_first_k_can_be_asked_for(house, kind, names):
+    signature = Signature(inputs=house.door.room.live.seats[0].signature.inputs, output=Output(kind=kind, type="str"))
+    bodies = {path: tuple(forms) for path, forms in house.door.room.forms.routes.items()}
+    told = document(Described(name="demo", generation=1, signature=signature, bodies=bodies, pages={}))
+    assert [each["name"] for each in told["paths"]["/predict"]["post"]["parameters"]] == names
 
 
 def test_the_page_of_the_document_names_every_route_and_field(house):

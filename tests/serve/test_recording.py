@@ -6,12 +6,13 @@ import json
 import pytest
 from msgspec.structs import replace
 
-from interlock.errors import SettingsError
+from interlock.errors import SettingsError, StoreFault
 from interlock.ports import Parts
 from interlock.serve.clerk import PREDICTIONS, log_folder
 from interlock.serve.door import Door
 from interlock.serve.keys import Keyring
-from interlock.serve.recording import Recording, salt_of
+from interlock.serve.last_known import last_known_of
+from interlock.serve.recording import Recording, kept_salt_of, salt_of
 from interlock.serve.segment import adopt
 from interlock.serving import Log, Serve
 from serve.conftest import house_of
@@ -29,6 +30,23 @@ def test_the_salt_is_made_once(project):
     found = salt_of(project.parts.ledger)
     assert len(found) == 32
     assert salt_of(project.parts.ledger) == found
+
+
+def test_the_salt_is_remembered_where_the_state_is_away(project, monkeypatch):
+    last_known = last_known_of(project.parts.settings, project.clock)
+    ledger = project.parts.ledger
+
+    def away(*_):
+        raise StoreFault("The database is away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "read", away)
+        with pytest.raises(StoreFault):
+            kept_salt_of(ledger, last_known)
+    found = kept_salt_of(ledger, last_known)
+    assert found == salt_of(ledger)
+    monkeypatch.setattr(ledger, "read", away)
+    assert kept_salt_of(ledger, last_known) == found
 
 
 def test_without_a_log_nothing_is_written_and_feedback_is_still_taken(project):

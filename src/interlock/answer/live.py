@@ -13,7 +13,7 @@ from interlock.answer.lots import COLUMN, Lots
 from interlock.answer.pool import Pool
 from interlock.answer.predict import Challenge, Elsewhere, Live, Seat, picker
 from interlock.data.profile import Profile
-from interlock.errors import Fault, InterlockError, UserCodeFailed
+from interlock.errors import Fault, InterlockError, NotFound, NothingToServe, StoreFault, UserCodeFailed
 from interlock.model.bundle import Opened, open_bundle
 from interlock.model.predictor import open_form, open_predictor
 from interlock.model.rows import Row, Rows, frame_of, rows_of, schema_of
@@ -47,9 +47,20 @@ class Model:
 
 
 class Loader:
-    """Loads the models of releases, each once; ``runner`` is asked for only when a model needs its own code."""
+    """Loads the models of releases, each once; ``runner`` is asked for only when a model needs its own code.
 
-    def __init__(self, parts: Parts, runner: Callable[[], Runner], *, limits: Limits, workers: int) -> None:
+    ``spare`` opens the copy of a bundle that this host keeps; it is asked before the lake, which may be away.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        runner: Callable[[], Runner],
+        *,
+        limits: Limits,
+        workers: int,
+        spare: Callable[[str], Opened] | None = None,
+    ) -> None:
         self._parts = parts
         self._runner = runner
         # a model that answers online has less time than one that answers a file
@@ -57,6 +68,9 @@ class Loader:
         self._settings = msgspec.structs.replace(parts.settings, model=model)
         self._limits = limits
         self._workers = workers
+        self._spare = spare
+        self.is_away = False
+        """The last time a model was not loaded because the store did not give it: trying again may help."""
         self._models: dict[str, Model] = {}
 
     def load(self, release: Release, say: Callable[[str], None], *, at_any_rate: bool = False) -> Live:
@@ -65,6 +79,7 @@ class Loader:
         Raises what loading the champion raises when no other model that learnt can be loaded; ``at_any_rate``, only
         when the baseline cannot either.
         """
+        self.is_away = False
         seats: list[Seat] = []
         columns: list[Column] = []
         problem: InterlockError | None = None
@@ -77,9 +92,10 @@ class Loader:
             if digest is None:
                 continue
             try:
-                model = self._model(digest)
+                model = self._model(digest, say)
             except InterlockError as error:
                 problem = problem or error
+                self.is_away = self.is_away or isinstance(error, StoreFault)
                 say(f"{tier} {short(digest)} cannot be loaded: {error.message}")
                 continue
             if not columns:
@@ -99,13 +115,19 @@ class Loader:
 
     def _challenge(self, release: Release, live: Live, say: Callable[[str], None]) -> Challenge | None:
         """Load the challenger. One that cannot be tried is told, and nobody is asked in its place."""
-        trial = trial_of(self._parts.ledger, release)
+        try:
+            trial = trial_of(self._parts.ledger, release)
+        except (StoreFault, NothingToServe) as error:
+            self.is_away = True
+            say(f"the challenger is not tried while the state cannot be read: {error.message}")
+            return None
         if trial is None:
             return None
         named = f"challenger {short(trial.challenger)}"
         try:
-            model = self._model(trial.challenger)
+            model = self._model(trial.challenger, say)
         except InterlockError as error:
+            self.is_away = self.is_away or isinstance(error, StoreFault)
             say(f"{named} cannot be loaded, and is not tried: {error.message}")
             return None
         seat = self._seat("challenger", trial.challenger, model, list(live.columns))
@@ -136,12 +158,25 @@ class Loader:
             packed_at=model.opened.bundle.at,
         )
 
-    def _model(self, digest: str) -> Model:
+    def _model(self, digest: str, say: Callable[[str], None]) -> Model:
         found = self._models.get(digest)
         if found is None:
-            opened = open_bundle(self._parts, digest)
-            found = self._models[digest] = self._ready(opened)
+            found = self._models[digest] = self._ready(self._opened(digest, say))
         return found
+
+    def _opened(self, digest: str, say: Callable[[str], None]) -> Opened:
+        if self._spare is not None:
+            try:
+                return self._spare(digest)
+            except NotFound:
+                pass
+            except InterlockError as error:
+                say(f"the copy of bundle {short(digest)} on this disk is not used: {error.message}")
+        return open_bundle(self._parts, digest)
+
+    def opened(self) -> dict[str, Opened]:
+        """The bundles that are loaded, by digest."""
+        return {digest: model.opened for digest, model in self._models.items()}
 
     def _ready(self, opened: Opened) -> Model:
         bundle = opened.bundle

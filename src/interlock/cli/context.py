@@ -35,13 +35,13 @@ class Invocation:
         )
 
     @contextmanager
-    def parts(self) -> "Iterator[Parts]":
-        """Open the project for the length of the block."""
+    def parts(self, *, late: bool = False) -> "Iterator[Parts]":
+        """Open the project for the length of the block; ``late``: its state may be away."""
         from interlock.app import open_parts
 
         gc.freeze()
         gc.enable()
-        with open_parts(self.settings()) as parts:
+        with open_parts(self.settings(), late=late) as parts:
             yield parts
 
 

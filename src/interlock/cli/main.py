@@ -160,8 +160,41 @@ def serve(
 
     overrides = [*([f"serve.host={host}"] if host else []), *([f"serve.port={port}"] if port is not None else [])]
     current.overrides += overrides
-    with current.parts() as parts:
+    with current.parts(late=True) as parts:
         serve_project(parts, Orders(insecure=insecure, say=lambda line: typer.echo(line, err=True)))
+
+
+@app.command()
+def load(  # noqa: PLR0913 - each is an option of the verb
+    *,
+    url: Annotated[str, typer.Option("--url", help="A running server. Default: start one, and stop it.")] = "",
+    key: Annotated[str, typer.Option("--key", help="API key. Better: INTERLOCK_KEY, which no list shows.")] = "",
+    key_file: Annotated[Path | None, typer.Option("--key-file", help="File that holds the API key.")] = None,
+    users: Annotated[int, typer.Option("--users", min=1, max=10_000, help="Users at once, a connection each.")] = 16,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", min=0.01, help="Requests a second, each due at its time. Default: as answers come."),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows-per-request", min=1, help="Records in a request.")] = 1,
+    duration: Annotated[str, typer.Option("--duration", help="How long: 30s, 10m.")] = "30s",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the made records and their order.")] = 0,
+    web: Annotated[bool, typer.Option("--web", help="Show locust's page, on loopback, while it runs.")] = False,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", help="As 'p99 > 50ms', 'errors > 0.1%', 'rps < 500'. Repeatable; adds to [load]."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="HTML page to write. Default: in reports/.")] = None,
+    agreed: Annotated[str, typer.Option("--yes-load", help="Host of another machine that may be loaded.")] = "",
+    json: Json = False,
+) -> None:
+    """Load a server with made records, and hold it to a service level."""
+    from interlock.cli.loading import key_of, start
+
+    current.json = json
+    given = {"url": url, "key": key_of(key, key_file), "users": users, "rate": rate, "rows": rows, "seed": seed}
+    result = start(current, fail_if or [], web=web, duration=duration, out=out, agreed=agreed, **given)
+    show(result.lines(), result)
+    _leave(0 if result.passed else 1)
 
 
 @app.command()
@@ -225,14 +258,13 @@ def promote(
     json: Json = False,
 ) -> None:
     """Approve a held decision: release its candidate. A challenger, or what was taken back, is made the champion."""
-    from interlock.cli.operate import operator_turn, told_after
+    from interlock.cli.operate import told_after
     from interlock.cli.render import release
-    from interlock.release.registry import approve
+    from interlock.release.operation import approve_held
 
     current.json = json
     with current.parts() as parts:
-        with operator_turn(parts) as turn:
-            made = approve(parts, turn, entry, because=because)
+        made = approve_held(parts, entry, because)
         notes = told_after(parts)
     show([*release(made), *notes], made)
 
@@ -244,14 +276,13 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Drop the challenger, if there is one; else go back to the last release that really served and passed."""
-    from interlock.cli.operate import operator_turn, told_after
+    from interlock.cli.operate import told_after
     from interlock.cli.render import release
-    from interlock.release.registry import roll_back
+    from interlock.release.operation import go_back
 
     current.json = json
     with current.parts() as parts:
-        with operator_turn(parts) as turn:
-            made = roll_back(parts, turn, because=because, to=to)
+        made = go_back(parts, because, to)
         notes = told_after(parts)
     show([*release(made), *notes], made)
 
@@ -269,7 +300,8 @@ def reset(because: Because, json: Json = False) -> None:
 
 
 def _by_person(because: str, act: Literal["trip", "reset"], *, json: bool) -> None:
-    from interlock.cli.operate import duty_by_person, duty_lines
+    from interlock.cli.operate import duty_lines
+    from interlock.release.operation import duty_by_person
 
     current.json = json
     with current.parts() as parts:

@@ -4,10 +4,9 @@ import hashlib
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from msgspec import convert
 
@@ -18,11 +17,10 @@ from interlock.errors import InterlockError, Misuse, NotFound, SettingsError, St
 from interlock.model.bundle import open_bundle
 from interlock.model.contract import read_contract
 from interlock.model.runner import Runner
-from interlock.ports import Parts, Turn
+from interlock.ports import Parts
 from interlock.records import BatchResult, Bundle, Decision, Record, Release, Snapshot, moment, short
-from interlock.release.breaker import BreakerPolicy, Event, Reset, State, Tripped
 from interlock.release.canary import Tally, Trial, Verdict, judged, summed
-from interlock.release.duty import by_person
+from interlock.release.operation import OnDuty, operator_turn
 from interlock.release.registry import Replay, current, release_at, releases
 from interlock.release.standing import TRIAL, Damage, damage_of, tallies_of, trial_of
 from interlock.report.followers import tell
@@ -31,19 +29,6 @@ from interlock.settings import Settings
 from interlock.store.address import state_address
 from interlock.tuning.standing import InForce, in_force, params_text
 from interlock.units import seconds
-
-_OPERATOR_LEASE_S = 60.0
-
-
-@contextmanager
-def operator_turn(parts: Parts, name: str = "operator") -> Iterator[Turn]:
-    """A short lease for a person's act; compare-and-swap on the generation settles who was first."""
-    fence = parts.ledger.acquire(name, ttl_s=_OPERATOR_LEASE_S)
-    stamp = parts.clock.now().strftime("%Y%m%dT%H%M%S")
-    try:
-        yield Turn(id=f"{stamp}-{name.partition('/')[0]}-{secrets.token_hex(3)}", fence=fence)
-    finally:
-        parts.ledger.release(fence)
 
 
 def score_one(parts: Parts, file: Path, output: Path | None) -> BatchResult:
@@ -84,24 +69,6 @@ def make_key(settings: Settings, name: str, scopes: Sequence[str], quota: str | 
 
 
 # ---- duty --------------------------------------------------------------------------------------------------------
-
-
-class OnDuty(Record, frozen=True, kw_only=True):
-    """Where the breaker stands, and the release that came of it."""
-
-    state: State
-    release: Release | None
-
-
-def duty_by_person(parts: Parts, act: Literal["trip", "reset"], because: str) -> OnDuty:
-    """Take the champion off duty, or put it back; raises :class:`Misuse` without a reason, :class:`NothingToServe`."""
-    if not because.strip():
-        raise Misuse("A person's decision needs a reason.", next_step="Say why with --because.")
-    now_s = parts.clock.now().timestamp()
-    event: Event = Tripped(now_s, because) if act == "trip" else Reset(now_s, because)
-    with operator_turn(parts) as turn:
-        state, release = by_person(parts.ledger, parts.clock, turn, event, BreakerPolicy())
-    return OnDuty(state=state, release=release)
 
 
 def duty_lines(found: OnDuty) -> list[str]:

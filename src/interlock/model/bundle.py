@@ -375,16 +375,29 @@ def open_bundle(parts: Parts, digest: str, *, stored: bool = False) -> Opened:
     local = parts.blobs.local(f"bundles/{digest}/{MANIFEST}")
     if stored and local is None:
         _verify_stored(parts, digest)
-    folder = local.parent if local is not None else _cached(parts, digest)
+    opened = open_folder(local.parent if local is not None else _cached(parts, digest), digest)
+    return _completed(opened, parts.ledger.read("bundle", digest, Bundle))
+
+
+def open_folder(folder: Path, digest: str, recorded: Bundle | None = None) -> Opened:
+    """Verify the bundle in a local folder; ``recorded`` completes what its files do not tell.
+
+    Raises :class:`NotFound` when there is none, and :class:`BundleCorrupt`.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise NotFound(f"There is no bundle in {folder}.", next_step="See 'interlock history'.", bundle=digest)
     manifest = _manifest_in(folder, digest)
     verify(folder, manifest, digest)
-    bundle = _bundle(manifest, digest, read_signature(folder))
-    recorded = parts.ledger.read("bundle", digest, Bundle)
-    if recorded is not None:
-        bundle = msgspec.structs.replace(
-            bundle, form_reason=recorded.form_reason, parity=recorded.parity, at=recorded.at
-        )
-    return Opened(bundle=bundle, path=folder)
+    return _completed(Opened(bundle=_bundle(manifest, digest, read_signature(folder)), path=folder), recorded)
+
+
+def _completed(opened: Opened, recorded: Bundle | None) -> Opened:
+    if recorded is None:
+        return opened
+    bundle = msgspec.structs.replace(
+        opened.bundle, form_reason=recorded.form_reason, parity=recorded.parity, at=recorded.at
+    )
+    return Opened(bundle=bundle, path=opened.path)
 
 
 def _manifest_in(folder: Path, digest: str) -> Manifest:

@@ -149,7 +149,7 @@ class _Program:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509 - this process has one thread of Python
+            preexec_fn=dying_with(os.getpid()),  # noqa: PLW1509 - this process has one thread of Python
         ) as process:
             self._tell_where_when_asked(process.pid)
             self._pass_on(process)
@@ -249,7 +249,7 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def _dying_with(parent: int) -> Callable[[], None] | None:
+def dying_with(parent: int) -> Callable[[], None] | None:
     """What the new process does first: ask Linux to be killed when we are."""
     if sys.platform != "linux":
         return None

@@ -388,7 +388,9 @@ class _Scorer:
 
 
 def _worth(found: Memory | None) -> str:
-    return "" if found is None else f"; {found.steps} moments in time, worth {max(1, int(found.worth))}"
+    if found is None:
+        return ""
+    return f"; {found.steps} moments in time, worth {max(1, int(found.worth))}, {found.freedom} degrees of freedom"
 
 
 def groups_of(names: pl.Series) -> Groups:

@@ -57,7 +57,7 @@ def paired_gain(joint: Joint, model: int, other: int, *, alpha: float, differing
         low, high = min(low, below), max(high, above)
     found = remembered(joint, model, other)
     if found is not None:
-        reach = student(alpha, max(1, min(int(found.worth), differing) - 1)) * error * found.widening
+        reach = student(alpha, max(1, min(found.freedom, differing - 1))) * error * found.widening
         low, high, error = min(low, gain - reach), max(high, gain + reach), error * max(1.0, found.widening)
     if 0.5**differing > alpha:
         low, high = min(low, 0.0), max(high, 0.0)
@@ -104,7 +104,7 @@ def interval(joint: Joint, model: int, *, confidence: float) -> tuple[float, flo
         low, high = centre - reach, centre + reach
     found = remembered(joint, model)
     if found is not None:
-        reach = student(tail, max(1, int(found.worth) - 1)) * error * found.widening
+        reach = student(tail, found.freedom) * error * found.widening
         low, high = min(low, centre - reach), max(high, centre + reach)
     return low, high
 

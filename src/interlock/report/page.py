@@ -143,7 +143,7 @@ class Headline(Record, frozen=True, kw_only=True):
 
 
 class Page(Record, frozen=True, kw_only=True):
-    """A whole document."""
+    """A whole document. ``kind``: what stands beside our name."""
 
     title: str
     subtitle: str
@@ -153,6 +153,7 @@ class Page(Record, frozen=True, kw_only=True):
     headlines: tuple[Headline, ...]
     sections: tuple[Section, ...]
     footer: str
+    kind: str = "dossier"
 
 
 def lost(what: str) -> tuple[Block, ...]:

@@ -70,6 +70,14 @@ class Pair(Record, frozen=True, kw_only=True):
     other: float
 
 
+class Curve(Record, frozen=True, kw_only=True):
+    """One line of a picture of curves: points (x, y) in order of x; its label stands at its end."""
+
+    label: str
+    role: Role
+    points: tuple[tuple[float, float], ...]
+
+
 # ---- the pictures ------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +237,35 @@ def course(title: str, scores: Sequence[float | None], *, more_is_better: bool, 
         dots = [(across(place), up(score)) for place, score in enumerate(scores, start=1) if score is not None]
         sheet.dots(dots, _MUTED, "o", size=4)
         sheet.text((left + width - 12) / 2, height - 8, "trial", _MUTED, align="center", size=8)
+        return sheet.picture(title, description)
+
+
+def curves(
+    title: str,
+    lines: Sequence[Curve],
+    *,
+    axes: tuple[str, str],
+    description: str,
+    marks: Sequence[tuple[float, str]] = (),
+) -> Picture:
+    """Lines over a shared axis, from nought upwards; ``marks`` name places of the axis in place of its numbers."""
+    width, height, left, right, floor = _WIDE, 190.0, 62.0, _WIDE - 60, 150.0
+    xs, ys = ([point[part] for line in lines for point in line.points] for part in (0, 1))
+    with _sheet(width, height) as sheet:
+        across = _scale(min(xs), max(xs), left, right)
+        up = _scale(0.0, max(*ys, 1e-9) * 1.05, floor, 12)
+        for tick in _ticks(0.0, up.high):
+            sheet.line([(left, up(tick)), (right, up(tick))], _LINE, width=0.6)
+            sheet.text(left - 6, up(tick), f"{tick:g}", _MUTED, align="right", size=7.5)
+        for place, name in marks or [(tick, f"{tick:g}") for tick in _ticks(across.low, across.high)]:
+            sheet.line([(across(place), 8), (across(place), floor)], _LINE, width=0.6)
+            sheet.text(across(place), floor + 10, name, _MUTED, align="center", size=7.5)
+        for line in lines:
+            trace = [(across(x), up(y)) for x, y in line.points]
+            sheet.line(trace, _COLOUR[line.role], width=1.5, dashes=(4, 2) if line.role == "champion" else None)
+            sheet.text(trace[-1][0] + 5, trace[-1][1], line.label, _INK, size=8, chars=10)
+        sheet.text((left + right) / 2, height - 8, axes[0], _MUTED, align="center", size=8)
+        sheet.text(12, (8 + floor) / 2, axes[1], _MUTED, align="center", size=8, turn=90)
         return sheet.picture(title, description)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from dataclasses import dataclass
 from math import ceil
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -106,7 +106,7 @@ class App:
         if scope["type"] != "http":
             return
         reply = await self._reply(scope, receive)
-        await _send(send, reply, head=scope["method"] == "HEAD", last=self._door.is_closing)
+        await send_reply(send, reply, head=scope["method"] == "HEAD", last=self._door.is_closing)
 
     async def _reply(self, scope: Scope_, receive: Receive) -> Reply:
         started = perf_counter()
@@ -118,7 +118,7 @@ class App:
         if reply is None:
             try:
                 how = how_of(headers, scope.get("query_string", b""))
-                body = await self._body(headers, receive)
+                body = await read_body(headers, receive, self._max_body, _FEWER)
             except InterlockError as error:
                 reply = failure(error, self._door.name())
         if reply is None and not self._is_served(named):  # another release came while the body did
@@ -183,9 +183,8 @@ class App:
         bucket = self.bucket_of(headers)
         if bucket is None:
             return None
-        wait_s = bucket.wait_s()
+        wait_s = bucket.take()
         if wait_s == 0.0:
-            bucket.take()
             return None
         again: Headers = ((b"retry-after", b"%d" % ceil(wait_s)),)
         message = f"The quota of this key, {bucket.quota}, is used up."
@@ -205,36 +204,39 @@ class App:
     def _takes(self, path: str, kind: str) -> bool:
         return self._door.takes(path, "image/*" if kind.startswith("image/") else kind)
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        told = headers.get(b"content-length", b"0")
-        if told.isdigit() and int(told) > self._max_body:
-            raise self._too_large()
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise DataRefused("The client went away before the body was there.", malformed=True)
-            part = message.get("body", b"")
-            size += len(part)
-            if size > self._max_body:
-                raise self._too_large()
-            parts.append(part)
-            if not message.get("more_body", False):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _too_large(self) -> DataRefused:
-        return DataRefused(
-            f"The body is larger than {self._max_body:,} bytes.",
-            next_step="Send fewer records at a time, or raise serve.max_body_mb.",
-            too_large=True,
-        )
-
     def refusal(self, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
         """A reply that says no, with an id."""
-        name = self._door.name()
-        error = {"code": code, "message": message, "next_step": next_step, "id": name.decode()}
-        return Reply(status, _encode({"error": error}), name, Fixed(headers))
+        return refused(self._door.name(), code, message, next_step, status, headers)
+
+
+_FEWER: Final = "Send fewer records at a time, or raise serve.max_body_mb."
+
+
+def refused(name: bytes, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
+    """A reply that says no, with the id ``name``."""
+    error = {"code": code, "message": message, "next_step": next_step, "id": name.decode()}
+    return Reply(status, _encode({"error": error}), name, Fixed(headers))
+
+
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, most: int, next_step: str) -> bytes:
+    """The body of a request, of ``most`` bytes; raises :class:`DataRefused` when it is larger, or does not come."""
+    large = DataRefused(f"The body is larger than {most:,} bytes.", next_step=next_step, too_large=True)
+    told = headers.get(b"content-length", b"0")
+    if told.isdigit() and int(told) > most:
+        raise large
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise DataRefused("The client went away before the body was there.", malformed=True)
+        part = message.get("body", b"")
+        size += len(part)
+        if size > most:
+            raise large
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _is_plain(headers: Mapping[bytes, bytes]) -> bool:
@@ -252,7 +254,8 @@ def _as_v2(reply: Reply) -> Reply:
     return reply._replace(body=_encode({"error": text, "code": told["code"], "id": told["id"]}))
 
 
-async def _send(send: Send, reply: Reply, *, head: bool, last: bool) -> None:
+async def send_reply(send: Send, reply: Reply, *, head: bool, last: bool) -> None:
+    """Send a reply: ``head``, without its body; ``last``, the connection closes behind it."""
     headers = [
         (b"content-type", reply.content_type),
         (b"content-length", str(len(reply.body)).encode()),

@@ -1,15 +1,24 @@
 """What a connection may cost: time to send a request, time to take its reply, size and number of headers, connections.
 
 Without it a client that sends a byte now and then holds a connection for ever, and one that never reads holds memory.
+What a connection holds is bounded by what was read at once, a few requests that wait, and what is written until the
+transport says that it piles up: then nothing more is answered or read until the client takes it, or is let go.
 """
 
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from interlock.serve.door import Reply
 
 MOST_HEADERS: Final = 100
 MOST_HEAD_BYTES: Final = 32_768
+MOST_QUEUED: Final = 32
+"""Requests of one connection that wait behind another one; what comes behind them stays bytes."""
+_PIECE_BYTES: Final = 8_192
 
 
 class Bounds(NamedTuple):
@@ -17,6 +26,19 @@ class Bounds(NamedTuple):
 
     timeout_s: float = 30.0
     connections: int = 10_000
+
+
+class _Flow(FlowControl):
+    """Reads on only where there is room: each request that is begun and each that ends asks for it."""
+
+    def __init__(self, transport: Transport, is_full: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._is_full = is_full
+
+    def resume_reading(self) -> None:
+        """Read on, unless there is enough."""
+        if not self._is_full():
+            super().resume_reading()
 
 
 class Bounded(HttpToolsProtocol):
@@ -29,14 +51,30 @@ class Bounded(HttpToolsProtocol):
     _head_bytes = 0
     _told_bytes = 0
     _is_over = False
+    _held = b""
+    """What was read and is not looked at yet: too much waits to be answered, or to be taken by the client."""
 
     def refusal(self, code: str, message: str, next_step: str, status: int) -> bytes:
         """The bytes of a reply that ends the connection."""
         raise NotImplementedError
 
+    def written(self, reply: Reply) -> bytes:
+        """The bytes of a reply, as the ordinary lane would write them."""
+        parts = [STATUS_LINE[reply.status]]
+        for name, value in self.server_state.default_headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts += (
+            b"content-type: %s\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body)),
+            reply.fixed.block,
+            b"interlock-prediction-id: %s\r\n\r\n" % reply.name,
+            reply.body,
+        )
+        return b"".join(parts)
+
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Take a client in, or say that there are too many."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self._is_full)
         if len(self.connections) > self.bounds.connections:
             self._end("TooManyConnections", "Too many clients are connected.", "Ask again later.", 503)
         else:
@@ -45,19 +83,58 @@ class Bounded(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of a client."""
         self._arrived()
+        self._held = b""
         if self._leaving is not None:
             self._leaving.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take in a piece; one of a head, whose end is not there yet, counts towards its size."""
-        self._begin()
-        super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
-                self._is_over = True
-                self.send_400_response("")
+        """Take in what arrived, piece by piece, until enough requests wait; the rest is held.
+
+        A piece of a head, whose end is not there yet, counts towards its size.
+        """
+        data = self._with_held(data)
+        if data:
+            self._begin()
+        for start in range(0, len(data), _PIECE_BYTES):
+            if len(self.pipeline) >= MOST_QUEUED:
+                self._hold(data[start:])
+                return
+            piece = data[start : start + _PIECE_BYTES]
+            super().data_received(piece)
+            if self._in_head:
+                self._head_bytes += len(piece)
+                if self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
+                    self._is_over = True
+                    self.send_400_response("")
+            if self.transport.is_closing():
+                return
+
+    # ---- what is too much for now --------------------------------------------------------------------------------
+
+    def _is_full(self) -> bool:
+        return bool(self._held) or self.flow.write_paused
+
+    def _hold(self, data: bytes) -> None:
+        """Look at this later, and read nothing more until then."""
+        self._held = data
+        self.flow.pause_reading()
+
+    def _with_held(self, data: bytes) -> bytes:
+        held, self._held = self._held, b""
+        return held + data if held else data
+
+    def on_response_complete(self) -> None:
+        """A reply was written; what is held waits no more for it."""
+        super().on_response_complete()
+        if self._held and not self.flow.write_paused:
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._held and not self.flow.write_paused and not self.transport.is_closing():
+            self.data_received(b"")
+            if not self._held and not self.flow.write_paused and not self.pipeline:
+                self.flow.resume_reading()
 
     # ---- a request arrives ---------------------------------------------------------------------------------------
 
@@ -136,7 +213,10 @@ class Bounded(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """The client reads again."""
         super().resume_writing()
-        self.flow.resume_reading()
+        if self._held:
+            self.loop.call_soon(self._go_on)
+        else:
+            self.flow.resume_reading()
         if self._leaving is not None and not self.transport.is_closing():
             self._leaving.cancel()
             self._leaving = None

@@ -1,7 +1,8 @@
 """The fast half of the breaker, in one server: votes from what the door saw, the machine, and what it orders.
 
 Everything here runs in the thread of the event loop, but for the record, which is written in a thread of its own: the
-route flips in memory first, and the ledger is told after. Time is wall time at the start, carried on by a clock that
+route flips in memory first, and the ledger is told after. What it cannot be told waits, on the disk of this host too,
+so that no champion comes back on duty by a lost database. Time is wall time at the start, carried on by a clock that
 never runs backwards, so that a recorded state means the same to the next process.
 """
 
@@ -10,6 +11,8 @@ import queue
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from interlock.answer.guard import Cause
 from interlock.answer.predict import Answered, Live, Seat
@@ -27,18 +30,21 @@ from interlock.release.breaker import (
     Released,
     State,
     Tick,
+    Write,
     advance,
     permit,
     told,
 )
 from interlock.release.duty import record, state_of
 from interlock.release.evidence import Ballot, Detector, threshold
-from interlock.release.standing import current
+from interlock.serve.last_known import KeptDuty, LastKnown, Unrecorded
 from interlock.settings import Settings
 from interlock.units import per_year, seconds
 
 ENVIRONMENT: Final[frozenset[Cause]] = frozenset({"deadline", "died", "memory"})
 """Causes that may pass: time and memory. The others lie in the model."""
+MOST_WAITING: Final = 100
+"""Entries that wait for the ledger; beyond it the oldest are lost, and where the breaker stands is not."""
 
 
 class Terms(Record, frozen=True, kw_only=True):
@@ -96,8 +102,15 @@ class Duty:
         parts: Parts,
         terms: Terms,
         say: Callable[[str], None],
+        last_known: LastKnown | None = None,
+        *,
+        retry_s: float = 1.0,
     ) -> None:
         self._parts = parts
+        self._last_known = last_known
+        self._retry_s = retry_s
+        self._is_guess = False
+        self._problem = ""
         self._terms = terms
         self._say = say
         self._running: set[asyncio.Task[None]] = set()
@@ -129,21 +142,65 @@ class Duty:
         """A release is in the room. What is recorded decides where the route begins; our own flip is there already."""
         before = self._live
         self._live = live
-        if before is None:
-            self.state = state_of(self._parts.ledger, release)
+        if before is None or self._is_guess:
+            self._begin(release)
         else:
             has_last_good = any(seat.tier == "last-good" for seat in live.seats)
             if release.cause == "breaker" and release.champion == self.state.model:
                 if release.route != self.state.route:  # another process decided
-                    self.state = state_of(self._parts.ledger, release)
+                    self._begin(release)
             elif release.champion == self.state.model and release.route != self.state.route:
-                recorded = state_of(self._parts.ledger, release)  # it may have decided just before this release
-                self.state = recorded if recorded.epoch > self.state.epoch else self.state
+                recorded = self._recorded(release)  # it may have decided just before this release
+                if recorded is not None and recorded.epoch > self.state.epoch:
+                    self.state = recorded
             else:
                 self._step(Released(self._wall.now_s(), release.champion, has_last_good))
+        if not self._is_guess:
+            self._records.put((self.state, ()))
         for detector in self._detectors.values():
             detector.reset()
         self._route()
+
+    def back(self, release: Release) -> None:
+        """The state can be read again, and the release is still in force: what was guessed of it is known now."""
+        if self._is_guess:
+            self._begin(release)
+            self._route()
+
+    def _begin(self, release: Release) -> None:
+        """Stand where the record says; where it cannot be read, where this host remembers; else off duty."""
+        kept, recorded = self._remembered(release), self._recorded(release)
+        self._is_guess = recorded is None and kept is None
+        if recorded is None:
+            has_last_good = release.last_good is not None
+            unknown = State(model=release.champion, mode="open", kind="person", cause="its duty is not known")
+            found = unknown if kept is None else kept.state
+            self.state = msgspec.structs.replace(found, has_last_good=has_last_good, permits=())
+            if kept is None:
+                self._say("whether the champion is on duty is not known: last good answers until the state is back")
+        elif kept is not None and _overrides(kept, recorded):
+            self.state = msgspec.structs.replace(kept.state, permits=())
+            self._say(f"the champion stays off duty ({kept.state.cause}): so it was when the state was away")
+        else:
+            self.state = recorded
+            return
+        if kept is not None and kept.unrecorded:
+            self._records.put((self.state, tuple(Write(each.kind, each.facts) for each in kept.unrecorded)))
+
+    def _recorded(self, release: Release) -> State | None:
+        """Where the ledger says that it stands; None where that cannot be read."""
+        try:
+            return state_of(self._parts.ledger, release)
+        except InterlockError:
+            return None
+
+    def _remembered(self, release: Release) -> KeptDuty | None:
+        try:
+            kept = None if self._last_known is None else self._last_known.duty()
+        except InterlockError as error:
+            self._say(error.message)
+            return None
+        return kept if kept is not None and kept.state.model == release.champion else None
 
     def saw(self, client: object, rows: Sequence[Row], answered: Answered) -> None:
         """Take in what became of a request."""
@@ -253,19 +310,56 @@ class Duty:
     # ---- the record ----------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        """Record each step, in order. What cannot be written is told, and the next step writes the newer state."""
-        while True:
-            found = self._records.get()
-            if found is None:
-                return
-            state, acts = found
-            for attempt in range(3):
-                try:
-                    record(self._parts.ledger, self._parts.clock, state, acts)
-                    break
-                except Conflict:
-                    if attempt == 2 or current(self._parts.ledger) is None:
-                        self._say("a step of the breaker was not recorded: another release was made at the same time")
-                except InterlockError as error:
-                    self._say(f"a step of the breaker was not recorded: {error.message}")
-                    break
+        """Record each step, in order: on this disk, then in the ledger. What cannot be recorded there is tried again.
+
+        A step that follows one that waits carries its entries with it, and the newer state.
+        """
+        state, is_over = self.state, False
+        waiting: tuple[Act, ...] = ()
+        while not is_over:
+            try:
+                found = self._records.get(timeout=self._retry_s if waiting else None)
+            except queue.Empty:
+                pass
+            else:
+                is_over = found is None
+                if found is not None:
+                    state, waiting = found[0], (*waiting, *found[1])[-MOST_WAITING:]
+                    self._keep(state, waiting)
+            if waiting and self._is_recorded(state, waiting):
+                waiting = ()
+                self._keep(state, waiting)
+
+    def _is_recorded(self, state: State, acts: tuple[Act, ...]) -> bool:
+        """Whether there is nothing more to record: it is done, or another release has overtaken it."""
+        for attempt in range(3):
+            try:
+                record(self._parts.ledger, self._parts.clock, state, acts)
+                break
+            except Conflict:
+                if attempt == 2:
+                    self._say("a step of the breaker was not recorded: another release was made at the same time")
+            except InterlockError as error:
+                self._told(f"a step of the breaker is not recorded yet: {error.message}")
+                return False
+        self._told("")
+        return True
+
+    def _keep(self, state: State, waiting: tuple[Act, ...]) -> None:
+        if self._last_known is None:
+            return
+        try:
+            writes = (Unrecorded(kind=act.kind, facts=act.facts) for act in waiting if isinstance(act, Write))
+            self._last_known.keep_duty(state, tuple(writes))
+        except InterlockError as error:
+            self._say(f"where the breaker stands is not kept on this disk: {error.message}")
+
+    def _told(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            self._say(problem)
+        self._problem = problem
+
+
+def _overrides(kept: KeptDuty, recorded: State) -> bool:
+    """Whether the breaker took the champion off duty after what is recorded, and could not say so."""
+    return bool(kept.unrecorded) and kept.state.route == "last-good" and kept.state.epoch > recorded.epoch

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from interlock.errors import Conflict, SettingsError
 from interlock.records import Record
-from interlock.serve.quota import QUOTA_PATTERN, Bucket
+from interlock.serve.quota import QUOTA_PATTERN, Bucket, Shared
 from interlock.units import Name
 
 Scope: TypeAlias = Literal["predict", "feedback", "operate", "read"]
@@ -51,10 +51,19 @@ def key_of(name: str, text: str, scopes: tuple[Scope, ...], quota: str | None = 
 
 
 class Keyring:
-    """The keys of a server; ``None`` keys: every door is open (only on loopback, by a person's word)."""
+    """The keys of a server; ``None`` keys: every door is open (only on loopback, by a person's word).
 
-    def __init__(self, keys: tuple[Key, ...] | None, clock: Callable[[], float] = time.monotonic) -> None:
+    ``shared``: where several processes count together what a key has used of its quota.
+    """
+
+    def __init__(
+        self,
+        keys: tuple[Key, ...] | None,
+        clock: Callable[[], float] = time.monotonic,
+        shared: Shared | None = None,
+    ) -> None:
         self._clock = clock
+        self._shared = shared
         self.tokens: Callable[[bytes], Key | None] = lambda _: None
         """Asked for what is none of the keys."""
         self.on_change: Callable[[], None] = lambda: None
@@ -78,7 +87,8 @@ class Keyring:
             return None
         found = self._buckets.get(key.sha256)
         if found is None:
-            found = self._buckets[key.sha256] = Bucket(key.quota, self._clock)
+            cell = None if self._shared is None else self._shared.cell(key.sha256, key.quota)
+            found = self._buckets[key.sha256] = Bucket(key.quota, self._clock, cell)
         return found
 
     def find(self, presented: bytes) -> Key | None:

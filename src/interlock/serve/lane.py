@@ -16,8 +16,6 @@ odd headers, and whatever arrives while an answer of the ordinary lane is still 
 import asyncio
 from typing import Final, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
 from interlock.serve.app import App
 from interlock.serve.bounds import Bounded, Bounds
 from interlock.serve.door import Call, Door, Reply, Served
@@ -106,6 +104,8 @@ class _Connection(Bounded):
         if self._gathered is not None:
             self._following += data
             return
+        if self._held:
+            data = self._with_held(data)
         if self._pieces:
             self._pieces.append(data)
             self._missing -= len(data)
@@ -115,8 +115,15 @@ class _Connection(Bounded):
         cycle = self.cycle
         if self._is_parsing or (cycle is not None and not cycle.response_complete):
             super().data_received(data)
-            return
+        else:
+            self._look_through(data)
+
+    def _look_through(self, data: bytes) -> None:
+        """Answer the requests in what arrived, as far as they are known; the rest takes the ordinary lane."""
         while data:
+            if self.flow.write_paused:
+                self._hold(data)
+                return
             end = data.find(_END, 0, LONGEST_HEAD) + 4
             head = data[:end]
             known = self.shared.heads.get(head)
@@ -131,7 +138,7 @@ class _Connection(Bounded):
                 self._pieces, self._missing = [data], last - len(data)
                 return
             bucket = known.bucket
-            if bucket is not None and bucket.wait_s() > 0.0:
+            if bucket is not None and bucket.take() > 0.0:
                 self._head = b""
                 super().data_received(data)  # which says so
                 return
@@ -142,10 +149,12 @@ class _Connection(Bounded):
                 return
             reply = door.now(known.route, data[end:last], known.client)
             if reply is None:
+                if bucket is not None:
+                    bucket.give_back()  # the ordinary lane counts it
                 self._head = b""
                 super().data_received(data)
                 return
-            self._reply(reply, bucket)
+            self._reply(reply)
             data = data[last:]
 
     def settled(self, reply: Reply | None) -> None:
@@ -158,7 +167,7 @@ class _Connection(Bounded):
             self._head = b""
             super().data_received(data)
         else:
-            self._reply(reply, None)
+            self._reply(reply)
         if following:
             self.data_received(following)
 
@@ -171,35 +180,20 @@ class _Connection(Bounded):
             super().data_received(data)
         super().shutdown()
 
-    def _reply(self, reply: Reply, bucket: Bucket | None) -> None:
-        if bucket is not None:
-            bucket.take()
+    def _reply(self, reply: Reply) -> None:
         if self._arriving is not None:
             self._arrived()
         self.shared.answered += 1
         self._is_active = True
         self.server_state.total_requests += 1
-        self.transport.write(self._written(reply))
+        self.transport.write(self.written(reply))
 
     def refusal(self, code: str, message: str, next_step: str, status: int) -> bytes:
         """The bytes of a reply that ends the connection, and that is told like any other."""
         app = self.shared.app
         reply = app.refusal(code, message, next_step, status, ((b"connection", b"close"),))
         self.shared.door.tell(Served("other", status, ("", ""), (), "abstain", 0.0, None, reply.name))
-        return self._written(reply)
-
-    def _written(self, reply: Reply) -> bytes:
-        """The bytes of a reply, as the ordinary lane would write them."""
-        parts = [STATUS_LINE[reply.status]]
-        for name, value in self.server_state.default_headers:
-            parts += (name, b": ", value, b"\r\n")
-        parts += (
-            b"content-type: %s\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body)),
-            reply.fixed.block,
-            b"interlock-prediction-id: %s\r\n\r\n" % reply.name,
-            reply.body,
-        )
-        return b"".join(parts)
+        return self.written(reply)
 
     # ---- what the ordinary lane takes apart ----------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import uvicorn
 
 from interlock.errors import SettingsError
+from interlock.serve.admin import Admin
 from interlock.serve.app import App
-from interlock.serve.bounds import Bounds
+from interlock.serve.bounds import Bounded, Bounds
 from interlock.serve.lane import Lane, protocol_of
 from interlock.settings import Settings
 from interlock.units import seconds
@@ -26,29 +27,79 @@ class Way(NamedTuple):
     end: Callable[[], None]
 
 
-def listen(app: App, lane: Lane, settings: Settings, way: Way, given: socket | None = None) -> None:
+class Beside(NamedTuple):
+    """The admin port: its application, and its socket, open."""
+
+    app: Admin
+    socket: socket
+
+
+def listen(
+    app: App,
+    lane: Lane,
+    settings: Settings,
+    way: Way,
+    given: socket | None = None,
+    beside: Beside | None = None,
+) -> None:
     """Answer at the port of the settings, or at one that is ``given`` open, until SIGTERM or SIGINT.
 
-    Raises :class:`SettingsError` for a certificate that cannot be used.
+    The admin port, where there is one ``beside`` it, is answered by the same loop for as long. Raises
+    :class:`SettingsError` for a certificate that cannot be used.
     """
-    config = _config(app, lane, settings)
+    bounds = Bounds(seconds(settings.serve.request_timeout), settings.serve.max_connections)
+    config = _config(app, protocol_of(lane, bounds), settings)
     server = _Server(config, settings, way)
+
+    async def answer() -> None:
+        sockets = None if given is None else [given]
+        if beside is None:
+            await server.serve(sockets=sockets)
+            return
+        admin = _Aside(_config(beside.app, admin_protocol_of(beside.app, bounds), settings))
+        running = asyncio.create_task(admin.serve(sockets=[beside.socket]))
+        try:
+            await server.serve(sockets=sockets)
+        finally:
+            admin.should_exit = True
+            await running
+
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as loops:
-        loops.run(server.serve(sockets=None if given is None else [given]))
+        loops.run(answer())
 
 
-def _config(app: App, lane: Lane, settings: Settings) -> uvicorn.Config:
+def admin_protocol_of(admin: Admin, within: Bounds) -> type[Bounded]:
+    """The protocol of the admin port: the ordinary lane, within the same bounds."""
+
+    class Connection(Bounded):
+        bounds = within
+
+        def refusal(self, code: str, message: str, next_step: str, status: int) -> bytes:
+            return self.written(admin.refusal(code, message, next_step, status, ((b"connection", b"close"),)))
+
+    return Connection
+
+
+class _Aside(uvicorn.Server):
+    """A second server in a loop: it ends with the first, which has the signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them to the first."""
+        yield
+
+
+def _config(app: App | Admin, protocol: type[Bounded], settings: Settings) -> uvicorn.Config:
     serve = settings.serve
-    bounds = Bounds(seconds(serve.request_timeout), serve.max_connections)
     config = uvicorn.Config(
         app,
-        http=protocol_of(lane, bounds),
+        http=protocol,
         host=serve.host,
         port=serve.port,
         log_config=None,
         access_log=False,
         server_header=False,
-        lifespan="on",
+        lifespan="on" if isinstance(app, App) else "off",
         timeout_graceful_shutdown=max(1, round(seconds(serve.drain))),
         timeout_keep_alive=75,
         ssl_certfile=settings.path(serve.tls_cert) if serve.tls_cert else None,

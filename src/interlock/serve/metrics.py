@@ -16,9 +16,11 @@ from interlock.errors import SettingsError
 from interlock.ports import Clock
 from interlock.records import Tier
 from interlock.release.breaker import Mode, State
+from interlock.serve.board import Board, Counts, Rule, Times
 from interlock.serve.canary import Count
 from interlock.serve.door import Reply, Room, Served
 from interlock.serve.journal import Tally
+from interlock.serve.reload import Source
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -37,6 +39,8 @@ class Told(NamedTuple):
     kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     says: str
+    over: Rule = "sum"
+    """How a gauge is told of several processes."""
 
 
 METRICS: Final[Mapping[str, Told]] = {
@@ -49,14 +53,18 @@ METRICS: Final[Mapping[str, Told]] = {
     "interlock_guard_failures_total": Told(
         "counter", ("tier", "cause"), "Answers that were not let out, by whose they were and what was wrong."
     ),
-    "interlock_breaker_state": Told("gauge", ("state",), "1 for the state that the breaker is in, else 0."),
+    "interlock_breaker_state": Told(
+        "gauge", ("state",), "1 for the state that the breaker is in, of several processes the worst; else 0.", "worst"
+    ),
     "interlock_breaker_trips_total": Told(
         "counter", (), "How often the champion went off duty in this server, by evidence or by a person."
     ),
     "interlock_last_good_shadow_total": Told(
         "counter", ("outcome",), "Answers of last good that nobody was given, by whether they could have left."
     ),
-    "interlock_challenger_share": Told("gauge", (), "Share of the records that the challenger gets; 0: there is none."),
+    "interlock_challenger_share": Told(
+        "gauge", (), "Share of the records that the challenger gets; 0: there is none.", "max"
+    ),
     "interlock_challenger_records": Told(
         "gauge",
         ("outcome",),
@@ -64,7 +72,7 @@ METRICS: Final[Mapping[str, Told]] = {
         "shadow, agreed with the champion, or skipped, for it was busy.",
     ),
     "interlock_challenger_evidence": Told(
-        "gauge", (), "Evidence of this server against the challenger; at 1 it is dropped."
+        "gauge", (), "Evidence of this server against the challenger; at 1 it is dropped.", "max"
     ),
     "interlock_lane_answers_total": Told("counter", ("lane",), "Replies, by the lane that they took."),
     "interlock_pool_waiting": Told("gauge", (), "Rows that wait for a model in another process."),
@@ -74,10 +82,22 @@ METRICS: Final[Mapping[str, Told]] = {
     "interlock_log_bytes": Told(
         "gauge", ("place",), "What the prediction log holds, in 'memory' and on the 'disk', until it is in the lake."
     ),
-    "interlock_release_generation": Told("gauge", (), "Generation of the release that answers."),
-    "interlock_model_age_seconds": Told("gauge", (), "Seconds since the champion was packed."),
+    "interlock_release_generation": Told(
+        "gauge", (), "Generation of the release that answers; of several processes the oldest.", "min"
+    ),
+    "interlock_release_source": Told(
+        "gauge",
+        ("source",),
+        "1 for 'state' while the state can be read, for 'memory' while it cannot; else 0.",
+        "worst",
+    ),
+    "interlock_model_age_seconds": Told("gauge", (), "Seconds since the champion was packed.", "max"),
+    "interlock_workers": Told("gauge", (), "Processes that answer."),
 }
 """Every metric of a server, but the process_* of the client library."""
+
+
+_WORST_LAST: Final[tuple[Mode, ...]] = ("closed", "half-open", "open", "pinned")
 
 
 class Watched(Protocol):
@@ -100,13 +120,10 @@ class _Route:
 
 
 class Metrics:
-    """The counts of one process; everything happens in the thread of its loop.
+    """The counts of one process, which tells those of all where there is a ``board``; all in the thread of its loop."""
 
-    ``worker`` is its name where several answer on one port: a label of everything, since each tells of itself alone.
-    """
-
-    def __init__(self, clock: Clock, room: Callable[[], Room], watched: Watched, *, worker: str = "") -> None:
-        self._worker = {"worker": worker} if worker else {}
+    def __init__(self, clock: Clock, room: Callable[[], Room], watched: Watched, *, board: Board | None = None) -> None:
+        self._board = board
         self._clock = clock
         self._room = room
         self._watched = watched
@@ -115,6 +132,7 @@ class Metrics:
         self._answers: dict[Tier, int] = dict.fromkeys(get_args(Tier), 0)
         self._records = 0
         self.in_fast_lane: Callable[[], int] = lambda: 0
+        self.source: Callable[[], Source] = lambda: "state"
         self.challenged: Callable[[], Count | None] = lambda: None
         """What was seen of the challenger."""
         self.log: Callable[[], Tally | None] = lambda: None
@@ -146,7 +164,7 @@ class Metrics:
 
         registry = CollectorRegistry()
         registry.register(self)
-        if not self._worker:
+        if self._board is None:
             ProcessCollector(registry=registry)
         if OPEN_METRICS in headers.get(b"accept", b"").lower():
             body, kind = open_metrics.generate_latest(registry, version="1.0.0"), open_metrics.CONTENT_TYPE_LATEST
@@ -160,20 +178,37 @@ class Metrics:
         """All metrics, as the client library takes them; every name of :data:`METRICS` once."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        values, more = self._values(), tuple(self._worker.values())
+        counts = self._counts()
+        workers = 1
+        if self._board is not None:
+            self._board.post(counts)
+            counts, workers = self._board.together({name: told.over for name, told in METRICS.items()})
+        counts.gauges["interlock_workers"] = {(): workers}
+        values = counts.counters | counts.gauges
         for name, told in METRICS.items():
             if told.kind == "histogram":
-                times = HistogramMetricFamily(name, told.says, labels=(*self._worker, *told.labels))
-                for path, route in sorted(self._routes.items()):
-                    times.add_metric([*more, path], _cumulated(route.cells), sum_value=route.seconds)
+                times = HistogramMetricFamily(name, told.says, labels=told.labels)
+                for path, route in sorted(counts.times.items()):
+                    times.add_metric([path], _cumulated(route.cells), sum_value=route.seconds)
                 yield times
                 continue
             family: Any = (CounterMetricFamily if told.kind == "counter" else GaugeMetricFamily)(
-                name, told.says, labels=(*self._worker, *told.labels)
+                name, told.says, labels=told.labels
             )
-            for labels, value in values[name].items():
-                family.add_metric((*more, *labels), value)
+            for labels, value in values.get(name, {}).items():
+                family.add_metric(labels, value)
             yield family
+
+    def post(self) -> None:
+        """Show the other processes what this one counted."""
+        if self._board is not None:
+            self._board.post(self._counts())
+
+    def _counts(self) -> Counts:
+        values = self._values()
+        times = {path: Times(list(route.cells), route.seconds) for path, route in self._routes.items()}
+        counters = {name: each for name, each in values.items() if METRICS[name].kind == "counter"}
+        return Counts(counters, {name: each for name, each in values.items() if name not in counters}, times)
 
     def _values(self) -> dict[str, dict[tuple[str, ...], float]]:
         room, watched = self._room(), self._watched
@@ -193,7 +228,7 @@ class Metrics:
             "interlock_records_total": {(): self._records},
             "interlock_answers_total": {(tier,): count for tier, count in self._answers.items()},
             "interlock_guard_failures_total": dict(sorted(self._faults.items())),
-            "interlock_breaker_state": {(mode,): float(mode == state) for mode in get_args(Mode)},
+            "interlock_breaker_state": {(mode,): float(mode == state) for mode in _WORST_LAST},
             "interlock_breaker_trips_total": {(): watched.trips},
             "interlock_last_good_shadow_total": {
                 ("acceptable",): watched.last_good[True],
@@ -209,6 +244,7 @@ class Metrics:
             "interlock_log_records_total": {("kept",): log.kept, ("lost",): log.lost} if log else {},
             "interlock_log_bytes": {("memory",): log.memory_bytes, ("disk",): log.spool_bytes} if log else {},
             "interlock_release_generation": {(): room.live.generation},
+            "interlock_release_source": {(each,): float(each == self.source()) for each in get_args(Source)},
             "interlock_model_age_seconds": {}
             if packed is None
             else {(): max(0.0, (self._clock.now() - packed).total_seconds())},

@@ -211,7 +211,7 @@ def reader_of(settings: Oidc, path: Callable[[str], Path]) -> tuple[Callable[[],
     if "://" not in where:
         file = path(where)
         return file.read_bytes, 5.0
-    if not (where.startswith("https://") or _is_loopback(urlsplit(where).hostname or "")):
+    if not (where.startswith("https://") or is_loopback(urlsplit(where).hostname or "")):
         raise SettingsError("serve.oidc.jwks is not encrypted.", next_step="Give an https:// address, or a file.")
     opener = urllib.request.build_opener(_Stay)
 
@@ -223,7 +223,8 @@ def reader_of(settings: Oidc, path: Callable[[str], Path]) -> tuple[Callable[[],
     return read, 300.0
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name or number."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

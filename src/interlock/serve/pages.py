@@ -17,14 +17,18 @@ from interlock.serve.door import Door, Fixed, Reply
 from interlock.serve.forms import encode
 from interlock.serve.forms_v2 import model_metadata, server_metadata
 from interlock.serve.openapi import example_record
+from interlock.serve.reload import Source
 
 _FOLDER: Final = Path(__file__).parent / "templates"
 _HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 _HTML: Final = b"text/html; charset=utf-8"
 
 
-def greeting(name: str, live: Live, headers: Mapping[bytes, bytes], *, may_predict: bool) -> Reply:
-    """The page of ``GET /``. What the model takes is shown only to those who may ask it."""
+def greeting(name: str, live: Live, headers: Mapping[bytes, bytes], source: Source, *, may_predict: bool) -> Reply:
+    """The page of ``GET /``. ``source``: whence the release is known.
+
+    What the model takes is shown only to those who may ask it.
+    """
     host = headers.get(b"host", b"").decode("latin-1")
     url = f"http://{host if _HOST.fullmatch(host) else '127.0.0.1'}/predict"
     record = json.dumps(example_record(live.seats[0].signature), ensure_ascii=False)
@@ -34,6 +38,7 @@ def greeting(name: str, live: Live, headers: Mapping[bytes, bytes], *, may_predi
     facts = {
         "name": name,
         "generation": live.generation,
+        "source": source,
         "seats": [(seat.tier, short(seat.model)) for seat in live.everybody],
         "asked_first": live.tier,
         "command": command if may_predict else None,

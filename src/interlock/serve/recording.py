@@ -4,13 +4,14 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 
-from interlock.errors import Conflict
+from interlock.errors import Conflict, NothingToServe, StoreFault
 from interlock.ports import Ledger, Parts
 from interlock.serve.app import Intake
 from interlock.serve.clerk import PREDICTIONS, Clerk, log_folder
 from interlock.serve.door import Door, Room, Served
 from interlock.serve.feedback import Feedback
 from interlock.serve.journal import Journal, Tally, check_columns
+from interlock.serve.last_known import LastKnown
 from interlock.serve.outcomes import Outcomes
 
 _SALT = ("log", "salt")
@@ -19,7 +20,9 @@ _SALT = ("log", "salt")
 class Recording:
     """Opened before the first request, closed after the last. Raises :class:`SettingsError` for unknown columns."""
 
-    def __init__(self, parts: Parts, room: Room, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, parts: Parts, room: Room, say: Callable[[str], None], last_known: LastKnown | None = None
+    ) -> None:
         settings, log = parts.settings, parts.settings.serve.log
         folder = log_folder(settings)
         check_columns(log, room.live.columns)
@@ -28,7 +31,7 @@ class Recording:
         self._told = 0
         self._outcomes = Outcomes(folder)
         self._clerk = Clerk(settings, parts.clock)
-        salt = salt_of(parts.ledger) if "hash" in log.redact.values() else b""
+        salt = kept_salt_of(parts.ledger, last_known) if "hash" in log.redact.values() else b""
         self.journal = Journal(folder / PREDICTIONS, log, parts.clock, salt) if log.on else None
 
     def append(self, served: Served) -> None:
@@ -78,6 +81,20 @@ class Recording:
         if self.journal is not None and self.journal.lost > self._told:
             lost, self._told = self.journal.lost - self._told, self.journal.lost
             self._say(f"the prediction log lost {lost} records: {self.journal.problem}")
+
+
+def kept_salt_of(ledger: Ledger, last_known: LastKnown | None) -> bytes:
+    """The salt as the state has it, kept on this host; where the state is away, as it is kept here."""
+    try:
+        found = salt_of(ledger)
+    except (StoreFault, NothingToServe):
+        kept = None if last_known is None else last_known.salt()
+        if kept is None:
+            raise
+        return bytes.fromhex(kept)
+    if last_known is not None:
+        last_known.keep_salt(found.hex())
+    return found
 
 
 def salt_of(ledger: Ledger) -> bytes:

@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib.util
-import os
 import secrets
 import shutil
 import sys
@@ -10,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
+from socket import socket
 from threading import Lock
 from typing import Any, Final, TypeAlias
 
@@ -25,16 +24,20 @@ from interlock.model.runner import Runner
 from interlock.ports import Parts
 from interlock.records import Release, short
 from interlock.serve.access import STDERR, AccessLog
+from interlock.serve.admin import Admin, Here
 from interlock.serve.app import App, Page
+from interlock.serve.board import Board, shared_folder
 from interlock.serve.canary import Canary, voter
 from interlock.serve.door import Door, Reply, Room, Served
 from interlock.serve.duty import Duty, terms_of
 from interlock.serve.keyfile import KeyFile
 from interlock.serve.keys import SCOPES, Key, Keyring, key_of, new_key, presented, read_keys
+from interlock.serve.last_known import last_known_of
 from interlock.serve.metrics import Metrics, require_prometheus
-from interlock.serve.oidc import Issuer, reader_of
+from interlock.serve.oidc import Issuer, is_loopback, reader_of
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting, protocol_pages
+from interlock.serve.quota import Shared
 from interlock.serve.recording import Recording
 from interlock.serve.reload import Follower
 from interlock.serve.shedding import Shedder
@@ -78,9 +81,11 @@ def serve(parts: Parts, orders: Orders) -> None:
     with ExitStack() as stack:
         runner = _Lazy(settings)
         stack.callback(runner.close)
-        loader = Loader(parts, runner.get, limits=Limits(reach=settings.serve.reach), workers=settings.serve.runners)
+        last_known = last_known_of(settings, parts.clock)
+        limits = Limits(reach=settings.serve.reach)
+        loader = Loader(parts, runner.get, limits=limits, workers=settings.serve.runners, spare=last_known.open)
         stack.callback(loader.close)
-        duty = Duty(parts, terms_of(settings), orders.say)
+        duty = Duty(parts, terms_of(settings), orders.say, last_known)
         stack.callback(duty.close)
         canary = Canary(parts, orders.say)
         stack.callback(canary.close)
@@ -88,13 +93,14 @@ def serve(parts: Parts, orders: Orders) -> None:
         def show(room: Room, release: Release) -> None:
             house[0].show(room, release)
 
-        follower = Follower(parts, loader, show, orders.say)
+        follower = Follower(parts, loader, show, orders.say, last_known=last_known)
+        follower.on_back = lambda release: house[0].soon(duty.back, release)
         room, release = follower.first()
-        recording = Recording(parts, room, orders.say)
+        recording = Recording(parts, room, orders.say, last_known)
         stack.callback(recording.close)
-        metrics = Metrics(parts.clock, lambda: door.room, duty, worker="" if given is None else str(os.getpid()))
+        metrics = Metrics(parts.clock, lambda: door.room, duty, board=_board(given))
+        metrics.source, metrics.log = (lambda: follower.source), recording.tally
         metrics.challenged = lambda: canary.count
-        metrics.log = recording.tally
         watchers = [recording.append, metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers), settled=recording.settled)
         duty.enter(room.live, release)
@@ -103,14 +109,27 @@ def serve(parts: Parts, orders: Orders) -> None:
         most = int(settings.serve.max_body_mb * 1e6)
         app = App(door, keyring, pages, recording.intakes(door), max_body=most)
         house.append(_House(door, duty, canary, follower, recording))
+        house[0].each_second.append(metrics.post)
         if file is not None:
             house[0].also.append(file)
-        if settings.serve.oidc.issuer and not orders.insecure:
-            read, refresh_s = reader_of(settings.serve.oidc, settings.path)
-            issuer = Issuer(settings.serve.oidc, read, orders.say, refresh_s=refresh_s)
-            keyring.tokens = issuer.find
-            house[0].also.append(issuer)
-        _run(app, settings, orders, house[0], metrics, given)
+        house[0].also += _issuers(settings, orders, keyring)
+        here = Here(lambda: follower.source, lambda: duty.state, metrics.page)
+        _run(app, Admin(parts, keyring, here), settings, orders, house[0], metrics, given)
+
+
+def _board(given: Inherited | None) -> Board | None:
+    """Where this worker and its siblings show their counts; None for a server of one process."""
+    return Board(Path(given.folder), given.place) if given is not None and given.folder else None
+
+
+def _issuers(settings: Settings, orders: Orders, keyring: Keyring) -> list[Issuer]:
+    """Whose tokens open doors beside the keys, at most one."""
+    if not settings.serve.oidc.issuer or orders.insecure:
+        return []
+    read, refresh_s = reader_of(settings.serve.oidc, settings.path)
+    issuer = Issuer(settings.serve.oidc, read, orders.say, refresh_s=refresh_s)
+    keyring.tokens = issuer.find
+    return [issuer]
 
 
 def _lead(settings: Settings, orders: Orders) -> None:
@@ -120,15 +139,35 @@ def _lead(settings: Settings, orders: Orders) -> None:
         key, _ = new_key("printed-at-start", SCOPES)
         orders.say(_PRINTED.format(key=key))
     _keyring(settings, orders, Inherited(listening=-1, ready=-1, key=key))  # what is wrong is told once, and not by all
-    with open_port(settings.serve.host, settings.serve.port) as port:
-        scheme = "https" if settings.serve.tls_cert else "http"
-        address = f"{scheme}://{settings.serve.host}:{port.getsockname()[1]}"
+    with ExitStack() as stack:
+        port = stack.enter_context(open_port(settings.serve.host, settings.serve.port))
+        admin = _admin_port(settings)
+        if admin is not None:
+            stack.enter_context(admin)
+        address = _address(port, settings)
         count = settings.serve.workers
 
         def all_ready() -> None:
+            _tell_admin(admin, settings, orders)
             orders.say(f"{settings.model.name}, with {count} workers, answers at {address}")
 
-        Crew(own_command(), count, port, key=key).run(all_ready, orders.say)
+        folder = stack.enter_context(shared_folder())
+        Crew(own_command(), count, port, key=key, admin=admin, folder=folder).run(all_ready, orders.say)
+
+
+def _address(port: socket, settings: Settings) -> str:
+    scheme = "https" if settings.serve.tls_cert else "http"
+    return f"{scheme}://{settings.serve.host}:{port.getsockname()[1]}"
+
+
+def _tell_admin(port: socket | None, settings: Settings, orders: Orders) -> None:
+    if port is not None:
+        orders.say(f"the admin routes are at {_address(port, settings)}")
+
+
+def _admin_port(settings: Settings) -> socket | None:
+    """The admin port, open; None where the settings have none."""
+    return open_port(settings.serve.host, settings.serve.admin_port) if settings.serve.admin_port else None
 
 
 _PRINTED: Final = "No serve.keys_file: this key opens every door until the server stops: {key}"
@@ -175,6 +214,7 @@ class _House:
         self.on_room: Callable[[], None] = lambda: None
         self._follower = follower
         self.also: list[KeyFile | Issuer] = []
+        self.each_second: list[Callable[[], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking: asyncio.TimerHandle | None = None
 
@@ -215,6 +255,8 @@ class _House:
         self._duty.tick()
         self._canary.tick()
         self._recording.tick(self._loop)
+        for act in self.each_second:
+            act()
         self._ticking = self._loop.call_later(1.0, self._tick)
 
 
@@ -255,28 +297,20 @@ def _key_file(settings: Settings, orders: Orders, show: Callable[[tuple[Key, ...
 
 def _keyring(settings: Settings, orders: Orders, given: Inherited | None = None) -> Keyring:
     if orders.insecure:
-        if not _is_loopback(settings.serve.host):
+        if not is_loopback(settings.serve.host):
             raise Misuse(
                 f"Without keys the server may listen on loopback only, and serve.host is {settings.serve.host}.",
                 next_step="Make keys with 'interlock keys NAME', or listen on 127.0.0.1.",
             )
         return Keyring(None)
     if settings.serve.keys_file:
-        return Keyring(read_keys(Path(settings.path(settings.serve.keys_file))))
+        shared = Shared(Path(given.folder) / "quotas") if given is not None and given.folder else None
+        return Keyring(read_keys(Path(settings.path(settings.serve.keys_file))), shared=shared)
     if given is not None:
         return Keyring((key_of("printed-at-start", given.key, SCOPES),))
     text, key = new_key("printed-at-start", SCOPES)
     orders.say(_PRINTED.format(key=text))
     return Keyring((key,))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _pages(door: Door, settings: Settings, keyring: Keyring, metrics: Metrics) -> dict[str, Page]:
@@ -287,10 +321,12 @@ def _pages(door: Door, settings: Settings, keyring: Keyring, metrics: Metrics) -
         live = door.room.live
         if b"text/html" in headers.get(b"accept", b""):
             key = keyring.find(presented(headers))
-            return greeting(settings.model.name, live, headers, may_predict=key is not None and "predict" in key.scopes)
+            may_predict = key is not None and "predict" in key.scopes
+            return greeting(settings.model.name, live, headers, metrics.source(), may_predict=may_predict)
         facts = {
             "message": f"Hello from {settings.model.name}",
             "release": live.generation,
+            "source": metrics.source(),
             "model": short(live.seats[0].model),
             "tiers": [seat.tier for seat in live.everybody],
         }
@@ -345,10 +381,16 @@ _SAYS: Final = {
 
 
 def _run(
-    app: App, settings: Settings, orders: Orders, house: _House, metrics: Metrics, given: Inherited | None
+    app: App,
+    admin: Admin,
+    settings: Settings,
+    orders: Orders,
+    house: _House,
+    metrics: Metrics,
+    given: Inherited | None,
 ) -> None:
     from interlock.serve.lane import Lane
-    from interlock.serve.listening import Way, listen
+    from interlock.serve.listening import Beside, Way, listen
 
     lane = Lane(house.door, app)
     metrics.in_fast_lane = lambda: lane.answered
@@ -362,13 +404,16 @@ def _run(
         if given is not None:
             given.tell_ready()
             return
+        _tell_admin(aside, settings, orders)
         orders.say(f"{settings.model.name}, release {live.generation}, answers at {address}")
 
     def end() -> None:
         house.door.is_closing = True
         lane.forget()
 
+    aside = _admin_port(settings) if given is None else given.admin_socket()
+    beside = None if aside is None else Beside(admin, aside)
     try:
-        listen(app, lane, settings, Way(ready, end), None if given is None else given.socket())
+        listen(app, lane, settings, Way(ready, end), None if given is None else given.socket(), beside)
     finally:
         house.close()

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -31,11 +32,22 @@ _LOOK_EVERY_S: Final = 0.2
 
 
 class Inherited(Record, frozen=True, kw_only=True):
-    """What a child is given: descriptors of the listening socket and of the pipe that it tells on, and the key."""
+    """What a child is given: descriptors of the listening socket and of the pipe that it tells on, and the key.
+
+    ``admin``: that of the admin port, for the first child alone; -1 for the others. ``place``: which child it is, from
+    0; its successor has the same. ``folder``: what the children share.
+    """
 
     listening: int
     ready: int
     key: str = ""
+    admin: int = -1
+    place: int = 0
+    folder: str = ""
+
+    def admin_socket(self) -> socket.socket | None:
+        """The socket of the admin port, where this child answers there."""
+        return None if self.admin < 0 else socket.socket(fileno=os.dup(self.admin))
 
     def socket(self) -> socket.socket:
         """The listening socket."""
@@ -70,11 +82,22 @@ def open_port(host: str, port: int) -> socket.socket:
 
 
 class Crew:
-    """The children. ``command`` starts one."""
+    """The children. ``command`` starts one. The first answers at the ``admin`` port too, and so does who follows it."""
 
-    def __init__(self, command: Sequence[str], count: int, port: socket.socket, *, key: str = "") -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        count: int,
+        port: socket.socket,
+        *,
+        key: str = "",
+        admin: socket.socket | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self._command = list(command)
         self._port = port
+        self._admin = admin
+        self._folder = "" if folder is None else str(folder)
         self._key = key
         self._reading, self._writing = os.pipe()
         self._children: list[_Child] = [_Child() for _ in range(count)]
@@ -98,15 +121,15 @@ class Crew:
         self, selector: selectors.BaseSelector, all_ready: Callable[[], None], say: Callable[[str], None]
     ) -> None:
         told = False
-        for child in self._children:
-            child.start(self._started())
+        for place, child in enumerate(self._children):
+            child.start(self._started(place))
         while not self._stopping or any(child.is_alive for child in self._children):
             if selector.select(_LOOK_EVERY_S):
                 self.ready += len(os.read(self._reading, 64))
             if not told and self.ready >= len(self._children):
                 told = True
                 all_ready()
-            for child in self._children:
+            for place, child in enumerate(self._children):
                 if self._stopping or child.is_alive:
                     continue
                 code = child.code
@@ -119,13 +142,21 @@ class Crew:
                     say(f"a worker ended with {code}; another is started")
                     child.buried()
                 if child.is_due:
-                    child.start(self._started())
+                    child.start(self._started(place))
 
-    def _started(self) -> "subprocess.Popen[bytes]":
-        shared = Inherited(listening=self._port.fileno(), ready=self._writing, key=self._key)
+    def _started(self, place: int) -> "subprocess.Popen[bytes]":
+        admin = -1 if self._admin is None or place > 0 else self._admin.fileno()
+        shared = Inherited(
+            listening=self._port.fileno(),
+            ready=self._writing,
+            key=self._key,
+            admin=admin,
+            place=place,
+            folder=self._folder,
+        )
         return subprocess.Popen(  # noqa: S603 - our own program, with the arguments that it was given
             self._command,
-            pass_fds=(shared.listening, shared.ready),
+            pass_fds=(shared.listening, shared.ready, *((admin,) if admin >= 0 else ())),
             env={**os.environ, INHERITED: msgspec.json.encode(shared).decode()},
         )
 
