@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE # a turn starts several processes; compiling ea
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run test crash lint type bench peers mlflow docs lock format clean mutate
+.PHONY: help run test crash lint type bench peers servers serving mlflow docs lock format clean mutate
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -92,6 +92,23 @@ peers: $(VENV)/peers.stamp ## side by side with joblib, Dask, Spark, Metaflow, D
 	$(BIN)/python bench/batch.py --model trees --peers whole,chunked,joblib,dask,spark
 	$(BIN)/python bench/stages/run.py
 
+$(VENV)/peers-%.stamp: $(VENV)/dev.stamp requirements-peers-%.lock
+	$(PYTHON) -m venv $(VENV)/peers-$*
+	$(UV) pip sync --quiet --require-hashes --python $(VENV)/peers-$*/bin/python requirements-peers-$*.lock
+	@touch $@
+
+servers: $(VENV)/peers-services.stamp $(VENV)/peers-mlserver.stamp ## set up the servers that serving is compared with
+
+# Each keeps what it found: run it again to go on. They need wrk, gcc and nginx.
+serving: servers ## the figures of serving, and its endurance (hours)
+	$(BIN)/python bench/serve/one.py
+	$(BIN)/python bench/serve/many.py
+	$(BIN)/python bench/serve/native.py
+	$(BIN)/python bench/serve/safe.py
+	$(BIN)/python bench/serve/swaps.py
+	$(BIN)/python bench/serve/overload.py
+	$(BIN)/python bench/serve/years.py
+
 docs: $(VENV)/dev.stamp ## generate the reference pages from the code
 	$(BIN)/python tools/make_docs.py
 
@@ -100,6 +117,7 @@ lock: $(BIN)/uv ## lock the newest allowed versions, with hashes
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate $(foreach extra,examples lineage load mlflow notebook oidc onnx postgres s3 serve telemetry tune dev,--extra $(extra)) pyproject.toml -o requirements-dev.lock
 	echo 'mutmut>=3.8' | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --constraint requirements-dev.lock --python-version 3.11 - -o requirements-mutate.lock
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate -c requirements-dev.lock bench/peers.in -o requirements-peers.lock
+	$(foreach which,services mlserver,$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 bench/serve/peers/$(which).in -o requirements-peers-$(which).lock &&) true
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --override requirements-mlflow-oldest.override requirements-mlflow-oldest.in -o requirements-mlflow-oldest.lock
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
 

@@ -118,6 +118,13 @@ class Serve(Section, frozen=True, kw_only=True):
     max_connections: Annotated[Count, Meta(description="Most connections of one process; one more is refused.")] = (
         10_000
     )
+    shed_after: Annotated[
+        Duration,
+        Meta(
+            description="When more arrives than can be answered, so that a turn through all that is there takes longer "
+            "than this, again and again for 250 ms, what is later in a turn is refused with 503. 0s: never."
+        ),
+    ] = "200ms"
     tls_cert: Annotated[
         str, Meta(description="File with the certificate, and those that it hangs on (PEM). Empty: plain HTTP.")
     ] = ""

@@ -195,6 +195,8 @@ def test_many_labels_are_judged_as_each_is(shares, found, good):
         answers = answers_of(frame if shares else frame.select("prediction"), frame.height)
         one_by_one = [LABELS(each) for each in answers]
         assert seat_of(output).judged([()] * len(answers), answers) == one_by_one
+        assert seat_of(output).judged([()] * len(answers), list(answers)) == one_by_one
+        assert sieve_of(output, LIMITS)(list(answers)) == sieve_of(output, LIMITS)(answers)
         if sieve_of(output, LIMITS)(answers):
             assert not any(one_by_one)
         elif not any(one_by_one):  # the sieve may doubt what is good, only at the edge of the slack
@@ -211,6 +213,16 @@ def test_many_numbers_are_judged_as_each_is(found):
     one_by_one = [NUMBERS(each) for each in answers]
     assert seat_of(output).judged([()] * len(answers), answers) == one_by_one
     assert sieve_of(output, LIMITS)(answers) == (not any(one_by_one))
+    assert seat_of(output).judged([()] * len(answers), list(answers)) == one_by_one
+    assert sieve_of(output, LIMITS)(list(answers)) == (not any(one_by_one))
+
+
+@pytest.mark.parametrize("odd", [UserCodeFailed("no"), ("no", None), ("no", (0.5,)), ("no", ("a", "b")), (None, None)])
+def test_a_list_with_something_else_in_it_is_left_to_the_check(odd):
+    sieve = sieve_of(Output(kind="label", type="str", classes=("no", "yes")), LIMITS)
+    good = [("no", (0.75, 0.25)), ("yes", (0.25, 0.75))]
+    assert sieve(good)
+    assert not sieve([*good, odd])
 
 
 def test_a_column_of_another_type_is_left_to_the_check():
@@ -231,12 +243,13 @@ def test_a_column_of_another_type_is_left_to_the_check():
         max_size=5,
     )
 )
-def test_runs_are_counted_over_many_as_over_each(calls):
+@pytest.mark.parametrize("kind", [lambda answers: answers, list])
+def test_runs_are_counted_over_many_as_over_each(kind, calls):
     output = Output(kind="label", type="str", classes=("no", "yes"))
     seat, scalar = seat_of(output, limit=12), Constancy(12)
     for call in calls:
         rows = [(row,) for row, _ in call]
-        answers = answers_of(pl.DataFrame({"prediction": [label for _, label in call]}), len(call))
+        answers = kind(answers_of(pl.DataFrame({"prediction": [label for _, label in call]}), len(call)))
         expected = ["constant" if scalar.sees(row, each) else None for row, each in zip(rows, answers, strict=True)]
         assert seat.judged(rows, answers) == expected
         assert (seat.constancy._run, seat.constancy._answer, seat.constancy._row) == (

@@ -33,6 +33,8 @@ class Doubling(Predictor):
             raise UserCodeFailed("missing", cause="raised")
         if frame["x"].max() == 13.0:
             raise UserCodeFailed("too long", cause="deadline")
+        if frame["x"].max() == 77.0:
+            raise UserCodeFailed("no number", cause="nonsense")
         if frame["x"].max() == 99.0:
             raise RuntimeError("a fault of ours")
         return frame.select(prediction=pl.col("x") * 2)
@@ -81,17 +83,38 @@ def test_what_waits_is_asked_together():
     assert predictor.calls == [[0.0], [1.0, 2.0, 3.0, 4.0]]
 
 
-def test_a_bad_record_spoils_no_other_request():
+@pytest.mark.parametrize("place", range(4))
+def test_a_bad_record_spoils_no_other_request(place):
     predictor = Doubling(threading.Event())
-    good, bad = run([predictor], lambda pool: filled(pool, predictor, [(1.0,)], [(None,), (2.0,)]))
-    assert good == [(2.0, None)]
+    requests = [[(1.0,)], [(1.0,)], [(1.0,)]]
+    requests.insert(place, [(None,), (2.0,)])
+    found = run([predictor], lambda pool: filled(pool, predictor, *requests))
+    bad = found.pop(place)
+    assert found == [[(2.0, None)]] * 3
     assert [given.facts["cause"] for given in bad] == ["raised", "raised"]
+    assert not any("bystander" in given.facts for given in bad)
+
+
+def test_a_model_that_refuses_everybody_is_not_asked_by_everybody():
+    predictor = Doubling(threading.Event())
+    found = run([predictor], lambda pool: filled(pool, predictor, *[[(None,)]] * 10))
+    assert ["bystander" in given.facts for (given,) in found] == [False] * 2 + [True] * 8
+    assert [len(call) for call in predictor.calls] == [1, 10, 1, 1]
+
+
+def test_nonsense_is_counted_for_one_request_of_a_call():
+    predictor = Doubling(threading.Event())
+    found = run([predictor], lambda pool: filled(pool, predictor, [(1.0,)], [(77.0,)], [(2.0,)]))
+    assert [given.facts["cause"] for (given,) in found] == ["nonsense"] * 3
+    assert ["bystander" in given.facts for (given,) in found] == [False, True, True]
+    assert len(predictor.calls) == 2
 
 
 def test_a_call_that_ran_out_of_time_is_not_made_again():
     predictor = Doubling(threading.Event())
     found = run([predictor], lambda pool: filled(pool, predictor, [(13.0,)], [(1.0,)]))
     assert [given.facts["cause"] for each in found for given in each] == ["deadline", "deadline"]
+    assert ["bystander" in given.facts for each in found for given in each] == [False, True]
     assert len(predictor.calls) == 2
 
 
@@ -151,3 +174,92 @@ def test_several_workers_answer_at_once():
         return await asyncio.gather(*tasks)
 
     assert sorted(run([one, two], work)) == [[(2.0, None)], [(4.0, None)]]
+
+
+class Paced(Doubling):
+    """Takes so many seconds of a clock of its own for each row."""
+
+    def __init__(self, row_s):
+        super().__init__(threading.Event())
+        self.row_s, self.now_s = row_s, 0.0
+
+    def _answer(self, frame):
+        self.now_s += frame.height * self.row_s
+        return super()._answer(frame)
+
+
+def paced(row_s, work, **options):
+    """A pool whose worker has answered four calls, so that its pace is known, and is held at the fifth."""
+    predictor = Paced(row_s)
+
+    async def main(pool):
+        predictor.gate.set()
+        for _ in range(4):
+            await pool.ask([(0.0,)])
+        predictor.gate.clear()
+        predictor.begun.clear()
+        predictor.calls.clear()
+        return await work(pool, predictor)
+
+    return run([predictor], main, clock=lambda: predictor.now_s, **options), predictor.calls
+
+
+def test_a_call_is_given_as_much_as_takes_an_eighth_of_the_deadline():
+    requests = [[(float(number),)] for number in range(1, 13)]
+    _, calls = paced(0.05, lambda pool, predictor: filled(pool, predictor, *requests), deadline_s=2.0)
+    assert [len(call) for call in calls] == [1, 5, 5, 2]
+
+
+def test_where_calls_are_long_no_more_may_wait_than_takes_a_quarter_of_the_deadline():
+    requests = [[(float(number),)] for number in range(1, 8)]
+    found, _ = paced(0.15, lambda pool, predictor: filled(pool, predictor, *requests), deadline_s=2.0)
+    assert [isinstance(each, Overloaded) for each in found] == [False] * 3 + [True] * 4
+
+
+def test_before_its_pace_is_known_a_call_is_short(monkeypatch):
+    monkeypatch.setattr(pools, "FIRST_ROWS", 2)
+    predictor = Doubling(threading.Event())
+    requests = [[(float(number),)] for number in range(1, 8)]
+    run([predictor], lambda pool: filled(pool, predictor, *requests), clock=lambda: 0.0)
+    assert [len(call) for call in predictor.calls] == [1, 4, 3]
+
+
+def seen(*calls, deadline_s=2.0):
+    pace = pools.Pace(deadline_s)
+    for rows, seconds, *cause in calls:
+        pace.saw(rows, seconds, UserCodeFailed("no", cause=cause[0]) if cause else None)
+    return pace
+
+
+def test_short_calls_bound_nothing():
+    pace = seen(*[(1, 0.1)] * 10)
+    assert (pace.call_rows, pace.most_waiting) == (2, None)
+
+
+def test_a_long_call_of_many_rows_bounds_at_once_and_a_short_one_frees_again():
+    long_one = (64, 0.2)
+    assert seen(long_one).most_waiting == 160
+    assert seen(long_one, (64, 0.01)).most_waiting is None
+
+
+def test_a_slow_model_is_asked_for_little():
+    pace = seen(*[(1, 1.0)] * 4)
+    assert (pace.call_rows, pace.most_waiting) == (1, 1)
+
+
+def test_calls_grow_as_they_go_well():
+    pace = seen((64, 0.001))
+    assert pace.call_rows == 128
+    for _ in range(10):
+        pace.saw(pace.call_rows, 0.001, None)
+    assert pace.call_rows > pools.MOST_ROWS
+
+
+def test_what_was_too_much_for_its_deadline_is_halved():
+    assert seen((100, 2.0, "deadline")).call_rows == 50
+    assert seen((100, 2.0, "raised")).call_rows == pools.FIRST_ROWS
+
+
+def test_a_call_in_which_a_process_was_started_says_nothing():
+    assert seen((1, 0.1, "died"), (64, 1.9)).most_waiting is None
+    assert seen((1, 0.1, "died"), (64, 1.9), (64, 0.2)).most_waiting == 160

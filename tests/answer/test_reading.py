@@ -202,3 +202,37 @@ def test_bytes_are_base64():
 def test_errors_have_their_words():
     assert malformed("No.").facts["malformed"] is True
     assert bad_field("x", "is bad", 3).message == "Field 'x' of record 3 is bad."
+
+
+FEW = Reader([*COLUMNS[:3], Column(name="city", type="str", nullable=True)])
+NUMBERS = st.sampled_from([3, -1, 3.0, 3.5, 2**63 - 1, 2**63, 1e300, None, 0])
+
+
+def told(read):
+    try:
+        return repr(read())
+    except DataRefused as refusal:
+        return refusal.message, refusal.facts
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.just(1.5), NUMBERS, st.sampled_from(["red", "blue", ""]), st.sampled_from(["a", "b", "", None])),
+        max_size=5,
+    )
+)
+def test_many_records_are_read_as_each_is(values):
+    records = [FEW.record(*each) for each in values]
+    assert told(lambda: FEW.rows(records)) == told(lambda: [FEW.row(each, n) for n, each in enumerate(records)])
+
+
+@pytest.mark.parametrize("city", ["a", "", None])
+def test_a_record_of_texts_is_read_as_any(city):
+    columns = [Column(name="x", type="float", nullable=False), Column(name="city", type="str", nullable=True)]
+    reader = Reader(columns)
+    assert reader.row(reader.record(1.5, city)) == (1.5, city or None)
+    strict = Reader([columns[0], Column(name="city", type="str", nullable=False)])
+    if city == "":
+        with pytest.raises(DataRefused, match="is empty"):
+            strict.row(strict.record(1.5, city))

@@ -90,6 +90,19 @@ def test_linear_answers_are_those_of_frames_to_the_bit(form, rows):
     assert type(rows_of(form, SIGNATURE)).__name__ == "_LinearRows"
     found, expected = by_rows(form, rows), by_frame(form, rows)
     assert repr(found) == repr(expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "SEVERAL", 1)
+        assert repr(by_rows(form, rows)) == repr(expected)
+
+
+def test_rows_are_added_up_by_columns_when_they_are_several():
+    form = Linear(link="number", intercepts=(1.0,), terms=(NumberTerm(column="age", shift=0.5, weights=(2.0,)),))
+    made, rows = rows_of(form, SIGNATURE), [(float(place), *[None] * 4) for place in range(40)]
+    expected = made.answers(rows)
+    made._one = None
+    assert made.answers(rows) == expected
+    with pytest.raises(TypeError):
+        made.answers(rows[:3])
 
 
 @settings(max_examples=40, deadline=None)
@@ -98,6 +111,7 @@ def test_rows_that_are_a_frame_get_the_same_answers(form, rows, times):
     many = Framed(frame_of(rows * times, schema_of(SIGNATURE)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows_module, "MANY", 1)
+        patch.setattr(rows_module, "FRAMED", 1)
         given = rows_of(form, SIGNATURE).answers(many)
     found = [None if isinstance(each, UserCodeFailed) else each for each in given]
     assert repr(found) == repr(by_rows(form, rows) * times)
@@ -110,6 +124,14 @@ def test_a_frame_gives_its_rows_when_they_are_asked_for():
     assert list(framed.take([3, 1])) == [rows[3], rows[1]]
     assert framed.take(range(5)) is framed
     assert list(framed.select(["city", "age"]))[4] == ("a", 4.0)
+
+
+def test_rows_make_their_frame_when_it_is_asked_for():
+    rows = [(float(place), place, "a", None, None) for place in range(5)]
+    framed = Framed.of(rows, schema_of(SIGNATURE))
+    assert (len(framed), framed[1], list(framed), framed.has_frame) == (5, rows[1], rows, False)
+    assert framed.frame.equals(frame_of(rows, schema_of(SIGNATURE)))
+    assert framed.has_frame
 
 
 @pytest.mark.parametrize("score", [709.0, 709.782712893384, 709.7827128933841, 710.0, 800.0, 1e9])

@@ -141,6 +141,19 @@ def test_what_last_good_cannot_answer_either_is_no_evidence(mad):
     shift.duty.close()
 
 
+def test_what_happened_once_is_counted_once(fit):
+    shift = Shift(fit)
+    error = UserCodeFailed("no", cause="died", bystander=True)
+    shift.champion.here = type("Broken", (), {"answers": lambda _, rows: [error] * len(rows)})()
+    assert set(shift.ask(50)) == {"last-good"}
+    assert shift.said == []
+    fit.clock.advance(1.0)
+    shift.breaks("died")
+    shift.ask(8)
+    assert len(shift.said) == 1
+    shift.duty.close()
+
+
 def test_time_and_memory_heal_by_probing_in_the_shadow(fit):
     shift = Shift(fit)
     assert set(shift.ask(20)) == {"champion"}

@@ -369,3 +369,63 @@ def test_a_key_with_a_quota_is_answered_by_itself(project, monkeypatch):
     found = asyncio.run(main())
     assert sorted(each[9:12] for each in found) == [b"200"] * 3 + [b"429"] * 2
     assert calls == [1] * 3
+
+
+@pytest.mark.parametrize("cut", [-1, -5, -20])
+@pytest.mark.parametrize("meanwhile", ["nothing", "forget", "shutdown"])
+def test_a_body_that_comes_in_pieces(house, cut, meanwhile):
+    """It is waited for in the fast lane; the ordinary one takes over when heads are forgotten or the server ends."""
+    raw, lane = request(), Lane(house.door, house.app)
+
+    async def main():
+        crowd = Crowd(lane, house.app, 1)
+        (connection,), (wire,) = crowd.connections, crowd.wires
+        connection.data_received(raw)  # the head is learnt
+        await settled()
+        (expected,) = crowd.found()
+        connection.data_received(raw + raw[:cut])
+        await settled()
+        assert crowd.found() == [expected]
+        before = lane.answered
+        if meanwhile == "forget":
+            lane.forget()
+        if meanwhile == "shutdown":
+            connection.shutdown()
+            assert not wire.closed
+        for place in range(len(raw) + cut, len(raw)):
+            connection.data_received(raw[place : place + 1])
+            await settled()
+        (found,) = crowd.found()
+        if meanwhile == "shutdown":
+            assert b"200 OK" in found
+            assert wire.closed
+        else:
+            assert found == expected
+            connection.data_received(raw)
+            await settled()
+            assert crowd.found() == [expected]
+        connection.connection_lost(None)
+        return lane.answered - before
+
+    assert asyncio.run(main()) == {"nothing": 2, "forget": 1, "shutdown": 0}[meanwhile]
+
+
+def test_a_connection_on_which_a_body_arrives_is_not_idle(house):
+    raw, lane = request(), Lane(house.door, house.app)
+
+    async def main():
+        crowd = Crowd(lane, house.app, 1)
+        (connection,), (wire,) = crowd.connections, crowd.wires
+        for _ in range(2):
+            connection.data_received(raw)
+            await settled()
+        connection.timeout_keep_alive_handler()
+        connection.data_received(raw[:-5])
+        connection.timeout_keep_alive_handler()
+        assert not wire.closed
+        connection.data_received(raw[-5:])
+        await settled()
+        assert wire.found.count(b"200 OK") == 3
+        connection.connection_lost(None)
+
+    asyncio.run(main())

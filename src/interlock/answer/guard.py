@@ -6,6 +6,8 @@ model, by its cause; the words for people are in :data:`FAULTS`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from operator import ne
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -60,7 +62,7 @@ def check_of(output: Output | None, limits: Limits) -> Check:
     return _text if output.kind == "text" else _ranking_check(output)
 
 
-Sieve: TypeAlias = Callable[[FramedAnswers], bool]
+Sieve: TypeAlias = Callable[[Sequence[Given]], bool]
 """Whether all answers are good for certain, found by columns. Where it says no, each is asked about by itself."""
 _FRAME_TYPES: Final[Mapping[str, pl.DataType]] = {"str": pl.String(), "int": pl.Int64(), "bool": pl.Boolean()}
 _SURE: Final = 0.99
@@ -72,12 +74,52 @@ def sieve_of(output: Output | None, limits: Limits) -> Sieve | None:
     if output is None or output.kind not in ("label", "number"):
         return None
     if output.kind == "number":
-        low, high = _reach(output, limits)
-        return lambda given: _all_within(given.frame["prediction"], low, high)
-    return None if output.classes is None else _label_sieve(output, output.classes)
+        framed, listed = _number_sieves(output, limits)
+    elif output.classes is not None:
+        framed, listed = _label_sieve(output, output.classes), _label_list_sieve(output, output.classes)
+    else:
+        return None
+    return lambda given: framed(given) if isinstance(given, FramedAnswers) else listed(given)
 
 
-def _label_sieve(output: Output, classes: Sequence[str | int | bool]) -> Sieve:
+_Framed: TypeAlias = Callable[[FramedAnswers], bool]
+
+
+def _number_sieves(output: Output, limits: Limits) -> tuple[_Framed, Sieve]:
+    low, high = _reach(output, limits)
+
+    def listed(given: Sequence[Given]) -> bool:
+        if set(map(type, given)) != {tuple}:
+            return False
+        values = [each[0] for each in given]  # type: ignore[index]
+        return set(map(type, values)) == {float} and all(low <= value <= high for value in values)
+
+    return lambda given: _all_within(given.frame["prediction"], low, high), listed
+
+
+def _label_list_sieve(output: Output, classes: Sequence[str | int | bool]) -> Sieve:
+    kind, known, count = _TYPES.get(output.type, str), frozenset(classes), len(classes)
+
+    def sieve(given: Sequence[Given]) -> bool:
+        if set(map(type, given)) != {tuple}:
+            return False
+        labels, shares = zip(*given, strict=True)
+        if set(map(type, labels)) != {kind} or not known.issuperset(labels):
+            return False
+        if shares.count(None) == len(shares):
+            return True
+        if None in shares or set(map(len, shares)) != {count}:
+            return False
+        table = np.array(shares)
+        if table.dtype != np.float64:
+            return False
+        total = table.sum(axis=1)
+        return bool((table >= -PROBABILITY_SLACK).all() and (np.abs(total - 1.0) <= _SURE * SUM_SLACK).all())
+
+    return sieve
+
+
+def _label_sieve(output: Output, classes: Sequence[str | int | bool]) -> _Framed:
     kind = _FRAME_TYPES.get(output.type, pl.String())
     known = pl.Series(list(classes))
     names = [f"probability_{place}" for place in range(len(classes))]
@@ -139,17 +181,13 @@ def _label_check(output: Output) -> Check:
         if classes is not None and label not in classes:
             return "class"
         if shares is not None:
-            if len(shares) != count or not _lowest(shares) >= -PROBABILITY_SLACK:
+            if len(shares) != count or not min(shares) >= -PROBABILITY_SLACK:  # type: ignore[operator]
                 return "probabilities"
             if not abs(sum(shares) - 1.0) <= SUM_SLACK:  # type: ignore[arg-type]
                 return "probabilities"
         return None
 
     return check
-
-
-def _lowest(shares: Any) -> float:
-    return float(min(shares))
 
 
 def _number_check(output: Output, limits: Limits) -> Check:
@@ -236,17 +274,20 @@ class Constancy:
         self._run, self._answer, self._row = 0, given, row
         return False
 
-    def passes(self, rows: Sequence[Row], given: FramedAnswers) -> bool:
+    def passes(self, rows: Sequence[Row], given: Sequence[Given]) -> bool:
         """Take in many answers at once; False, and nothing is taken in, where a run may come near the limit.
 
-        They must be plain columns, as a sieve finds them to be.
+        They must be good, as a sieve finds them to be.
         """
         if not given:
             return True
-        differs = np.zeros(len(given) - 1, dtype=bool)
-        for column in given.frame:
-            values = column.to_numpy() if column.dtype.is_float() else column.to_physical()
-            differs |= np.asarray(values[1:] != values[:-1])
+        if isinstance(given, FramedAnswers):
+            differs = np.zeros(len(given) - 1, dtype=bool)
+            for column in given.frame:
+                values = column.to_numpy() if column.dtype.is_float() else column.to_physical()
+                differs |= np.asarray(values[1:] != values[:-1])
+        else:
+            differs = np.fromiter(map(ne, given, islice(given, 1, None)), dtype=bool, count=len(given) - 1)
         starts = np.concatenate(([0], np.flatnonzero(differs) + 1))
         lengths = np.diff(starts, append=len(given))
         if max(self._run + 1 + int(lengths[0]), int(lengths.max())) >= self.limit:

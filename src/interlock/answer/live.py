@@ -21,6 +21,7 @@ from interlock.model.runner import Runner
 from interlock.ports import Parts
 from interlock.records import Column, Release, Signature, Tier, short
 from interlock.release.standing import trial_of
+from interlock.units import seconds
 
 _WARM_CALLS: Final = 3
 
@@ -189,7 +190,8 @@ class Loader:
         for predictor in predictors:
             with suppress(UserCodeFailed):  # a made row may be refused; that the model was loaded is what counts
                 predictor.predict(row)
-        return Model(opened, None, Pool(predictors, bundle.signature), opened.reference())
+        pool = Pool(predictors, bundle.signature, deadline_s=seconds(self._settings.model.predict_deadline))
+        return Model(opened, None, pool, opened.reference())
 
     def keep(self, live: Live) -> None:
         """Let go of every model that ``live`` does not need."""

@@ -3,14 +3,21 @@
 What arrives while every worker is busy is asked together in the next call. A call that takes too long, ends its
 process, or takes too much memory costs that process and nothing else: the rows are answered by the next tier, and a new
 process is started. A call that the model refuses is asked again request by request, so that one bad record does not
-spoil the others. What waits is bounded: beyond it a request is turned away at once.
+spoil the others; when the first ones are refused again, it is the model, and the rest are not asked. Of a call that
+fails as a whole the first request is told the cause, and the others that they were *bystanders*: what happened once is
+counted once.
+
+What waits is bounded: beyond it a request is turned away at once. By what the last calls took for a row, a call is
+given as much as takes an eighth of the deadline; and where calls are long, as much may wait as takes a quarter. So a
+model that has more to do than it can is late for nobody whom it answers, and is not taken for one that hangs.
 """
 
 import asyncio
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +29,13 @@ from interlock.records import Signature
 
 MOST_ROWS: Final = 4_096
 """Rows of one call to a worker."""
+FIRST_ROWS: Final = 64
+"""Rows of one call before it is known how long a row takes."""
+_CALLS: Final = 4
+_TELLING: Final = 8
+"""A call with so many rows tells what one takes."""
+_CALL_SHARE, _WAIT_SHARE = 1 / 8, 1 / 4
+"""Of the deadline: what a call should take at most, and what may wait."""
 
 
 class Overloaded(Fault):
@@ -48,11 +62,64 @@ class _Asked:
             self.future.set_result(given)
 
 
-class Pool:
-    """Workers of one model: a predictor each, which lives in a thread of its own."""
+class Pace:
+    """How fast a model is, by its last calls: how many rows a call may have, and how many may wait.
 
-    def __init__(self, predictors: Sequence[Predictor], signature: Signature, *, most_waiting: int = 10_000) -> None:
+    A call has costs of its own, so a small one says little of a row: the least that a row took is what counts, and as
+    long as calls are short, nothing is bounded by time. ``deadline_s`` is that of a call.
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        self._call_s, self._wait_s = _CALL_SHARE * deadline_s, _WAIT_SHARE * deadline_s
+        self._calls: deque[tuple[int, float]] = deque(maxlen=_CALLS)
+        self._row_s = 0.0
+        self._is_fresh = False
+        self.call_rows = FIRST_ROWS
+        """Rows of the next call."""
+        self.most_waiting: int | None = None
+        """Rows that may wait for each worker; None: time does not bound them."""
+
+    def saw(self, rows: int, seconds: float, problem: InterlockError | None) -> None:
+        """Take in a call. One that failed says nothing, nor the next one, in which a process is started again."""
+        if problem is not None:
+            if problem.facts.get("cause") == "deadline":
+                self.call_rows = max(1, min(self.call_rows, rows // 2))
+            self._is_fresh = problem.facts.get("cause") not in ("raised", "nonsense")
+            return
+        if self._is_fresh:
+            self._is_fresh = False
+            return
+        self._calls.append((rows, seconds))
+        self._row_s = max(min(took / max(count, 1) for count, took in self._calls), 1e-9)
+        self.call_rows = min(self._in(self._call_s), max(2 * self.call_rows, FIRST_ROWS))
+        long_s = self._call_s / 2
+        if len(self._calls) == _CALLS and all(took > long_s for _, took in self._calls):
+            self.most_waiting = self._in(self._wait_s)
+        elif rows >= _TELLING and seconds > long_s:
+            self.most_waiting = max(self._in(self._wait_s), FIRST_ROWS)
+        else:
+            self.most_waiting = None
+
+    def _in(self, seconds: float) -> int:
+        """So many rows, at least one, take so long."""
+        return max(1, int(min(seconds / self._row_s, 1e9)))
+
+
+class Pool:
+    """Workers of one model: a predictor each, which lives in a thread of its own. ``deadline_s`` is that of a call."""
+
+    def __init__(
+        self,
+        predictors: Sequence[Predictor],
+        signature: Signature,
+        *,
+        deadline_s: float = 2.0,
+        most_waiting: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._signature = signature
+        self._clock = clock
+        self._pace = Pace(deadline_s)
         self._waiting: deque[_Asked] = deque()
         self._most_waiting = most_waiting
         self._rows_waiting = 0
@@ -73,7 +140,7 @@ class Pool:
         with self._lock:
             if self._closed:
                 raise Overloaded("The model is being taken off.", next_step="Ask again.")
-            if self._waiting and self._rows_waiting + len(rows) > self._most_waiting:
+            if self._waiting and self._rows_waiting + len(rows) > self._most():
                 raise Overloaded(
                     f"{self._rows_waiting} rows wait for the model already.",
                     next_step="Ask again later, or run more workers.",
@@ -82,6 +149,11 @@ class Pool:
             self._rows_waiting += len(rows)
         self._bell.put(True)
         return await asked.future
+
+    def _most(self) -> int:
+        """Rows that may wait now."""
+        by_time = self._pace.most_waiting
+        return self._most_waiting if by_time is None else min(self._most_waiting, by_time * len(self._threads))
 
     @property
     def waiting(self) -> int:
@@ -106,14 +178,17 @@ class Pool:
             while self._bell.get():
                 taken = self._take()
                 if taken:
-                    _answer(model, taken)
+                    began_s, rows = self._clock(), sum(len(asked.rows) for asked in taken)
+                    problem = _answer(model, taken)
+                    self._pace.saw(rows, self._clock() - began_s, problem)
 
     def _take(self) -> list[_Asked]:
         """What waits, up to one call."""
         taken: list[_Asked] = []
         rows = 0
+        most = min(MOST_ROWS, self._pace.call_rows)
         with self._lock:
-            while self._waiting and (not taken or rows + len(self._waiting[0].rows) <= MOST_ROWS):
+            while self._waiting and (not taken or rows + len(self._waiting[0].rows) <= most):
                 asked = self._waiting.popleft()
                 rows += len(asked.rows)
                 if not asked.future.cancelled():
@@ -122,22 +197,44 @@ class Pool:
         return taken
 
 
-def _answer(model: FrameRows, taken: Sequence[_Asked]) -> None:
-    """Ask for all at once; where the model refused, for each request alone."""
+def _answer(model: FrameRows, taken: Sequence[_Asked]) -> InterlockError | None:
+    """Ask for all at once; where the model refused, for each request alone. What was wrong with the first call."""
     alone = taken[0].rows if len(taken) == 1 else None  # they may be a frame already
     given = _asked(model, [row for asked in taken for row in asked.rows] if alone is None else alone)
+    problem = given if isinstance(given, InterlockError) else None
     if isinstance(given, UserCodeFailed) and given.facts.get("cause") == "raised" and len(taken) > 1:
-        for asked in taken:
-            _answer(model, [asked])
-        return
+        again = [_answer(model, [asked]) for asked in taken[:_AGAIN]]
+        for asked in taken[_AGAIN:]:
+            if None in again:
+                _answer(model, [asked])
+            else:
+                asked.settle([_bystander(given)] * len(asked.rows))
+        return problem
     if alone is not None and not isinstance(given, InterlockError):
         taken[0].settle(given)
-        return
+        return None
+    if isinstance(given, InterlockError):
+        taken[0].settle([given] * len(taken[0].rows))
+        for asked in taken[1:]:
+            asked.settle([_bystander(given)] * len(asked.rows))
+        return given
     place = 0
     for asked in taken:
         count = len(asked.rows)
-        asked.settle([given] * count if isinstance(given, InterlockError) else given[place : place + count])
+        asked.settle(given[place : place + count])
         place += count
+    return None
+
+
+_AGAIN: Final = 2
+"""So many requests of a call that was refused are asked alone before it is known that it is the model."""
+
+
+def _bystander(error: InterlockError) -> InterlockError:
+    """The same error for a request that was in the same call as others."""
+    made = UserCodeFailed(error.message, next_step=error.next_step)
+    made.facts = {**error.facts, "bystander": True}
+    return made
 
 
 def _asked(model: FrameRows, rows: Sequence[Row]) -> list[Given] | InterlockError:

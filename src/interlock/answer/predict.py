@@ -15,13 +15,13 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from interlock.answer.guard import Cause, Check, Constancy, Sieve
 from interlock.answer.lots import Lots
 from interlock.errors import InterlockError, UserCodeFailed
-from interlock.model.rows import Answer, Framed, FramedAnswers, Given, Row, Rows
+from interlock.model.rows import Answer, Framed, Given, Row, Rows
 from interlock.records import Column, Signature, Tier
 from interlock.release.canary import Trial
 
 _Judged: TypeAlias = tuple[Sequence[Given], Sequence[Cause | None]]
 """What a seat gave, and what is wrong with each."""
-_MANY: Final = 256
+_MANY: Final = 64
 """So many answers are looked through by columns; fewer are quicker one by one."""
 TIERS: Final[tuple[Tier, ...]] = ("champion", "challenger", "last-good", "baseline", "abstain")
 _RESCUERS: Final[dict[Tier, tuple[Tier, ...]]] = {
@@ -101,8 +101,7 @@ class Seat:
     def judged(self, rows: Sequence[Row], given: Sequence[Given]) -> list[Cause | None]:
         """What is wrong with each answer. Many are looked through by columns, and one by one when any is odd."""
         if (
-            isinstance(given, FramedAnswers)
-            and len(given) >= _MANY
+            len(given) >= _MANY
             and self.sieve is not None
             and self.sieve(given)
             and (self.constancy is None or self.constancy.passes(rows, given))
@@ -122,13 +121,15 @@ class Fault(NamedTuple):
     """A seat had no acceptable answer for the row at ``place``; ``rescued`` says whether a later tier that learns had.
 
     Only when last good has a good answer to the very row is it the champion's fault: else the record is bad. So with
-    the challenger, and champion or last good.
+    the challenger, and champion or last good. A ``bystander`` was in one call with others when it failed, which is
+    counted for one of them.
     """
 
     place: int
     tier: Tier
     cause: Cause
     rescued: bool | None = None
+    bystander: bool = False
 
 
 @dataclass(slots=True)
@@ -159,7 +160,8 @@ class Answered:
             self.answers[place] = given  # type: ignore[assignment]
             self.tiers[place] = tier
         else:
-            self.faults.append(Fault(place, tier, cause))
+            bystander = isinstance(given, InterlockError) and given.facts.get("bystander") is True
+            self.faults.append(Fault(place, tier, cause, bystander=bystander))
 
     def parts(self, counts: Sequence[int]) -> Iterator["Answered"]:
         """What became of the first so many rows, the next, and so on."""
@@ -251,9 +253,9 @@ class Live:
             seat = self.challenge.seat
         if seat.here is None:
             return None
-        picked = seat.picked(rows)
+        picked = rows if seat.pick is None else seat.picked(rows)
         given = seat.asked_here(picked) if drawn else seat.here.answers(picked)
-        causes = seat.judged(picked, given)
+        causes = seat.judged(picked, given) if len(given) != 1 else (seat.judge(picked[0], given[0]),)
         if not any(causes):
             return Answered(given, [seat.tier] * len(given))  # type: ignore[arg-type]
         course = self._course(rows, drawn)

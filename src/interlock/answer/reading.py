@@ -10,7 +10,7 @@ to UTC, and nothing is rounded.
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Final, NoReturn
 
@@ -71,6 +71,7 @@ class Reader:
             gc=False,
         )
         self._finish = [(place, _FINISH[column.type]) for place, column in enumerate(columns) if column.type in _FINISH]
+        self._texts_alone = all(finish is _text for _, finish in self._finish)
         self._one = msgspec.json.Decoder(self.record)
         self._many = msgspec.json.Decoder(list[self.record])  # type: ignore[name-defined]
 
@@ -143,8 +144,12 @@ class Reader:
     def row(self, record: Any, number: int | None = None) -> Row:
         """The values of a decoded record, in the order of the columns."""
         values = msgspec.structs.astuple(record)
-        if not self._finish:
-            return values
+        if self._texts_alone:
+            for place, _ in self._finish:
+                if not values[place]:
+                    break
+            else:
+                return values
         finished = list(values)
         for place, finish in self._finish:
             value = finished[place]
@@ -157,8 +162,11 @@ class Reader:
                     raise bad_field(self.names[place], "is empty, and no row of training was", number)
         return tuple(finished)
 
-    def rows(self, records: Iterable[Any]) -> list[Row]:
+    def rows(self, records: Sequence[Any]) -> list[Row]:
         """The rows of decoded records."""
+        found: list[Row] = list(map(msgspec.structs.astuple, records))
+        if all(_FINISHED[self.columns[place].type]([row[place] for row in found]) for place, _ in self._finish):
+            return found
         return [self.row(record, number) for number, record in enumerate(records)]
 
     def listed(self, values: Sequence[Any], names: Sequence[str] | None = None, number: int | None = None) -> Row:
@@ -227,3 +235,11 @@ def _text(value: str) -> str | None:
 
 
 _FINISH: Mapping[str, Callable[[Any], Any]] = {"int": _whole, "str": _text, "datetime": _moment}
+
+
+def _are_whole(values: list[Any]) -> bool:
+    return set(map(type, values)) == {int} and min(values) >= -_INT64 and max(values) < _INT64
+
+
+_FINISHED: Mapping[str, Callable[[list[Any]], bool]] = {"int": _are_whole, "str": all, "datetime": lambda _: False}
+"""Whether all values of a column are what finishing would make of them; when in doubt, no."""

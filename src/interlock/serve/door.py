@@ -18,6 +18,7 @@ from interlock.model.rows import Framed, Row
 from interlock.records import Tier, short
 from interlock.serve.forms import PLAIN, Asked, Forms, How
 from interlock.serve.protocols import forms_of
+from interlock.serve.shedding import Shedder
 
 JSON = b"application/json"
 ID = b"interlock-prediction-id"
@@ -129,6 +130,7 @@ class Door:
         self._clock = clock
         self.is_closing = False
         """The server ends: every reply says that its connection closes."""
+        self.shedder: Shedder | None = None
         self._ids = Ids()
 
     @property
@@ -147,6 +149,8 @@ class Door:
     def now(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply | None:
         """The reply, where nothing has to be waited for; else None."""
         started, room = self._clock(), self.room
+        if self.shedder is not None and self.shedder.refuses():
+            return self._failed(route, _TOO_MUCH, started, client)
         if self._settled is not None or not room.live.is_here:
             return None  # the body is read by who waits, and only once
         try:
@@ -195,6 +199,8 @@ class Door:
         return drawn
 
     def _read(self, room: Room, call: Call, started: float) -> Asked | Reply:
+        if self.shedder is not None and self.shedder.refuses():
+            return self._failed(call.route, _TOO_MUCH, started, call.client)
         try:
             return room.forms.read(call.route, call.body, PLAIN)
         except Exception as error:  # noqa: BLE001 - as above
@@ -242,6 +248,9 @@ class Door:
         return reply
 
 
+_TOO_MUCH = Overloaded(
+    "More requests arrive than can be answered in time.", next_step="Ask again later, or run more workers."
+)
 _LATER = "Ask again later; the server says why its log does not take it."
 _RETRY = Fixed(((b"retry-after", b"1"),))
 _ABSTAINED = Fixed(((b"interlock-tier", b"abstain"),))

@@ -232,9 +232,9 @@ class Duty:
             for detector in self._detectors.values():
                 detector.vote(failed=False)
             return
-        counted = [fault for fault in faults if fault.rescued]
+        counted = [fault for fault in faults if fault.rescued and not fault.bystander]
         if not counted:
-            return  # both models fail, or there is nobody to compare with: no evidence against the champion
+            return  # both models fail, there is nobody to compare with, or it is counted for another request
         cause = counted[0].cause
         kind: Any = "environment" if cause in ENVIRONMENT else "model"
         alarms = [detector.vote(failed=name == kind) for name, detector in self._detectors.items()]

@@ -15,7 +15,7 @@ from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader, malformed
 from interlock.answer.tabular import too_many
 from interlock.data.casting import DTYPES
-from interlock.model.rows import MANY, Answer, Framed, Row, frame_of
+from interlock.model.rows import MANY, Answer, Framed, Row
 from interlock.records import Tier
 
 JSON: Final = "application/json"
@@ -205,6 +205,8 @@ class Records:
     def rows(self, values: Sequence[Any]) -> Sequence[Row]:
         """The rows of many values; raises :class:`DataRefused`, also when there are more than are allowed."""
         self.bound(len(values))
+        if set(map(type, values)) == {self.reader.record}:
+            return self.together(self.reader.rows(values))
         return self.together([self.row(value, number) for number, value in enumerate(values)])
 
     def bound(self, rows: int) -> None:
@@ -214,7 +216,7 @@ class Records:
 
     def together(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Rows as they are, and with a frame of them when they are many."""
-        return Framed(frame_of(rows, self._schema), rows) if len(rows) >= MANY and self.width else rows
+        return Framed.of(rows, self._schema) if len(rows) >= MANY and self.width else rows
 
     def names(self, values: Sequence[Any]) -> int:
         """How many names the records among ``values`` have that are known."""

@@ -10,7 +10,7 @@ import polars as pl
 from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader, bad_field, malformed
 from interlock.answer.tabular import rows_of_arrow, rows_of_csv
-from interlock.model.rows import Row
+from interlock.model.rows import FramedAnswers, Row
 from interlock.records import Column
 from interlock.serve.forms import (
     ARROW,
@@ -39,7 +39,7 @@ def writer_of(pen: Pen, shape: Shape, how: How, *, header: bool) -> Write:
     if how.accept == CSV:
         return lambda answered, live: _csv(_columns(answered, live, shares=pen.tells(how)), header=header)
     if how.accept == ARROW:
-        return lambda answered, live: _arrow(_columns(answered, live, shares=pen.tells(how)))
+        return lambda answered, live: _plain_arrow(answered, live, shares=pen.tells(how))
     return pen.of(shape, how)
 
 
@@ -128,6 +128,19 @@ def _cell(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return value
     return encode(value).decode() if not isinstance(value, float) else repr(value)
+
+
+_PLAIN: Final = (pl.Boolean, pl.Int64, pl.Float64, pl.String)
+
+
+def _plain_arrow(answered: Answered, live: Live, *, shares: bool) -> Written:
+    """Answers as an Arrow stream: from the frame that they came as, where they did."""
+    answers = answered.answers
+    if not shares and isinstance(answers, FramedAnswers) and answers.frame["prediction"].dtype in _PLAIN:
+        body = io.BytesIO()
+        answers.frame.select("prediction").write_ipc_stream(body)
+        return Written(body.getvalue(), ARROW.encode())
+    return _arrow(_columns(answered, live, shares=shares))
 
 
 def _arrow(columns: Mapping[str, Sequence[Any]]) -> Written:

@@ -2,14 +2,14 @@
 
 A client sends the same request head over and over: path, headers, key. A head that the ordinary lane has taken apart
 once, and found to be one of a plain prediction request, is remembered by its bytes; when the same bytes come again
-with the whole body behind them, the door is asked at once and the reply is written, with no task, no scope and no
+and the whole body behind them, the door is asked at once and the reply is written, with no task, no scope and no
 parser. The same bytes mean the same, so nothing is decided anew but what the body says; heads are forgotten when the
 keys change.
 
 A model that answers many rows together much cheaper than one after the other is asked once in a turn of the loop, about
 all that arrived in it: no timer, and nobody waits for a request that is not there yet.
 
-Everything else takes the ordinary lane: heads not seen before, bodies in pieces or in chunks, other routes and methods,
+Everything else takes the ordinary lane: heads not seen before or in pieces, bodies in chunks, other routes and methods,
 odd headers, and whatever arrives while an answer of the ordinary lane is still on its way.
 """
 
@@ -97,6 +97,8 @@ class _Connection(Bounded):
     _is_active = False
     _gathered: bytes | None = None
     _following: bytes = b""
+    _pieces: list[bytes] | None = None
+    _missing = 0
 
     def data_received(self, data: bytes) -> None:
         if self._gathered is not None:
@@ -104,10 +106,20 @@ class _Connection(Bounded):
             return
         if self._held:
             data = self._with_held(data)
+        if self._pieces:
+            self._pieces.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data, self._pieces = b"".join(self._pieces), None
         cycle = self.cycle
         if self._is_parsing or (cycle is not None and not cycle.response_complete):
             super().data_received(data)
-            return
+        else:
+            self._look_through(data)
+
+    def _look_through(self, data: bytes) -> None:
+        """Answer the requests in what arrived, as far as they are known; the rest takes the ordinary lane."""
         while data:
             if self.flow.write_paused:
                 self._hold(data)
@@ -115,11 +127,16 @@ class _Connection(Bounded):
             end = data.find(_END, 0, LONGEST_HEAD) + 4
             head = data[:end]
             known = self.shared.heads.get(head)
-            if known is None or len(data) < end + known.length:
-                self._head = head if known is None and end > 4 else b""
+            if known is None:
+                self._head = head if end > 4 else b""
                 super().data_received(data)
                 return
             last = end + known.length
+            if len(data) < last:  # of a large body the rest is on its way
+                self._begin()
+                self._is_active = True
+                self._pieces, self._missing = [data], last - len(data)
+                return
             bucket = known.bucket
             if bucket is not None and bucket.take() > 0.0:
                 self._head = b""
@@ -158,6 +175,9 @@ class _Connection(Bounded):
         """Close when the requests that came are answered."""
         if self._gathered is not None:
             self.shared.settle()
+        if self._pieces:  # the ordinary lane waits for the rest of it
+            data, self._pieces = b"".join(self._pieces), None
+            super().data_received(data)
         super().shutdown()
 
     def _reply(self, reply: Reply) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import importlib.util
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,11 +40,15 @@ from interlock.serve.pages import docs_page, greeting, protocol_pages
 from interlock.serve.quota import Shared
 from interlock.serve.recording import Recording
 from interlock.serve.reload import Follower
+from interlock.serve.shedding import Shedder
 from interlock.serve.tracing import Tracer
 from interlock.serve.workers import Crew, Inherited, inherited, open_port, own_command
 from interlock.settings import Settings
+from interlock.units import seconds
 
 _encode = msgspec.json.Encoder().encode
+_SWITCH_S: Final = 0.0005
+"""So long may a thread that loads a model, or writes, keep the loop waiting; with Python's 5 ms a release is felt."""
 Watcher: TypeAlias = Callable[[Served], None]
 
 
@@ -67,6 +73,7 @@ def serve(parts: Parts, orders: Orders) -> None:
     if settings.serve.workers > 1 and given is None:
         _lead(settings, orders)
         return
+    sys.setswitchinterval(_SWITCH_S)
     house: list[_House] = []
     keyring = Keyring(())
     file = _key_file(settings, orders, lambda keys: house[0].soon(keyring.replace, keys))  # looks before it is read
@@ -392,6 +399,8 @@ def _run(
 
     def ready(address: str) -> None:
         house.open()
+        soon = asyncio.get_running_loop().call_soon
+        house.door.shedder = Shedder(seconds(settings.serve.shed_after), soon, time.monotonic)
         if given is not None:
             given.tell_ready()
             return
