@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from answer.kit import SIGNATURE
 from interlock.answer import live as live_module
+from interlock.answer.predict import Answered, Fault
 from interlock.errors import BundleCorrupt, StoreFault
 from interlock.model.forms import Linear
 from interlock.records import Column, Output, Release, timestamp
@@ -20,6 +21,7 @@ from interlock.release.canary import Ended, Trial, summed
 from interlock.release.standing import TRIAL, current, ended_at, generation_key, tallies_of
 from interlock.serve import canary as canary_module
 from interlock.serve.canary import Canary, voter
+from interlock.serve.door import Served
 from interlock.serve.duty import Duty, Terms
 from interlock.serve.keys import Keyring
 from interlock.serve.lane import Lane, protocol_of
@@ -504,3 +506,17 @@ def test_a_release_without_a_challenger_ends_the_watch(watch):
     assert found.canary.count is None
     found.house.door.room = found.house.door.room._replace(live=live)
     assert set(found.tiers(20)) == {"champion"}
+
+
+def test_who_only_shared_a_call_that_failed_is_no_failure_of_the_challenger(watch):
+    it = watch()
+    live = it.house.door.room.live
+    for bystander in (True, False):
+        fault = Fault(0, "challenger", "deadline", rescued=True, bystander=bystander)
+        answered = Answered([("no", None)], ["champion"], [fault])
+        served = Served(
+            "/predict", 200, ("key", "127.0.0.1"), ((1.0, 3, "red"),), "champion", 0.01, answered, b"x", live
+        )
+        it.canary.saw(served)
+    it.settle()
+    assert (it.seen().asked, it.seen().failed) == (2, 1)

@@ -137,7 +137,11 @@ class Canary:
             self._follow(_Shadow(challenge, served.client, served.rows, answered.answers, answered.tiers))
             return
         well = answered.tiers.count("challenger")
-        faults = [(fault.cause, fault.rescued) for fault in answered.faults if fault.tier == "challenger"]
+        faults = [
+            (fault.cause, fault.rescued and not fault.bystander)  # a bystander's failure is counted where it happened
+            for fault in answered.faults
+            if fault.tier == "challenger"
+        ]
         if well or faults:
             self._counted(count, challenge, served.client, faults, well)
 
