@@ -48,8 +48,9 @@ def test_another_challenger_meets_other_keys():
 
 def test_a_column_is_the_key():
     sticky = lots(0.5, key="column:n")
-    drawn = {ROWS[place][1] for place in sticky.drawn(ROWS, None)}
-    rest = {row[1] for place, row in enumerate(ROWS) if place not in set(sticky.drawn(ROWS, None))}
+    places = set(sticky.drawn(ROWS, None))
+    drawn = {ROWS[place][1] for place in places}
+    rest = {row[1] for place, row in enumerate(ROWS) if place not in places}
     assert drawn
     assert rest
     assert not drawn & rest
