@@ -105,13 +105,18 @@ def rows_of_csv(body: bytes, columns: Sequence[Column], most: int, header: bool 
     return _checked(reading.frame.select(names), columns)
 
 
-def _text(body: bytes) -> str:
+def text_of(body: bytes) -> str:
+    """The body as text; raises :class:`DataRefused` where it is not UTF-8."""
     try:
-        text = body.decode()
+        return body.decode()
     except UnicodeDecodeError as error:
         raise malformed(
             f"The body is not UTF-8: the first wrong byte is at offset {error.start}.", "Send UTF-8."
         ) from None
+
+
+def _text(body: bytes) -> str:
+    text = text_of(body)
     if "\0" in text:
         raise malformed("The body holds a NUL character, which no text has.", "Send text.")
     if not text.strip() or text[0] in "\r\n":

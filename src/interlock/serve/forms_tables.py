@@ -8,8 +8,8 @@ from typing import Any, Final
 import polars as pl
 
 from interlock.answer.predict import Answered, Live
-from interlock.answer.reading import Reader, bad_field, malformed
-from interlock.answer.tabular import rows_of_arrow, rows_of_csv
+from interlock.answer.reading import Reader, bad_field
+from interlock.answer.tabular import rows_of_arrow, rows_of_csv, text_of
 from interlock.model.rows import FramedAnswers, Row
 from interlock.records import Column
 from interlock.serve.forms import (
@@ -80,13 +80,7 @@ def bare_forms(reader: Reader, pen: Pen, shape: Shape) -> Mapping[str, Form]:
         return Asked((_present(column, body),), writer_of(pen, shape, how, header=False))
 
     def of_text(body: bytes, how: How) -> Asked:
-        try:
-            text = body.decode()
-        except UnicodeDecodeError as error:
-            raise malformed(
-                f"The body is not UTF-8: the first wrong byte is at offset {error.start}.", "Send UTF-8."
-            ) from None
-        return Asked((_present(column, text),), writer_of(pen, shape, how, header=False))
+        return Asked((_present(column, text_of(body)),), writer_of(pen, shape, how, header=False))
 
     if column.type == "bytes":
         return {IMAGE: of_bytes, BYTES: of_bytes}
