@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from journal import Journal, about, middle, options, shown, table, versions
-from load import closed
+from pacing import closed
 from process import Running, Server, running
 from project import make_project
 from servers import LABELS, PACKAGES, catalogue, has_log, interlock_request, interlock_server, python_of

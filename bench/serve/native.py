@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from journal import Journal, about, middle, options, shown, table, versions
-from load import closed
+from pacing import closed
 from process import Running, running
 from project import OWN, make_project
 from servers import PACKAGES, catalogue, interlock_request, interlock_server, python_of

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from journal import Journal, about, middle, options, shown, table, versions
-from load import closed, opened
+from pacing import closed, opened
 from process import Running, running
 from servers import LABELS, PACKAGES, catalogue, nginx_version, python_of
 

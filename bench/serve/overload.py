@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from journal import Journal, about, middle, options, shown, table
-from load import closed, opened
+from pacing import closed, opened
 from process import Running, ask, running
 from project import bearer, make_project
 from servers import interlock_request, interlock_server

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from load import compiled
+from pacing import compiled
 from process import Server, free_port
 from project import as_arrow, as_v2, bearer, encoded, http, make_project, records
 

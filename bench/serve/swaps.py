@@ -22,7 +22,7 @@ from typing import Any
 
 from client import Connection
 from journal import Journal, about, middle, options, shown, table
-from load import opened
+from pacing import opened
 from process import Running, ask, running
 from project import OWN, bearer, encoded, http, make_project, records
 from servers import interlock_server
