@@ -302,13 +302,19 @@ def room_of_newest(project):
     return house_of(project, Keyring(None)).door.room
 
 
-def test_a_trip_without_a_ledger_is_kept_and_recorded_when_it_is_back(mad):
+def tripped_without_a_ledger(mad):
+    """A server took the champion off duty while the ledger was away, and ended: release, room, and who is away."""
     release, room = current(mad.parts.ledger), room_of_newest(mad)
     first, _ = shift_of(mad, release, room)
     away = lost(mad)
     first._parts = mad.parts
     first._step(Tripped(0.0, "a test"))
     first.close()
+    return release, room, away
+
+
+def test_a_trip_without_a_ledger_is_kept_and_recorded_when_it_is_back(mad):
+    release, room, away = tripped_without_a_ledger(mad)
     kept = last_known_of(mad.parts.settings, mad.clock).duty()
     assert (kept.state.route, [each.kind for each in kept.unrecorded]) == ("last-good", ["breaker.tripped"])
 
@@ -325,12 +331,7 @@ def test_a_trip_without_a_ledger_is_kept_and_recorded_when_it_is_back(mad):
 
 
 def test_a_trip_that_the_ledger_never_heard_of_overrides_it_at_the_next_start(mad):
-    release, room = current(mad.parts.ledger), room_of_newest(mad)
-    first, _ = shift_of(mad, release, room)
-    away = lost(mad)
-    first._parts = mad.parts
-    first._step(Tripped(0.0, "a test"))
-    first.close()
+    release, room, away = tripped_without_a_ledger(mad)
     away.is_away = False
     second, said = shift_of(mad, release, room)
     assert second.state.route == "last-good"
@@ -340,12 +341,8 @@ def test_a_trip_that_the_ledger_never_heard_of_overrides_it_at_the_next_start(ma
 
 
 def test_a_person_who_reset_it_meanwhile_is_right(mad):
-    release, room = current(mad.parts.ledger), room_of_newest(mad)
-    first, _ = shift_of(mad, release, room)
-    ledger, away = mad.parts.ledger, lost(mad)
-    first._parts = mad.parts
-    first._step(Tripped(0.0, "a test"))
-    first.close()
+    ledger = mad.parts.ledger
+    release, room, away = tripped_without_a_ledger(mad)
     away.is_away = False
     for event in (Tripped(0.0, "x"), Reset(0.0, "mended")):
         by_person(ledger, mad.clock, mad.turn, event, BreakerPolicy())
