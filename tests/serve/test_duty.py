@@ -342,7 +342,7 @@ def test_a_trip_that_the_ledger_never_heard_of_overrides_it_at_the_next_start(ma
 
 def test_a_person_who_reset_it_meanwhile_is_right(mad):
     ledger = mad.parts.ledger
-    release, room, away = tripped_without_a_ledger(mad)
+    _, room, away = tripped_without_a_ledger(mad)
     away.is_away = False
     for event in (Tripped(0.0, "x"), Reset(0.0, "mended")):
         by_person(ledger, mad.clock, mad.turn, event, BreakerPolicy())
