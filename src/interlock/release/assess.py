@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from interlock.errors import SettingsError, StoreFault
 from interlock.records import Comparison, Record, Score, SliceScore, canonical
-from interlock.release.bounds import interval, paired_gain, percentiles, remembered, student
+from interlock.release.bounds import interval, paired_gain, percentiles, student
 from interlock.release.found import text_codes
 from interlock.release.metrics import METRICS, is_own, named_metric, truth_of
 from interlock.release.own_metric import Measured, Sample
@@ -323,7 +323,7 @@ class _Scorer:
             standard_error=found.standard_error,
             alpha=self.terms.alpha,
             differing=differing,
-            method=joint.method + _worth(remembered(joint, first, second)),
+            method=joint.method + _worth(found.memory),
         )
 
     def guessing(self, joint: Joint, other: int, single: Score) -> tuple[Comparison, Score]:

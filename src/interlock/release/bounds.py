@@ -16,12 +16,16 @@ from interlock.release.serial import Memory, memory
 
 @dataclass(frozen=True)
 class Gain:
-    """Paired gain of one model over another with one-sided bounds, each at level ``alpha``."""
+    """Paired gain of one model over another with one-sided bounds, each at level ``alpha``.
+
+    ``memory``: what the rows were worth in order of time; None where they have none.
+    """
 
     gain: float
     low: float
     high: float
     standard_error: float
+    memory: Memory | None = None
 
 
 def paired_gain(joint: Joint, model: int, other: int, *, alpha: float, differing: int) -> Gain:
@@ -61,7 +65,7 @@ def paired_gain(joint: Joint, model: int, other: int, *, alpha: float, differing
         low, high, error = min(low, gain - reach), max(high, gain + reach), error * max(1.0, found.widening)
     if 0.5**differing > alpha:
         low, high = min(low, 0.0), max(high, 0.0)
-    return Gain(gain, low, high, error)
+    return Gain(gain, low, high, error, found)
 
 
 def remembered(joint: Joint, model: int, other: int | None = None) -> Memory | None:
