@@ -270,7 +270,7 @@ class TreeForest:
         forest, leaves = self.forest, self._values.tolist()
         reached = _walk(self.nodes)
         narrow = struct.Struct(f"<{len(forest.features)}f")  # the standard mode: the native one makes infinities
-        base, classes, divisor = list(forest.base), forest.classes, float(len(self.nodes.roots))
+        base, classes, divisor = list(forest.base), forest.classes, self._divisor
         plain = forest.shape in ("number", "shares") and not forest.single
 
         def answer(row: list[float]) -> Given | None:
@@ -290,11 +290,11 @@ class TreeForest:
                 total = base[0]
                 for leaf in found:
                     total += leaves[leaf][0]
-                return (total / divisor if forest.mean else total), None
+                return (total if divisor is None else total / divisor), None
             sums = base
             for leaf in found:
                 sums = [one + other for one, other in zip(sums, leaves[leaf], strict=True)]
-            if forest.mean:
+            if divisor is not None:
                 sums = [one / divisor for one in sums]
             return classes[sums.index(max(sums))], tuple(sums)
 
