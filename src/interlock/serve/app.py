@@ -10,9 +10,9 @@ import msgspec
 
 from interlock.errors import DataRefused, InterlockError
 from interlock.serve.door import Door, Fixed, Headers, Reply, Served, failure
-from interlock.serve.forms import PLAIN
+from interlock.serve.forms import JSON, PLAIN
 from interlock.serve.keys import Keyring, Scope, presented
-from interlock.serve.protocols import how_of, place_of
+from interlock.serve.protocols import how_of, kind_of, place_of
 from interlock.serve.quota import Bucket
 from interlock.serve.tracing import PARENT
 
@@ -191,8 +191,8 @@ class App:
         return self.refusal("QuotaUsed", message, f"Ask again in {ceil(wait_s)} s.", 429, again)
 
     def _kind_refused(self, path: str, headers: Mapping[bytes, bytes]) -> Reply | None:
-        kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower().decode("latin-1")
-        takes = kind == "application/json" if path in self._intakes else self._takes(path, kind)
+        kind, _ = kind_of(headers)
+        takes = kind == JSON if path in self._intakes else self._door.takes(path, kind)
         if not takes:
             return self.refusal(
                 "Unsupported", "The body is of a type that this route does not take.", "Send JSON.", 415
@@ -200,9 +200,6 @@ class App:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return self.refusal("Unsupported", "The body is compressed.", "Send it as it is.", 415)
         return None
-
-    def _takes(self, path: str, kind: str) -> bool:
-        return self._door.takes(path, "image/*" if kind.startswith("image/") else kind)
 
     def refusal(self, code: str, message: str, next_step: str, status: int, headers: Headers = ()) -> Reply:
         """A reply that says no, with an id."""
@@ -220,10 +217,9 @@ def refused(name: bytes, code: str, message: str, next_step: str, status: int, h
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, most: int, next_step: str) -> bytes:
     """The body of a request, of ``most`` bytes; raises :class:`DataRefused` when it is larger, or does not come."""
-    large = DataRefused(f"The body is larger than {most:,} bytes.", next_step=next_step, too_large=True)
     told = headers.get(b"content-length", b"0")
     if told.isdigit() and int(told) > most:
-        raise large
+        raise _too_large(most, next_step)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -233,10 +229,14 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, most: int,
         part = message.get("body", b"")
         size += len(part)
         if size > most:
-            raise large
+            raise _too_large(most, next_step)
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(most: int, next_step: str) -> DataRefused:
+    return DataRefused(f"The body is larger than {most:,} bytes.", next_step=next_step, too_large=True)
 
 
 def _is_plain(headers: Mapping[bytes, bytes]) -> bool:

@@ -49,12 +49,16 @@ def place_of(path: str) -> tuple[str, Mapping[str, str]]:
     return f"/v2/models/{{name}}{version}{found['rest'] or ''}", named
 
 
-def how_of(headers: Mapping[bytes, bytes], query: bytes = b"") -> How:
-    """What a head says; raises :class:`DataRefused` for what cannot be meant."""
+def kind_of(headers: Mapping[bytes, bytes]) -> tuple[str, str]:
+    """The media type of the body, all images as one, and its parameters."""
     kind, _, rest = headers.get(b"content-type", b"application/json").decode("latin-1").partition(";")
     kind = kind.strip().lower()
-    if kind.startswith("image/"):
-        kind = "image/*"
+    return ("image/*" if kind.startswith("image/") else kind), rest
+
+
+def how_of(headers: Mapping[bytes, bytes], query: bytes = b"") -> How:
+    """What a head says; raises :class:`DataRefused` for what cannot be meant."""
+    kind, rest = kind_of(headers)
     length = headers.get(b"inference-header-content-length")
     if length is not None and not (length.isdigit() and len(length) < 16):
         raise malformed("Inference-Header-Content-Length is no whole number.", "Send the length of the JSON in bytes.")
