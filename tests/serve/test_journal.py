@@ -241,19 +241,27 @@ def test_a_durable_answer_is_on_the_disk_when_it_is_given(project, tmp_path):
     assert rig.door.now("/predict", json.dumps(RECORD).encode()) is None
 
 
+def at_once(rig, asking):
+    """What ``asking`` gives, which is handed something that asks for a record, of a door whose journal is durable."""
+
+    async def main():
+        journal = Journal(rig.folder, rig.log, rig.project.clock)
+        door = Door(rig.room(), journal.append, settled=journal.settled)
+        journal.open(asyncio.get_running_loop())
+        found = await asking(lambda: door.reply("/predict", json.dumps(RECORD).encode()))
+        journal.close()
+        return found
+
+    return asyncio.run(main())
+
+
 def test_requests_of_the_moment_share_a_block(project, tmp_path):
     rig = Rig(project, tmp_path, Log(flush="1h", durable=True))
 
-    async def main():
-        journal = Journal(rig.folder, rig.log, project.clock)
-        door = Door(rig.room(), journal.append, settled=journal.settled)
-        journal.open(asyncio.get_running_loop())
-        body = json.dumps(RECORD).encode()
-        replies = await asyncio.gather(*(door.reply("/predict", body) for _ in range(40)))
-        journal.close()
-        return replies
+    async def forty(ask):
+        return await asyncio.gather(*(ask() for _ in range(40)))
 
-    replies = asyncio.run(main())
+    replies = at_once(rig, forty)
     assert {reply.status for reply in replies} == {200}
     (path,) = adopt(rig.folder)
     assert len(list(blocks(path))) == 1
@@ -263,20 +271,13 @@ def test_requests_of_the_moment_share_a_block(project, tmp_path):
 def test_one_that_gives_up_waiting_does_not_take_the_others_along(project, tmp_path):
     rig = Rig(project, tmp_path, Log(flush="1h", durable=True))
 
-    async def main():
-        journal = Journal(rig.folder, rig.log, project.clock)
-        door = Door(rig.room(), journal.append, settled=journal.settled)
-        journal.open(asyncio.get_running_loop())
-        body = json.dumps(RECORD).encode()
-        leaves = asyncio.create_task(door.reply("/predict", body))
-        stays = asyncio.create_task(door.reply("/predict", body))
+    async def two(ask):
+        leaves, stays = asyncio.create_task(ask()), asyncio.create_task(ask())
         await asyncio.sleep(0)
         leaves.cancel()
-        reply = await stays
-        journal.close()
-        return reply
+        return await stays
 
-    assert asyncio.run(main()).status == 200
+    assert at_once(rig, two).status == 200
 
 
 def test_records_are_flushed_when_it_is_time(project, tmp_path):
