@@ -6,16 +6,20 @@ use the same code here, so that both see the same types.
 
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import polars as pl
 
+from interlock.data.casting import DTYPES
 from interlock.errors import ContractError
 from interlock.model.entry import Entry, misfit, offered
 
 FrameKind = Literal["pandas", "polars", "pyarrow", "numpy"]
+FEW: Final = 1_024
+"""Up to so many rows it takes longer to wake other threads than to do their part of the work."""
+_PLAIN: Final = frozenset(DTYPES.values())
 
 
 def load_function(folder: Path, entry: Entry) -> Callable[..., Any]:
@@ -112,13 +116,25 @@ def as_frame(frame: pl.DataFrame, kind: FrameKind, gaps: Collection[str] = ()) -
     if kind == "numpy":
         return frame.to_numpy()
     types = frame.schema
-    result = frame.with_columns(
-        pl.col(name).cast(pl.Float64) for name in types if name in gaps and types[name].is_integer()
-    ).to_pandas()
+    loose = {name for name in types if name in gaps and types[name].is_integer()}
+    columns = [column.cast(pl.Float64) if column.name in loose else column for column in frame.get_columns()]
+    if columns and frame.height <= FEW and _PLAIN.issuperset(types.dtypes()):
+        result = _in_this_thread(columns)
+    else:
+        result = (pl.DataFrame(columns) if loose else frame).to_pandas()
     for name in types:
         if name in gaps and types[name] == pl.Boolean:
             result[name] = result[name].astype(object)
     return result
+
+
+def _in_this_thread(columns: Sequence[pl.Series]) -> Any:
+    """A frame of pandas as Polars makes it, block by block, but without waking a thread for each column."""
+    import pyarrow as pa
+
+    arrays = [column.to_arrow(compat_level=pl.CompatLevel.oldest()) for column in columns]
+    table = pa.Table.from_arrays(arrays, [column.name for column in columns])
+    return table.to_pandas(date_as_object=False, use_threads=False)
 
 
 def as_column(column: pl.Series, kind: FrameKind) -> Any:

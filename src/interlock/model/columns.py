@@ -116,6 +116,8 @@ def _labels(classes: Sequence[Value], codes: NDArray[Any]) -> pl.Series:
 
 def spelled(answers: pl.DataFrame) -> pl.DataFrame:
     """Answers whose labels are plain text in place of an Enum of the classes."""
+    if not any(isinstance(dtype, pl.Enum) for dtype in answers.dtypes):
+        return answers
     return answers.with_columns(pl.col(pl.Enum).cast(pl.String))
 
 

@@ -18,7 +18,7 @@ import polars as pl
 from interlock.data.casting import DTYPES
 from interlock.errors import UserCodeFailed
 from interlock.model.answers import COMPANIED, as_lists, check_ranking, check_text, companions
-from interlock.model.calls import FrameKind, as_frame
+from interlock.model.calls import FEW, FrameKind, as_frame
 from interlock.model.loader import Native
 from interlock.records import Column, Output, Record, Signature
 
@@ -98,7 +98,8 @@ def as_trained(frame: pl.DataFrame, columns: Sequence[Column], kind: str) -> Any
     What may be missing is a matter of the signature, not of this call's rows: see :mod:`interlock.model.calls`.
     """
     gaps = [column.name for column in columns if column.nullable]
-    return as_frame(frame.select(column.name for column in columns), cast(FrameKind, kind), gaps)
+    names = [column.name for column in columns]
+    return as_frame(frame if frame.columns == names else frame.select(names), cast(FrameKind, kind), gaps)
 
 
 # ---- answers out -------------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ def _check_labels(prediction: pl.Series, output: Output) -> pl.Series:
                 "Return the labels as they are in the target column.",
             )
     if output.classes is not None:
-        strange = int((~labels.is_in(list(output.classes))).sum())
+        strange = _strangers(labels, output.classes)
         if strange:
             raise _nonsense(
                 f"{strange} of {len(labels)} labels are none of the {len(output.classes)} classes of the target.",
@@ -281,6 +282,14 @@ def _check_labels(prediction: pl.Series, output: Output) -> pl.Series:
                 strange=strange,
             )
     return labels
+
+
+def _strangers(labels: pl.Series, classes: Sequence[Any]) -> int:
+    """How many labels are none of the classes; a few are looked up here, which wakes no other thread."""
+    if len(labels) <= FEW and labels.dtype in (pl.Int64, pl.String, pl.Boolean):
+        known = frozenset(classes)
+        return sum(label not in known for label in labels.to_list())
+    return int((~labels.is_in(list(classes))).sum())
 
 
 # ---- probabilities -----------------------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def fitting(frame: pl.DataFrame, signature: Signature, *, encoded: bool = False)
                 next_step="Add the column, or release a model that does not need it.",
                 column=column.name,
             )
-    return frame.select(_cast(frame[column.name], column, encoded=encoded) for column in signature.inputs)
+    return pl.DataFrame([_cast(frame[column.name], column, encoded=encoded) for column in signature.inputs])
 
 
 def _cast(series: pl.Series, column: Column, *, encoded: bool) -> pl.Series:
