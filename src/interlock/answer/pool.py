@@ -173,7 +173,7 @@ class Pool:
             thread.join(timeout=10.0)
 
     def _serve(self, predictor: Predictor) -> None:
-        model = FrameRows(predictor.predict, self._signature)
+        model = FrameRows(predictor.predict, self._signature, predictor.few)
         with predictor:
             while self._bell.get():
                 taken = self._take()

@@ -4,9 +4,10 @@ Arguments are matched by name, and frames take the kind that the parameter's ann
 use the same code here, so that both see the same types.
 """
 
+import functools
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,6 +21,7 @@ FrameKind = Literal["pandas", "polars", "pyarrow", "numpy"]
 FEW: Final = 1_024
 """Up to so many rows it takes longer to wake other threads than to do their part of the work."""
 _PLAIN: Final = frozenset(DTYPES.values())
+_OLDEST: Final = pl.CompatLevel.oldest()
 
 
 def load_function(folder: Path, entry: Entry) -> Callable[..., Any]:
@@ -119,7 +121,7 @@ def as_frame(frame: pl.DataFrame, kind: FrameKind, gaps: Collection[str] = ()) -
     loose = {name for name in types if name in gaps and types[name].is_integer()}
     columns = [column.cast(pl.Float64) if column.name in loose else column for column in frame.get_columns()]
     if columns and frame.height <= FEW and _PLAIN.issuperset(types.dtypes()):
-        result = _in_this_thread(columns)
+        result = of_arrays({column.name: column.to_arrow(compat_level=_OLDEST) for column in columns})
     else:
         result = (pl.DataFrame(columns) if loose else frame).to_pandas()
     for name in types:
@@ -128,13 +130,26 @@ def as_frame(frame: pl.DataFrame, kind: FrameKind, gaps: Collection[str] = ()) -
     return result
 
 
-def _in_this_thread(columns: Sequence[pl.Series]) -> Any:
-    """A frame of pandas as Polars makes it, block by block, but without waking a thread for each column."""
+def of_arrays(arrays: Mapping[str, Any]) -> Any:
+    """A frame of pandas with these arrays of Arrow as columns, block by block as Polars makes it.
+
+    No thread is woken for a column, and frames of the same columns share what pandas knows of their names.
+    """
     import pyarrow as pa
 
-    arrays = [column.to_arrow(compat_level=pl.CompatLevel.oldest()) for column in columns]
-    table = pa.Table.from_arrays(arrays, [column.name for column in columns])
-    return table.to_pandas(date_as_object=False, use_threads=False)
+    names = tuple(arrays)
+    result = pa.Table.from_arrays(list(arrays.values()), names).to_pandas(date_as_object=False, use_threads=False)
+    result.columns = _labels(names).view()  # a name that user code gives to it is its own
+    return result
+
+
+@functools.lru_cache(maxsize=16)
+def _labels(names: tuple[str, ...]) -> Any:
+    import pandas as pd
+
+    found = pd.Index(list(names))
+    assert found.is_unique  # looked up now, and found by every view of it
+    return found
 
 
 def as_column(column: pl.Series, kind: FrameKind) -> Any:

@@ -18,7 +18,7 @@ import polars as pl
 from interlock.data.casting import DTYPES
 from interlock.errors import UserCodeFailed
 from interlock.model.answers import COMPANIED, as_lists, check_ranking, check_text, companions
-from interlock.model.calls import FEW, FrameKind, as_frame
+from interlock.model.calls import FEW, FrameKind, as_frame, of_arrays
 from interlock.model.loader import Native
 from interlock.records import Column, Output, Record, Signature
 
@@ -32,12 +32,14 @@ _TOLERANCE = 1e-6
 class ModelCall(Record, frozen=True, kw_only=True):
     """One call of a session: where the rows are, and where the answers go (Arrow IPC files).
 
-    A few rows come as ``given`` instead, and their answers go back as ``given``: an Arrow IPC stream in base64.
+    A few rows come as ``given`` instead, and their answers go back as ``given``: an Arrow IPC stream in base64. Very
+    few come as ``cells``, the values of each column of the signature; those answers go back as ``given`` too.
     """
 
     rows: str = ""
     answers: str = ""
     given: str = ""
+    cells: list[list[Any]] | None = None
 
 
 def packed(frame: pl.DataFrame) -> str:
@@ -64,13 +66,16 @@ def open_model(arguments: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], di
     signature = msgspec.convert(arguments["signature"], Signature)
 
     def answer(call: Mapping[str, Any]) -> dict[str, Any]:
-        given = call.get("given", "")
-        frame = unpacked(given) if given else pl.read_ipc(call["rows"])
+        given, cells = call.get("given", ""), call.get("cells")
         process = os.getpid()
-        answers = answer_natively(native, signature, frame)
+        if cells is not None:
+            own = of_cells(cells, signature.inputs, native.kind)
+            answers = _answered(native, signature, own, len(cells[0]))
+        else:
+            answers = answer_natively(native, signature, unpacked(given) if given else pl.read_ipc(call["rows"]))
         if os.getpid() != process:
             os._exit(0)  # a copy that the user's code forked: only one of us may write the answers
-        if given:
+        if given or cells is not None:
             return {"rows": answers.height, "given": packed(answers)}
         answers.write_ipc(call["answers"])
         return {"rows": answers.height}
@@ -80,13 +85,16 @@ def open_model(arguments: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], di
 
 def answer_natively(native: Native, signature: Signature, frame: pl.DataFrame) -> pl.DataFrame:
     """Let the user's code answer, and bring what it gives into shape; raises :class:`UserCodeFailed`."""
-    own = as_trained(frame, signature.inputs, native.kind)
+    return _answered(native, signature, as_trained(frame, signature.inputs, native.kind), frame.height)
+
+
+def _answered(native: Native, signature: Signature, own: Any, rows: int) -> pl.DataFrame:
     answer = native.answer(own)
     probabilities = native.probabilities(own)
-    result = shape_answers(answer, frame.height, signature.output)
+    result = shape_answers(answer, rows, signature.output)
     if probabilities is None or result.width > 1:
         return result
-    return result.hstack(_own_probabilities(*probabilities, frame.height, signature.output))
+    return result.hstack(_own_probabilities(*probabilities, rows, signature.output))
 
 
 # ---- rows in -----------------------------------------------------------------------------------------------------
@@ -100,6 +108,32 @@ def as_trained(frame: pl.DataFrame, columns: Sequence[Column], kind: str) -> Any
     gaps = [column.name for column in columns if column.nullable]
     names = [column.name for column in columns]
     return as_frame(frame if frame.columns == names else frame.select(names), cast(FrameKind, kind), gaps)
+
+
+def of_cells(cells: Sequence[Sequence[Any]], columns: Sequence[Column], kind: str) -> Any:
+    """As :func:`as_trained`, of the values of each column: bool, int, float, str, or None."""
+    if kind != "pandas":
+        series = [
+            pl.Series(column.name, values, dtype=DTYPES[column.type])
+            for column, values in zip(columns, cells, strict=True)
+        ]
+        return as_trained(pl.DataFrame(series), columns, kind)
+    arrays = {column.name: _array(column, values) for column, values in zip(columns, cells, strict=True)}
+    result = of_arrays(arrays)
+    for column in columns:
+        if column.nullable and column.type == "bool":
+            result[column.name] = result[column.name].astype(object)
+    return result
+
+
+def _array(column: Column, values: Sequence[Any]) -> Any:
+    """An array of Arrow, as it is made of a column of a frame; whole numbers that may be missing are floats."""
+    import pyarrow as pa
+
+    types = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "str": pa.large_string()}
+    if column.type == "float" or (column.type == "int" and column.nullable):
+        return pa.array([None if value is None else float(value) for value in values], types["float"])
+    return pa.array(values, types[column.type])
 
 
 # ---- answers out -------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import polars as pl
@@ -15,7 +17,7 @@ from interlock.model.columns import spelled
 from interlock.model.forms import Form, load_form
 from interlock.model.native import OPEN_MODEL, packed, shape_answers, unpacked
 from interlock.model.runner import Runner, Session
-from interlock.records import Column, Signature
+from interlock.records import Column, ColumnType, Signature
 from interlock.settings import Settings
 from interlock.units import seconds
 
@@ -23,6 +25,9 @@ INLINE_ROWS, INLINE_BYTES = 1_024, 256_000
 """Rows up to so many travel in the call itself, and not by files."""
 CHILD_ROWS = 65_536
 """Rows handed to a worker process at a time; the deadline is for each such call."""
+FEW_ROWS = 64
+"""Up to so many rows travel as they are: to make a frame of them here costs more than the call."""
+_AS_THEY_ARE: frozenset[ColumnType] = frozenset({"bool", "int", "float", "str"})
 
 
 class Predictor(ABC):
@@ -46,6 +51,11 @@ class Predictor(ABC):
                 cause="nonsense",
             )
         return answers if encoded else spelled(answers)
+
+    def few(self, rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame | None:
+        """The answers to rows of the signature, where it costs less than by a frame; else None. Else as predict."""
+        del rows
+        return None
 
     @abstractmethod
     def _answer(self, frame: pl.DataFrame) -> pl.DataFrame: ...
@@ -87,6 +97,8 @@ class _InWorker(Predictor):
         self._session: Session | None = None
         self._numbers = itertools.count()
         self._scratch = Path(runner.scratch) / f"predictor-{opened.bundle.digest[:12]}-{id(self):x}"
+        types = {column.type for column in self.signature.inputs}
+        self._takes_cells = bool(types) and types <= _AS_THEY_ARE
 
     def _answer(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.is_empty():
@@ -94,13 +106,27 @@ class _InWorker(Predictor):
         parts = [self._ask(part) for part in frame.iter_slices(CHILD_ROWS)]
         return pl.concat(parts)
 
+    def few(self, rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame | None:
+        """Send the values of a few rows column by column, where JSON has them as they are."""
+        if not self._takes_cells or not 0 < len(rows) <= FEW_ROWS:
+            return None
+        with self._watched():
+            outcome = self._living().call({"cells": list(zip(*rows, strict=True))}, deadline_s=self._deadline_s)
+            return unpacked(outcome.value["given"])
+
     def _ask(self, frame: pl.DataFrame) -> pl.DataFrame:
-        self._scratch.mkdir(parents=True, exist_ok=True)  # where a confined model may write
-        try:
+        with self._watched():
             if frame.height <= INLINE_ROWS and frame.estimated_size() <= INLINE_BYTES:
                 outcome = self._living().call({"given": packed(frame)}, deadline_s=self._deadline_s)
                 return unpacked(outcome.value["given"])
             return self._by_files(frame)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """A call, after which a session that did not survive it is let go of."""
+        self._scratch.mkdir(parents=True, exist_ok=True)  # where a confined model may write
+        try:
+            yield
         except UserCodeFailed as error:
             if error.facts.get("cause") not in ("raised", "nonsense"):
                 self.close()
