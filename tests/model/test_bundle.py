@@ -8,7 +8,7 @@ import pytest
 from interlock.errors import BundleCorrupt, Fault, NotFound, UserCodeFailed
 from interlock.model.bundle import open_bundle, pack, pack_baseline
 from interlock.model.contract import read_contract
-from interlock.model.predictor import open_predictor
+from interlock.model.predictor import FEW_ROWS, open_predictor
 from interlock.model.runner import Runner
 from interlock.model.train import train
 from interlock.ports import Parts, Turn
@@ -206,6 +206,11 @@ class TestPack:
         answers = project.answers(bundle, runner)
         assert answers["prediction"].to_list() == ["old" if age > 45 else "young" for age in project.holdout["age"]]
         assert answers["probability_0"].to_list() == [float(age > 45) for age in project.holdout["age"]]
+        given = project.holdout.select(bundle.signature.names).rows()
+        with open_predictor(open_bundle(project.parts, bundle.digest), runner, project.settings) as predictor:
+            few = predictor.few(given[:FEW_ROWS])
+            assert few.equals(answers[:FEW_ROWS])
+            assert predictor.few(given[: FEW_ROWS + 1]) is predictor.few([]) is None
 
     def test_bytes_of_another_turn_are_not_needed(self, tmp_path, runner):
         project = Project(tmp_path, train=PIPELINE, blobs=MemoryBlobs())

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.errors import ContractError
@@ -100,3 +100,66 @@ def test_bytes_stay_bytes_in_every_kind_of_frame() -> None:
     assert as_frame(frame, "pandas", ["image"])["image"].tolist() == [b"\xff\x00", None]
     assert as_frame(frame, "polars")["image"].to_list() == [b"\xff\x00", None]
     assert as_frame(frame, "pyarrow")["image"].to_pylist() == [b"\xff\x00", None]
+
+
+EVERY_TYPE = {
+    "b": pl.Boolean(),
+    "i": pl.Int64(),
+    "f": pl.Float64(),
+    "s": pl.String(),
+    "d": pl.Date(),
+    "t": pl.Datetime("us"),
+    "y": pl.Binary(),
+}
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> pl.DataFrame:
+    rows, gaps = draw(st.integers(1, 4)), draw(st.booleans())
+    made = {
+        "b": st.booleans(),
+        "i": st.integers(-(2**63), 2**63 - 1),
+        "f": st.floats(allow_nan=False),
+        "s": st.sampled_from(["", "a", "ü雪", "x y"]),
+        "d": st.dates(),
+        "t": st.datetimes(),
+        "y": st.binary(max_size=5),
+    }
+    names = draw(st.lists(st.sampled_from(sorted(made)), min_size=1, unique=True))
+    cell = {name: st.none() | each if gaps else each for name, each in made.items()}
+    columns = [
+        pl.Series(name, draw(st.lists(cell[name], min_size=rows, max_size=rows)), dtype=EVERY_TYPE[name])
+        for name in names
+    ]
+    return pl.DataFrame(columns)
+
+
+def same_to_the_bit(one: "pd.DataFrame", other: "pd.DataFrame") -> bool:
+    """Whether user code cannot tell two frames apart: types, values, names, and how the numbers lie in memory."""
+    assert one.dtypes.to_dict() == other.dtypes.to_dict()
+    assert (one.columns.dtype, repr(one.columns), repr(one.index)) == (
+        other.columns.dtype,
+        repr(other.columns),
+        repr(other.index),
+    )
+    for mine, theirs in zip(one.items(), other.items(), strict=True):
+        assert repr(mine[1].tolist()) == repr(theirs[1].tolist())
+    first, second = (frame.select_dtypes(["number"]).to_numpy() for frame in (one, other))
+    assert (first.flags.c_contiguous, first.flags.writeable) == (second.flags.c_contiguous, second.flags.writeable)
+    return first.dtype == second.dtype and first.tobytes() == second.tobytes()
+
+
+@settings(deadline=None)  # the first one imports a library
+@given(frames())
+def test_a_frame_of_few_rows_is_the_frame_that_polars_makes(frame: pl.DataFrame) -> None:
+    assert same_to_the_bit(as_frame(frame, "pandas"), frame.to_pandas())
+
+
+def test_frames_of_the_same_columns_share_no_names_that_user_code_gives() -> None:
+    first, second = as_frame(FRAME, "pandas"), as_frame(FRAME, "pandas")
+    assert first.columns.get_loc("s") == second.columns.get_loc("s") == 2
+    first.columns.name = "mine"
+    first["more"] = 1
+    for later in (second, as_frame(FRAME, "pandas")):
+        assert later.columns.name is None
+        assert list(later.columns) == ["i", "b", "s"]

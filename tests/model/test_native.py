@@ -1,3 +1,4 @@
+import json
 from datetime import date
 
 import numpy as np
@@ -5,11 +6,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interlock.data.casting import DTYPES
 from interlock.errors import UserCodeFailed
-from interlock.model.native import as_trained, shape_answers
+from interlock.model.native import as_trained, of_cells, shape_answers
 from interlock.records import Column, Output
 
 NUMBER = Output(kind="number", type="float")
@@ -170,3 +172,55 @@ class TestRows:
         result = as_trained(frame, columns, kind)
         assert isinstance(result, type_)
         assert result.shape == (1, 1)
+
+
+CELLS = {
+    "bool": st.booleans(),
+    "int": st.integers(-(2**63), 2**63 - 1),
+    "float": st.floats(allow_nan=False, allow_infinity=False),
+    "str": st.sampled_from(["", "a", "ü雪", "x y"]),
+}
+
+
+@st.composite
+def rows_of_a_signature(draw):
+    kinds = draw(st.lists(st.sampled_from(sorted(CELLS)), min_size=1, max_size=5))
+    columns = [
+        Column(name=f"c{place}", type=kind, nullable=draw(st.booleans())) for place, kind in enumerate(kinds)
+    ]
+    cells = [CELLS[column.type] | st.none() if column.nullable else CELLS[column.type] for column in columns]
+    return columns, draw(st.lists(st.tuples(*cells), min_size=1, max_size=4))
+
+
+@settings(deadline=None)  # the first one imports a library
+@given(rows_of_a_signature(), st.sampled_from(["pandas", "polars", "pyarrow", "numpy"]))
+def test_rows_that_came_as_they_are_look_as_those_of_a_frame(made, kind):
+    columns, rows = made
+    sent = json.loads(json.dumps(list(zip(*rows, strict=True))))
+    frame = pl.DataFrame(
+        [
+            pl.Series(column.name, [row[place] for row in rows], dtype=DTYPES[column.type])
+            for place, column in enumerate(columns)
+        ]
+    )
+    mine, theirs = of_cells(sent, columns, kind), as_trained(frame, columns, kind)
+    if kind == "pandas":
+        assert mine.dtypes.to_dict() == theirs.dtypes.to_dict()
+        pd.testing.assert_frame_equal(mine, theirs, check_exact=True)
+        numbers = [frame.select_dtypes(["number"]).to_numpy().tobytes() for frame in (mine, theirs)]
+        assert numbers[0] == numbers[1]
+    elif kind == "numpy":
+        assert repr(mine.tolist()) == repr(theirs.tolist())
+    else:
+        assert mine.equals(theirs)
+
+
+@pytest.mark.parametrize("kind", ["int", "str", "bool"])
+def test_labels_are_looked_up_alike_one_by_one_and_by_columns(kind):
+    known, strange = {"int": ((0, 1), 2), "str": (("no", "yes"), "may"), "bool": ((False,), True)}[kind]
+    output = Output(kind="label", type=kind, classes=known)
+    for rows in (3, 3_000):
+        good = [known[place % len(known)] for place in range(rows)]
+        assert shape_answers(good, rows, output)["prediction"].to_list() == good
+        with pytest.raises(UserCodeFailed, match=f"2 of {rows} labels"):
+            shape_answers([strange, *good[2:], strange], rows, output)
