@@ -5,7 +5,9 @@
  * REQUEST is a file with the bytes of one request. Request i is due at i / RATE; it is sent when a connection is free,
  * and its latency is measured from when it was due (nothing is left out by a server that makes its clients wait) and
  * also from when it was sent. After the last one is due, replies are awaited for GRACE seconds; good ones that came
- * within LIMIT seconds of being due are counted as in time. Replies must have a Content-Length. Prints one JSON object; times in microseconds.
+ * within LIMIT seconds of being due are counted as in time. Replies must have a Content-Length. A reply may come before
+ * the request is sent: the rest of it is sent, unless the reply closes the connection. Prints one JSON object; times in
+ * microseconds.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -25,7 +27,7 @@
 #define HEAD 65536
 
 struct connection {
-    int fd, connected, busy, status, closing;
+    int fd, connected, busy, status, closing; /* busy: 1 until the reply is there, 2 until the request is sent */
     double due, began;
     size_t sent, have, left; /* left: bytes of the body still to come; SIZE_MAX while the head is read */
     char head[HEAD];
@@ -72,7 +74,7 @@ static void open_connection(struct connection *c) {
 }
 
 static void reopen(struct connection *c) {
-    if (c->busy) lost++;
+    if (c->busy == 1) lost++;
     for (int i = 0; i < idle_count; i++)
         if (idle[i] == (int)(c - all)) { idle[i] = idle[--idle_count]; break; }
     close(c->fd);
@@ -90,6 +92,10 @@ static void push(struct connection *c) {
         c->sent += n;
     }
     await_events(c, EPOLLIN, EPOLL_CTL_MOD);
+    if (c->busy == 2) {
+        c->busy = 0;
+        idle[idle_count++] = c - all;
+    }
 }
 
 static void begin(struct connection *c, double due) {
@@ -112,6 +118,7 @@ static void settle(struct connection *c) {
     keep(good ? &good_sent : &refused_sent, (end - c->began) * 1e6);
     c->busy = 0;
     if (c->closing) reopen(c);
+    else if (c->sent < request_length) c->busy = 2;
     else idle[idle_count++] = c - all;
 }
 
@@ -143,7 +150,7 @@ static void readable(struct connection *c) {
             reopen(c);
             return;
         }
-        if (!c->busy) continue;
+        if (c->busy != 1) continue;
         if (in_head) {
             c->have += n;
             if (!read_head(c)) continue;

@@ -185,9 +185,7 @@ CELLS = {
 @st.composite
 def rows_of_a_signature(draw):
     kinds = draw(st.lists(st.sampled_from(sorted(CELLS)), min_size=1, max_size=5))
-    columns = [
-        Column(name=f"c{place}", type=kind, nullable=draw(st.booleans())) for place, kind in enumerate(kinds)
-    ]
+    columns = [Column(name=f"c{place}", type=kind, nullable=draw(st.booleans())) for place, kind in enumerate(kinds)]
     cells = [CELLS[column.type] | st.none() if column.nullable else CELLS[column.type] for column in columns]
     return columns, draw(st.lists(st.tuples(*cells), min_size=1, max_size=4))
 

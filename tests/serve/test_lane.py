@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,8 @@ from uvicorn.server import ServerState
 
 from interlock.serve import lane as lanes
 from interlock.serve.keys import Keyring, new_key
-from interlock.serve.lane import Lane, protocol_of
+from interlock.serve.lane import LINGER_S, MOST_DROPPED, Lane, protocol_of
+from interlock.serve.shedding import FEWEST, SLICE_S, WHILE_S, Shedder
 from serve.conftest import house_of
 
 RECORD = {"x": 1.0, "n": 3, "colour": "red"}
@@ -429,3 +431,349 @@ def test_a_connection_on_which_a_body_arrives_is_not_idle(house):
         connection.connection_lost(None)
 
     asyncio.run(main())
+
+
+# ---- more than can be answered -----------------------------------------------------------------------------------
+
+
+class Hand:
+    """A clock that is turned by hand."""
+
+    now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def shed_by(house, clock, most_s=0.2):
+    made = Shedder(most_s, asyncio.get_running_loop().call_soon, clock)
+    house.door.shedder = made
+    return made
+
+
+def overloaded(house):
+    """A line that is full for hours."""
+    clock = Hand()
+    shedder = shed_by(house, clock)
+    shedder.answered(1, 1_000.0)
+    for _ in range(FEWEST):
+        assert shedder.admits()
+    assert shedder.promises()
+    clock.now_s += WHILE_S
+    assert not shedder.promises()
+    return shedder
+
+
+async def known(house, count):
+    """Connections whose head is known."""
+    lane = Lane(house.door, house.app)
+    crowd = Crowd(lane, house.app, count)
+    crowd.send(*[request()] * count)
+    await settled()
+    return lane, crowd, crowd.found()
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+def test_what_comes_late_in_a_turn_waits_and_is_answered_in_order(house, gathers, monkeypatch):
+    async def main():
+        lane, crowd, first = await known(house, 6)
+        gathering(house, monkeypatch, gathers=gathers)
+        clock = Hand()
+        shed_by(house, clock)
+        order, settle = [], type(crowd.connections[0]).settled
+        monkeypatch.setattr(
+            type(crowd.connections[0]),
+            "settled",
+            lambda self, reply: order.append(crowd.connections.index(self)) or settle(self, reply),
+        )
+        for connection in crowd.connections:
+            connection.data_received(request())
+            clock.now_s += SLICE_S * 0.7
+        at_once = [bool(wire.found) for wire in crowd.wires]
+        await settled()
+        return lane, order, at_once, first, crowd.found()
+
+    lane, order, at_once, first, found = asyncio.run(main())
+    waited = [not gathers and place < 2 for place in range(6)]
+    assert at_once == waited
+    assert order == [place for place in range(6) if not waited[place]]
+    assert found == first
+    assert lane.answered == 5 + 6  # the first one's head was learnt in the ordinary lane
+
+
+def test_a_turn_answers_some_of_those_who_wait_and_then_looks_who_has_come(house, monkeypatch):
+    async def main():
+        lane, crowd, _ = await known(house, 6)
+        clock = Hand()
+        shed_by(house, clock)
+        admitted = house.door.admitted
+
+        def slowly(*given):
+            clock.now_s += SLICE_S * 0.6
+            return admitted(*given)
+
+        monkeypatch.setattr(house.door, "admitted", slowly)
+        crowd.send(*[request()] * 6)  # two are answered, and four wait
+        told = []
+        for _ in range(12):
+            told.append(sum(bool(wire.found) for wire in crowd.wires))
+            await asyncio.sleep(0)
+        crowd.wires[0].found = b""
+        return lane, told
+
+    lane, told = asyncio.run(main())
+    assert told[0] == 2
+    assert sorted(set(told)) == [2, 4, 6]
+    assert lane.answered == 5 + 6  # the first one's head was learnt in the ordinary lane
+
+
+def test_who_left_while_waiting_is_not_answered(house):
+    async def main():
+        _, crowd, _ = await known(house, 3)
+        clock = Hand()
+        shed_by(house, clock)
+        before = len(house.served)
+        for connection in crowd.connections:
+            connection.data_received(request())
+            clock.now_s += 2 * SLICE_S
+        crowd.wires[1].closed = True
+        await settled()
+        return len(house.served) - before, crowd.found()
+
+    served, found = asyncio.run(main())
+    assert served == 2
+    assert found[1] == b""
+    assert found[2].startswith(b"HTTP/1.1 200")
+
+
+def test_an_overloaded_server_refuses_at_once_and_gives_the_quota_back(project):
+    text, key = new_key("k", ("predict",), "5 per hour")
+    house = house_of(project, Keyring((key,)))
+    sent = request(headers=[f"authorization: Bearer {text}"])
+
+    async def main():
+        lane = Lane(house.door, house.app)
+        crowd = Crowd(lane, house.app, 1)
+        crowd.send(sent)
+        await settled()
+        shedder = overloaded(house)
+        crowd.found()
+        house.door.shedder.is_late = lambda: True
+        for _ in range(20):
+            crowd.send(sent)
+        refused = crowd.found()[0]
+        shedder.answered(FEWEST, 0.0)
+        crowd.send(sent * 2)
+        await settled()
+        return refused, crowd.found()[0]
+
+    refused, found = asyncio.run(main())
+    assert refused.count(b"HTTP/1.1 503") == 20
+    assert refused.count(b"retry-after: 1") == 20
+    assert found.count(b"HTTP/1.1 200") == 2
+    assert [served.status for served in house.served].count(503) == 20
+
+
+def large(size):
+    """A request with a body of so many bytes, which is read as one record."""
+    return request(body=json.dumps(RECORD).encode() + b" " * size)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 50])
+def test_the_head_of_a_large_body_is_enough_to_be_refused(project, pieces):
+    house = house_of(project, Keyring(None), max_body=10_000_000)
+    raw = large(100_000)
+
+    async def main():
+        lane = Lane(house.door, house.app)
+        crowd = Crowd(lane, house.app, 1)
+        crowd.send(raw)
+        await settled()
+        crowd.found()
+        shedder = overloaded(house)
+        size = -(-len(raw) // pieces)
+        crowd.send(raw[:size])
+        early = crowd.found()[0]
+        told = len(house.served)
+        for start in range(size, len(raw), size):
+            crowd.send(raw[start : start + size])
+        await settled()
+        silent = crowd.found()[0]
+        shedder.answered(FEWEST, 0.0)
+        house.door.shedder = None
+        crowd.send(request() + raw)
+        await settled()
+        return early, silent, house.served[told:], crowd.found()[0]
+
+    early, silent, served, after = asyncio.run(main())
+    assert early.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 1" in early
+    assert b"connection: close" not in early
+    assert silent == b""
+    assert [each.status for each in served] == [200, 200]
+    assert after.count(b"HTTP/1.1 200") == 2
+
+
+def test_a_request_behind_a_body_that_was_dropped_is_answered(project):
+    house = house_of(project, Keyring(None), max_body=10_000_000)
+    raw = large(1_000)
+
+    async def main():
+        crowd = Crowd(Lane(house.door, house.app), house.app, 1)
+        crowd.send(raw)
+        await settled()
+        crowd.found()
+        overloaded(house)
+        crowd.send(raw[:500])
+        refused = crowd.found()[0]
+        house.door.shedder = None
+        crowd.send(raw[500:] + raw)  # in one piece
+        await settled()
+        return refused, crowd.found()[0]
+
+    refused, found = asyncio.run(main())
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert found.startswith(b"HTTP/1.1 200")
+    assert found.count(b"HTTP/1.1") == 1
+
+
+async def turned_away(project, size):
+    """A connection that sent the head of a body of so many bytes, its wire, and what is still to come."""
+    house = house_of(project, Keyring(None), max_body=10_000_000)
+    raw = large(size)
+    lane = Lane(house.door, house.app)
+    crowd = Crowd(lane, house.app, 1)
+    crowd.send(raw)
+    await settled()
+    crowd.found()
+    overloaded(house)
+    crowd.send(raw[:1_000])
+    return crowd.connections[0], crowd.wires[0], raw[1_000:]
+
+
+def test_a_body_that_is_too_long_to_be_dropped_ends_its_connection_when_it_is_there(project):
+    async def main():
+        connection, wire, rest = await turned_away(project, MOST_DROPPED + 10_000)
+        early = wire.found
+        assert not wire.closed  # what the client still writes would be answered by a reset, and the reply lost
+        connection.data_received(rest[:-1])
+        assert not wire.closed
+        connection.data_received(rest[-1:] + request())
+        await settled()
+        return early, wire.found
+
+    early, found = asyncio.run(main())
+    assert b"connection: close\r\n" in early
+    assert found == early + b"[closed]"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_and_nothing_more_is_told(project, monkeypatch):
+    async def main():
+        loop, later = asyncio.get_running_loop(), []
+        call_later = loop.call_later
+        monkeypatch.setattr(loop, "call_later", lambda *given: later.append(given) or call_later(*given))
+        connection, wire, rest = await turned_away(project, 5_000)
+        delay_s, act, *given = later[-1]
+        early = wire.found
+        connection.data_received(rest[:100])
+        act(*given)
+        return delay_s, early, wire.found
+
+    delay_s, early, found = asyncio.run(main())
+    assert delay_s == LINGER_S
+    assert early.startswith(b"HTTP/1.1 503")
+    assert found == early + b"[closed]"
+
+
+def test_the_end_of_the_server_waits_for_a_body_that_is_dropped(project):
+    async def main():
+        connection, wire, rest = await turned_away(project, 5_000)
+        connection.shutdown()
+        assert not wire.closed
+        connection.data_received(rest)
+        return wire.found
+
+    assert asyncio.run(main()).endswith(b"[closed]")
+
+
+def test_a_promised_body_is_answered_when_it_comes(project):
+    house = house_of(project, Keyring(None), max_body=10_000_000)
+    raw = large(5_000)
+
+    async def main():
+        crowd = Crowd(Lane(house.door, house.app), house.app, 1)
+        crowd.send(raw)
+        await settled()
+        crowd.found()
+        shedder = overloaded(house)
+        shedder.answered(FEWEST, 0.0)
+        crowd.send(raw[:1_000])
+        house.door.shedder.is_late = lambda: True
+        crowd.send(raw[1_000:])
+        await settled()
+        return crowd.found()[0]
+
+    assert asyncio.run(main()).startswith(b"HTTP/1.1 200")
+
+
+def test_a_large_body_is_refused_by_its_head_in_the_ordinary_lane_too(project):
+    house = house_of(project, Keyring(None), max_body=10_000_000)
+    raw = large(200_000).replace(b"host: here", b"host: here\r\ntraceparent: 00-0-0-00")
+
+    async def main():
+        crowd = Crowd(Lane(house.door, house.app), house.app, 1)
+        overloaded(house)
+        crowd.send(raw[:1_000])
+        await settled()
+        early = crowd.found()[0]
+        house.door.shedder = None
+        crowd.send(raw[1_000:] + request())
+        await settled()
+        return early, crowd.found()[0]
+
+    early, found = asyncio.run(main())
+    assert early.startswith(b"HTTP/1.1 503")
+    assert found.startswith(b"HTTP/1.1 200")
+    assert found.count(b"HTTP/1.1") == 1
+    assert [each.status for each in house.served] == [503, 200]
+
+
+@pytest.mark.parametrize("size", [200_000, 20 * MOST_DROPPED])
+def test_a_client_that_sends_all_before_it_reads_gets_the_refusal_over_a_socket(project, size):
+    """Nothing of the reply is lost to a reset, whether the connection lives on or not."""
+    house = house_of(project, Keyring(None), max_body=10_000_000)
+    raw = large(size)
+
+    def exchange(port, *sent):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(request(body=b"{"))  # another length: another head
+            assert b" 400 " in client.recv(4_096)
+            for each in sent:
+                client.sendall(each)
+            client.shutdown(socket.SHUT_WR)
+            found = b""
+            while more := client.recv(65_536):
+                found += more
+            return found
+
+    async def main():
+        lane = Lane(house.door, house.app)
+        state = ServerState()
+        config = uvicorn.Config(house.app, log_config=None, access_log=False, server_header=False, lifespan="off")
+        config.load()
+        kind = protocol_of(lane)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: kind(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        assert b" 200 " in await asyncio.to_thread(exchange, port, raw)
+        overloaded(house)
+        found = await asyncio.to_thread(exchange, port, raw)
+        server.close()
+        await server.wait_closed()
+        return found
+
+    found = asyncio.run(main())
+    head, _, body = found.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503")
+    assert (b"connection: close" in head) == (size > MOST_DROPPED)
+    assert json.loads(body)["error"]["code"] == "Overloaded"

@@ -5,9 +5,8 @@ import json
 
 import pytest
 
-from interlock.serve.door import Call
 from interlock.serve.keys import Keyring
-from interlock.serve.shedding import FEWEST, WHILE_S, Shedder
+from interlock.serve.shedding import FEWEST, SLICE_S, WHILE_S, Shedder
 from serve.conftest import house_of
 
 MOST_S = 0.02
@@ -112,18 +111,152 @@ def test_who_is_refused_is_told_at_once_and_nothing_is_asked_or_counted(project)
     assert [served.answered is None for served in house.served] == [False] * FEWEST + [True] * 2
 
 
-def test_what_is_gathered_is_refused_as_what_is_not(project):
-    house = house_of(project, Keyring(None))
-    turns = Turns()
-    house.door.shedder = turns.shedder
-    overload(turns)
-    read = house.door._read
+# ---- the line ----------------------------------------------------------------------------------------------------
 
-    def slowly(*given):
-        turns.now_s += 0.01
-        return read(*given)
+EACH_S = 0.01
 
-    house.door._read = slowly
-    body = json.dumps({"x": 1.0, "n": 3, "colour": "red"}).encode()
-    replies = house.door.together([Call("/predict", body, None)] * (FEWEST + 2))
-    assert [reply.status for reply in replies] == [200] * FEWEST + [503] * 2
+
+class Line:
+    """Requests that come and are answered by hand, at so many seconds each."""
+
+    def __init__(self, most_s=MOST_S * 10):
+        self.now_s, self.waiting = 100.0, 0
+        self.shedder = Shedder(most_s, lambda call: None, lambda: self.now_s)
+        self.shedder.answered(1, EACH_S)
+
+    def come(self, count, **promised):
+        """How many of so many may wait."""
+        admitted = sum(self.shedder.admits(**promised) for _ in range(count))
+        self.waiting += admitted
+        return admitted
+
+    def answer(self, count):
+        count = min(count, self.waiting)
+        self.waiting -= count
+        self.now_s += EACH_S * count
+        self.shedder.answered(count, EACH_S * count)
+
+
+@pytest.fixture
+def line():
+    return Line()
+
+
+def overloaded(line):
+    """Three times as many as can be answered, for a while."""
+    began_s = line.now_s
+    while line.come(6) == 6:
+        line.answer(2)
+    assert line.now_s - began_s >= WHILE_S
+    while line.waiting > 20:
+        assert line.come(1) == 0
+        line.answer(2)
+
+
+def test_a_long_line_is_left_alone_for_a_while(line):
+    assert line.come(50) == 50
+    line.now_s += WHILE_S - 0.01
+    assert line.come(50) == 50
+    line.now_s += 0.02
+    assert line.come(50) == 0
+
+
+def test_once_it_is_too_long_for_a_while_only_who_is_in_time_may_wait(line):
+    overloaded(line)
+    for _ in range(100):
+        line.answer(2)
+        admitted = line.come(6)
+        assert admitted in (1, 2, 3)
+        assert line.waiting * EACH_S <= 10 * MOST_S + EACH_S
+
+
+def test_it_is_over_when_nobody_was_refused_for_a_while(line):
+    overloaded(line)
+    line.come(20)
+    line.answer(20)
+    line.now_s += WHILE_S
+    assert line.come(50) == 50  # a burst again
+    line.now_s += WHILE_S
+    assert line.come(1) == 0
+
+
+def test_what_an_answer_takes_is_learnt(line):
+    overloaded(line)
+    line.answer(line.waiting)
+    for _ in range(60):
+        line.shedder.answered(1, EACH_S / 4)
+    assert 75 <= line.come(200) <= 85  # of 2.5 ms each, in 200 ms
+
+
+def test_a_few_may_wait_however_long_they_take(line):
+    for _ in range(60):
+        line.shedder.answered(1, 1.0)
+    for _ in range(20):
+        line.come(FEWEST + 10)
+        line.now_s += WHILE_S / 4
+    assert line.come(1) == 0
+    line.shedder.answered(line.waiting, 1.0 * line.waiting)
+    assert line.come(FEWEST + 10) == FEWEST
+
+
+def test_a_promise_has_a_place_in_the_line(line):
+    overloaded(line)
+    line.answer(10)  # ten wait
+    promised = sum(line.shedder.promises() for _ in range(30))
+    assert promised == 10
+    assert line.come(10) == 10  # who is there goes first
+    assert line.come(1) == 0
+    assert line.come(10, promised=True) == 10
+    assert line.come(30, promised=True) == 10  # twice the bound, however many were promised
+
+
+def test_a_promise_that_is_not_kept_soon_counts_no_more(line):
+    overloaded(line)
+    line.answer(20)
+    assert sum(line.shedder.promises() for _ in range(30)) == 20
+    assert not line.shedder.promises()
+    line.now_s += WHILE_S / 2
+    assert not line.shedder.promises()
+    line.now_s += 2 * WHILE_S
+    assert line.shedder.promises()
+
+
+def test_promises_that_are_kept_leave_room_for_others(line):
+    overloaded(line)
+    line.answer(20)
+    for _ in range(50):
+        assert sum(line.shedder.promises() for _ in range(30)) == 20
+        assert line.come(20, promised=True) == 20
+        line.answer(20)
+
+
+def test_nobody_is_refused_where_it_is_turned_off():
+    line = Line(most_s=0.0)
+    assert line.come(10_000) == 10_000
+    line.now_s += 1.0
+    assert line.come(1) == 1
+    assert line.shedder.promises()
+    assert not line.shedder.is_late()
+    line.now_s += 1.0
+    assert not line.shedder.is_late()
+
+
+def test_a_turn_is_late_after_a_slice(turns):
+    assert not turns.shedder.is_late()
+    turns.now_s += SLICE_S
+    assert not turns.shedder.is_late()
+    turns.now_s += 0.001
+    assert turns.shedder.is_late()
+    turns.turn(0, 0.0)
+    assert not turns.shedder.is_late()
+
+
+def test_a_turn_says_what_an_answer_takes(turns):
+    for _ in range(3):
+        assert not turns.shedder.is_late()
+        turns.now_s += 0.009
+    turns.turn(0, 0.0)
+    admitted = [turns.shedder.admits() for _ in range(50)]
+    turns.now_s += WHILE_S
+    assert all(admitted)
+    assert not turns.shedder.admits()  # 50 of 9 ms are more than 20 ms

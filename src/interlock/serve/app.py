@@ -115,6 +115,9 @@ class App:
         PARENT.set(headers.get(b"traceparent", b""))
         client = self.client_of(headers, scope.get("client"))
         reply, body, how = self._unasked(scope["method"], path, named, headers), b"", PLAIN
+        if reply is None and path in self._predictions and not self._has_room(headers):
+            reply = self._door.too_much(path, client)  # which tells of it itself; the body is read by nobody
+            return _as_v2(reply) if path.startswith("/v2") else reply
         if reply is None:
             try:
                 how = how_of(headers, scope.get("query_string", b""))
@@ -157,6 +160,12 @@ class App:
         if method != "POST":
             return self.refusal("MethodNotAllowed", f"{path} takes POST.", "", 405, ((b"allow", b"POST"),))
         return self._kind_refused(path, headers)
+
+    def _has_room(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a body may come: a large one only where there is time for its answer."""
+        told = headers.get(b"content-length", b"")
+        is_large = told.isdigit() and int(told) >= _LARGE
+        return not (is_large and self._door.lets_wait) or self._door.shedder is None or self._door.shedder.promises()
 
     def _is_served(self, named: Mapping[str, str]) -> bool:
         """Whether the model and the version in a path are those that answer."""
@@ -206,6 +215,8 @@ class App:
         return refused(self._door.name(), code, message, next_step, status, headers)
 
 
+_LARGE: Final = 65_536
+"""Bytes of a body that is refused before it is read."""
 _FEWER: Final = "Send fewer records at a time, or raise serve.max_body_mb."
 
 

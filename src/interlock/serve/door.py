@@ -148,9 +148,13 @@ class Door:
 
     def now(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply | None:
         """The reply, where nothing has to be waited for; else None."""
-        started, room = self._clock(), self.room
         if self.shedder is not None and self.shedder.refuses():
-            return self._failed(route, _TOO_MUCH, started, client)
+            return self.too_much(route, client)
+        return self.admitted(route, body, client, how)
+
+    def admitted(self, route: str, body: bytes, client: object = None, how: How = PLAIN) -> Reply | None:
+        """As :meth:`now`, of a request that is not to be refused."""
+        started, room = self._clock(), self.room
         if self._settled is not None or not room.live.is_here:
             return None  # the body is read by who waits, and only once
         try:
@@ -165,8 +169,18 @@ class Door:
         """Whether requests of one moment are better answered together."""
         return self._settled is None and self.room.live.gathers
 
+    @property
+    def lets_wait(self) -> bool:
+        """Whether requests may wait for their turn to be answered here."""
+        is_on = self.shedder is not None and self.shedder.is_on
+        return is_on and self._settled is None and self.room.live.is_here
+
+    def too_much(self, route: str, client: object = None) -> Reply:
+        """The reply to a request that is refused because there is too much to do."""
+        return self._failed(route, _TOO_MUCH, self._clock(), client)
+
     def together(self, calls: Sequence[Call]) -> list[Reply | None]:
-        """The replies to several requests of one moment, by one question to the model; as :meth:`now` gives each."""
+        """The replies to several requests of one moment, by one question to the model; as :meth:`admitted` has each."""
         started, room = self._clock(), self.room
         asked = [self._read(room, call, started) for call in calls]
         few = [one.rows for one in asked if isinstance(one, Asked) and not isinstance(one.rows, Framed)]
@@ -180,7 +194,7 @@ class Door:
             if isinstance(one, Reply):
                 replies.append(one)
             elif answered is None or isinstance(one.rows, Framed):
-                replies.append(self.now(call.route, call.body, call.client))
+                replies.append(self.admitted(call.route, call.body, call.client))
             else:
                 replies.append(self._reply(room, call.route, one, next(parts), started, call.client))
         return replies
@@ -199,8 +213,6 @@ class Door:
         return drawn
 
     def _read(self, room: Room, call: Call, started: float) -> Asked | Reply:
-        if self.shedder is not None and self.shedder.refuses():
-            return self._failed(call.route, _TOO_MUCH, started, call.client)
         try:
             return room.forms.read(call.route, call.body, PLAIN)
         except Exception as error:  # noqa: BLE001 - as above

@@ -9,17 +9,24 @@ keys change.
 A model that answers many rows together much cheaper than one after the other is asked once in a turn of the loop, about
 all that arrived in it: no timer, and nobody waits for a request that is not there yet.
 
+Where more arrives than a short turn can answer, requests wait in a line (:mod:`interlock.serve.shedding`).
+Of a large body the head is enough to be refused: the reply is written, and the rest of the body is read and dropped:
+a connection that is closed on bytes that nobody read takes the reply down with it (RFC 9112, section 9.6).
+
 Everything else takes the ordinary lane: heads not seen before or in pieces, bodies in chunks, other routes and methods,
 odd headers, and whatever arrives while an answer of the ordinary lane is still on its way.
 """
 
 import asyncio
+import time
+from collections import deque
 from typing import Final, NamedTuple
 
 from interlock.serve.app import App
 from interlock.serve.bounds import Bounded, Bounds
-from interlock.serve.door import Call, Door, Reply, Served
+from interlock.serve.door import Call, Door, Fixed, Reply, Served
 from interlock.serve.quota import Bucket
+from interlock.serve.shedding import SLICE_S
 
 MOST_HEADS: Final = 4_096
 """Heads remembered; then all are forgotten and learnt again."""
@@ -40,6 +47,10 @@ class Head(NamedTuple):
 
 MOST_TOGETHER: Final = 256
 """Requests that are answered by one question to the model."""
+MOST_DROPPED: Final = 262_144
+"""Bytes of a refused body that are read for the connection to live on; where more is to come, it closes behind it."""
+LINGER_S: Final = 5.0
+"""So long the rest of a refused body may take."""
 
 
 class Lane:
@@ -50,22 +61,50 @@ class Lane:
         self.app = app
         self.heads: dict[bytes, Head] = {}
         self.answered = 0
-        self._gathered: list[tuple[Call, _Connection]] = []
+        self._gathered: deque[tuple[Call, _Connection]] = deque()
+        self._settled_s: float | None = None
 
     def gather(self, call: Call, connection: "_Connection") -> None:
-        """Answer a request together with all that come in this turn of the loop."""
+        """Answer a request together with all that come in this turn of the loop, or when it is its turn."""
         self._gathered.append((call, connection))
         if len(self._gathered) == 1:
             asyncio.get_running_loop().call_soon(self.settle)
 
-    def settle(self) -> None:
-        """Answer what was gathered."""
-        gathered, self._gathered = self._gathered, []
-        for start in range(0, len(gathered), MOST_TOGETHER):
-            some = gathered[start : start + MOST_TOGETHER]
+    def must_wait(self) -> bool:
+        """Whether others wait already, or this turn of the loop has answered for long enough."""
+        shedder = self.door.shedder
+        return shedder is not None and self.door.lets_wait and (shedder.is_late() or bool(self._gathered))
+
+    def settle(self, *, everything: bool = False) -> None:
+        """Answer those who wait, or some of them: then it looks who has come. In a turn of the loop, or at the end."""
+        shedder = self.door.shedder
+        clock = time.monotonic if shedder is None else shedder.clock
+        began_s = before_s = clock()
+        until_s = began_s + max(SLICE_S, 0.0 if self._settled_s is None else began_s - self._settled_s)
+        self._settled_s = None
+        while self._gathered:
+            count = self._answer(MOST_TOGETHER if self.door.gathers else 1)
+            now_s = clock()
+            if shedder is not None:
+                shedder.answered(count, now_s - before_s)
+                if now_s >= until_s and self._gathered and shedder.is_on and not everything:
+                    self._settled_s = now_s
+                    asyncio.get_running_loop().call_soon(self.settle)
+                    return
+            before_s = now_s
+
+    def _answer(self, most: int) -> int:
+        """Answer the first that wait, and tell how many they were; who has left meanwhile is not answered."""
+        taken = [self._gathered.popleft() for _ in range(min(most, len(self._gathered)))]
+        some = [each for each in taken if not each[1].transport.is_closing()]
+        if len(some) == 1:
+            call, connection = some[0]
+            connection.settled(self.door.admitted(call.route, call.body, call.client))
+        elif some:
             replies = self.door.together([call for call, _ in some])
             for (_, connection), reply in zip(some, replies, strict=True):
                 connection.settled(reply)
+        return len(taken)
 
     def learn(self, head: bytes, found: Head) -> None:
         """Remember a head, but not at the end, when each reply says that the connection closes."""
@@ -99,8 +138,16 @@ class _Connection(Bounded):
     _following: bytes = b""
     _pieces: list[bytes] | None = None
     _missing = 0
+    _is_promised = False
+    _bucket: Bucket | None = None
+    _dropping = 0
+    _closes = False
 
     def data_received(self, data: bytes) -> None:
+        if self._dropping:
+            data = self._drop(data)
+            if not data:
+                return
         if self._gathered is not None:
             self._following += data
             return
@@ -131,23 +178,25 @@ class _Connection(Bounded):
                 self._head = head if end > 4 else b""
                 super().data_received(data)
                 return
-            last = end + known.length
+            door, last = self.shared.door, end + known.length
             if len(data) < last:  # of a large body the rest is on its way
-                self._begin()
-                self._is_active = True
-                self._pieces, self._missing = [data], last - len(data)
+                self._expect(known, data, last - len(data))
                 return
             bucket = known.bucket
             if bucket is not None and bucket.take() > 0.0:
                 self._head = b""
                 super().data_received(data)  # which says so
                 return
-            door = self.shared.door
-            if bucket is None and door.gathers:
+            if self.shared.must_wait() or (bucket is None and door.gathers):
+                if self._is_refused(known, bucket):
+                    data = data[last:]
+                    continue
+                self._bucket = bucket
                 self._gathered, self._following = data[:last], data[last:]
                 self.shared.gather(Call(known.route, data[end:last], known.client), self)
                 return
-            reply = door.now(known.route, data[end:last], known.client)
+            self._is_promised = False
+            reply = door.admitted(known.route, data[end:last], known.client)
             if reply is None:
                 if bucket is not None:
                     bucket.give_back()  # the ordinary lane counts it
@@ -161,9 +210,12 @@ class _Connection(Bounded):
         """Send the reply to what was gathered, or let the ordinary lane see to it; then go on with what followed."""
         data, self._gathered = self._gathered or b"", None
         following, self._following = self._following, b""
+        bucket, self._bucket = self._bucket, None
         if self.transport.is_closing():
             return
         if reply is None:
+            if bucket is not None:
+                bucket.give_back()  # the ordinary lane counts it
             self._head = b""
             super().data_received(data)
         else:
@@ -173,12 +225,69 @@ class _Connection(Bounded):
 
     def shutdown(self) -> None:
         """Close when the requests that came are answered."""
+        if self._dropping:
+            self._closes = True
+            return
         if self._gathered is not None:
-            self.shared.settle()
+            self.shared.settle(everything=True)
         if self._pieces:  # the ordinary lane waits for the rest of it
             data, self._pieces = b"".join(self._pieces), None
             super().data_received(data)
         super().shutdown()
+
+    # ---- more than can be answered -------------------------------------------------------------------------------
+
+    def _expect(self, head: Head, data: bytes, rest: int) -> None:
+        """Let the rest of a body come, unless it is known already that there is no time for it."""
+        door = self.shared.door
+        if door.shedder is not None and door.lets_wait:
+            self._is_promised = door.shedder.promises()
+            if not self._is_promised:
+                self._turn_away(head, rest)
+                return
+        self._begin()
+        self._is_active = True
+        self._pieces, self._missing = [data], rest
+
+    def _is_refused(self, head: Head, bucket: Bucket | None) -> bool:
+        """Refuse a request that is all there, unless there is time for it."""
+        shedder, promised = self.shared.door.shedder, self._is_promised
+        self._is_promised = False
+        if shedder is None or shedder.admits(promised=promised):
+            return False
+        if bucket is not None:
+            bucket.give_back()
+        self._reply(self.shared.door.too_much(head.route, head.client))
+        return True
+
+    def _turn_away(self, head: Head, rest: int) -> None:
+        """Refuse a request by its head; of the body, ``rest`` bytes are still to come."""
+        reply = self.shared.door.too_much(head.route, head.client)
+        self._closes = rest > MOST_DROPPED
+        if self._closes:
+            reply = reply._replace(fixed=Fixed((*reply.fixed.pairs, (b"connection", b"close"))))
+        self._reply(reply)
+        self._dropping = rest
+        self._arriving = self.loop.call_later(min(LINGER_S, self.bounds.timeout_s), self._too_slow)
+
+    def _drop(self, data: bytes) -> bytes:
+        """What follows a body that is not wanted; nothing while it has not all come."""
+        rest = data[self._dropping :]
+        self._dropping -= len(data) - len(rest)
+        if self._dropping:
+            return b""
+        self._arrived()
+        if self._closes:
+            self.transport.close()
+            return b""
+        return rest
+
+    def _too_slow(self) -> None:
+        if self._dropping:  # the reply is written
+            self._arriving = None
+            self.transport.close()
+            return
+        super()._too_slow()
 
     def _reply(self, reply: Reply) -> None:
         if self._arriving is not None:

@@ -1,63 +1,155 @@
 """More requests than can be answered: what is beyond that is refused at once, so that the others are in time.
 
 A server of one thread answers what has arrived in turns: everything that is there, then everything that came meanwhile.
-Where more comes than it can do, the turns grow, and everybody waits for as long as there are connections. As CoDel does
-for packets (Nichols & Jacobson, "Controlling queue delay", ACM Queue 10(5), 2012), a short burst is left alone: only
-when every turn has been long for a while, what comes late in a turn is refused. To refuse costs time too, above all
-where bodies are large: a turn answers for at least as long as the one before refused, or nothing else would be done.
+Where more comes than it can do, the turns grow, and everybody waits for as long as there are connections. So the fast
+lane answers requests where they arrive only while a turn is young; then they wait in a line, a turn answers some of
+them, and looks who has come. How long the line is, is known: by what one took lately. As CoDel does for packets
+(Nichols & Jacobson, "Controlling queue delay", ACM Queue 10(5), 2012), a short burst is left alone: only when the line
+has been too long for a while, the server is *overloaded*, and whoever would make it longer is refused, within a turn of
+arriving. The head of a large body is enough for that: what is let in then is a *promise*, and has a place when it
+comes, but one that is not kept soon counts no more. To refuse costs time too: a turn answers for at least as long as it
+took in, or nothing else would be done.
+
+The ordinary lane has no line. There, when every turn has been long for a while, what is late in a turn is refused.
 """
 
 from collections.abc import Callable
 from typing import Final
 
 WHILE_S: Final = 0.25
-"""Turns must have been long for so long."""
+"""The line, or each turn, must have been too long for so long; and nobody refused for so long, until it is over."""
 FEWEST: Final = 8
-"""So many are answered in each turn, however long they take: a few large requests are no overload."""
+"""So many are answered in each turn, or wait, however long they take: a few large requests are no overload."""
+SLICE_S: Final = 0.02
+"""For so long a turn answers, before it looks who has come."""
+_LATEST: Final = 0.1
+"""What the last turn says of how long an answer takes counts so much."""
 
 
 class Shedder:
-    """Says of each request whether to refuse it. A turn is long beyond ``most_s`` seconds; 0: nothing is ever refused.
+    """Says of each request whether to refuse it. Line and turns are long beyond ``most_s`` seconds; 0: nobody is.
 
     ``soon`` calls a function in the next turn; ``clock`` is in seconds and never runs backwards.
     """
 
     def __init__(self, most_s: float, soon: Callable[[Callable[[], None]], object], clock: Callable[[], float]) -> None:
+        self.is_on = most_s > 0.0
         self._most_s = most_s
         self._soon = soon
-        self._clock = clock
+        self.clock = clock
         self._began_s: float | None = None
         self._asked = 0
+        self._each_s = 0.0
+        # turns of the ordinary lane
         self._long_since_s: float | None = None
-        self._is_overloaded = False
+        self._are_long = False
         self._answering_s = most_s
         self._refused_since_s: float | None = None
+        # the line
+        self._waiting = 0
+        self._promised, self._promised_before, self._counted_s = 0, 0, 0.0
+        self._full_since_s: float | None = None
+        self._is_overloaded = False
+        self._refused_s = 0.0
 
-    def refuses(self) -> bool:
-        """Whether this request has to go."""
-        if self._most_s == 0.0:
-            return False
+    # ---- turns ---------------------------------------------------------------------------------------------------
+
+    def is_late(self) -> bool:
+        """Count a request, and say whether this turn has answered for so long that others should wait."""
         if self._began_s is None:
-            self._began_s, self._asked = self._clock(), 1
-            self._soon(self._ended)
+            self._begin()
             return False
         self._asked += 1
-        if not self._is_overloaded or self._asked <= FEWEST:
+        return self.is_on and self.clock() - self._began_s > SLICE_S
+
+    def refuses(self) -> bool:
+        """Whether this request, for which there is no line, has to go."""
+        if not self.is_on:
             return False
-        if self._refused_since_s is None and self._clock() - self._began_s > self._answering_s:
-            self._refused_since_s = self._clock()
+        if self._began_s is None:
+            self._begin()
+            return False
+        self._asked += 1
+        if not self._are_long or self._asked <= FEWEST:
+            return False
+        if self._refused_since_s is None and self.clock() - self._began_s > self._answering_s:
+            self._refused_since_s = self.clock()
         return self._refused_since_s is not None
+
+    def _begin(self) -> None:
+        self._began_s, self._asked = self.clock(), 1
+        self._soon(self._ended)
 
     def _ended(self) -> None:
         """A turn is over."""
-        began_s, now_s = self._began_s, self._clock()
-        refused_s = 0.0 if self._refused_since_s is None else now_s - self._refused_since_s
-        self._began_s = self._refused_since_s = None
-        self._answering_s = max(self._most_s, refused_s)
+        began_s, now_s = self._began_s, self.clock()
         assert began_s is not None
+        if self._refused_since_s is None:
+            self._answering_s = self._most_s
+            self._learn(self._asked, now_s - began_s)
+        else:
+            self._answering_s = max(self._most_s, now_s - self._refused_since_s)
+        self._began_s = self._refused_since_s = None
         if self._asked <= FEWEST or now_s - began_s <= self._most_s:
-            self._long_since_s, self._is_overloaded = None, False
+            self._long_since_s, self._are_long = None, False
             return
         if self._long_since_s is None:
             self._long_since_s = began_s
-        self._is_overloaded = now_s - self._long_since_s >= WHILE_S
+        self._are_long = now_s - self._long_since_s >= WHILE_S
+
+    def _learn(self, count: int, seconds: float) -> None:
+        each_s = seconds / max(count, 1)
+        self._each_s = each_s if self._each_s == 0.0 else self._each_s + _LATEST * (each_s - self._each_s)
+
+    # ---- the line ------------------------------------------------------------------------------------------------
+
+    def promises(self) -> bool:
+        """Whether a request, of which only the head has come, may send its body."""
+        self._count()
+        if self._is_full(self._waiting + self._promised + self._promised_before, self._most_s):
+            return False
+        self._promised += 1
+        return True
+
+    def admits(self, *, promised: bool = False) -> bool:
+        """Whether a request that is all there may wait; it was ``promised`` when its head came."""
+        self._count()
+        if promised and self._promised_before:
+            self._promised_before -= 1
+        elif promised:
+            self._promised = max(0, self._promised - 1)
+        if self._is_full(self._waiting, 2 * self._most_s if promised else self._most_s):
+            return False
+        self._waiting += 1
+        return True
+
+    def answered(self, count: int, seconds: float) -> None:
+        """So many that waited were answered in ``seconds``, or had left."""
+        self._waiting = max(0, self._waiting - count)
+        self._learn(count, seconds)
+
+    def _is_full(self, before: int, most_s: float) -> bool:
+        """Whether so many before one more are too many; not before they have been for a while."""
+        wait_s = (before + 1) * self._each_s
+        if before < FEWEST or wait_s <= self._most_s or not self.is_on:
+            self._full_since_s = None
+            return False
+        now_s = self.clock()
+        if self._full_since_s is None:
+            self._full_since_s = now_s
+        if self._is_overloaded and now_s - self._refused_s >= WHILE_S:
+            self._is_overloaded = False
+        if not self._is_overloaded and now_s - self._full_since_s < WHILE_S:
+            return False
+        self._is_overloaded = True
+        if wait_s <= most_s:
+            return False
+        self._refused_s = now_s
+        return True
+
+    def _count(self) -> None:
+        """Forget promises that were not kept soon."""
+        now_s = self.clock()
+        if now_s - self._counted_s >= WHILE_S:
+            kept = self._promised if now_s - self._counted_s < 2 * WHILE_S else 0
+            self._promised, self._promised_before, self._counted_s = 0, kept, now_s
