@@ -115,6 +115,7 @@ class Duty:
         self._say = say
         self._running: set[asyncio.Task[None]] = set()
         self._wall = Wall(parts.clock)
+        self._monotonic = parts.clock.monotonic
         # two detectors share the budget of false trips
         alarm = 2.0 * threshold(terms.false_trips_per_year, terms.votes_per_s)
         self._detectors = {kind: Detector(terms.tolerated, alarm) for kind in ("model", "environment")}
@@ -207,10 +208,10 @@ class Duty:
         live = self._live
         if live is None:
             return
-        if live.route == 0 and live.seats[0].tier == "champion":
+        if live.first.tier == "champion":
             if live.challenge is not None and not _was_asked(answered):
                 return  # the challenger answered, which says nothing of the champion
-            if self._ballot.admits(client, self._wall.now_s()):
+            if self._ballot.admits(client, self._monotonic()):
                 self._vote(answered)
             self._since_shadow += 1
             if self._since_shadow >= self._terms.shadow_every:
@@ -305,7 +306,7 @@ class Duty:
             return
         tiers = [seat.tier for seat in self._live.seats]
         wanted = self.state.route
-        self._live.route = tiers.index(wanted) if wanted in tiers else 0
+        self._live.turn(tiers.index(wanted) if wanted in tiers else 0)
 
     # ---- the record ----------------------------------------------------------------------------------------------
 

@@ -101,7 +101,7 @@ def serve(parts: Parts, orders: Orders) -> None:
         metrics = Metrics(parts.clock, lambda: door.room, duty, board=_board(given))
         metrics.source, metrics.log = (lambda: follower.source), recording.tally
         metrics.challenged = lambda: canary.count
-        watchers = [recording.append, metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
+        watchers = [*recording.watchers, metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers), settled=recording.settled)
         duty.enter(room.live, release)
         canary.enter(room.live)
