@@ -22,6 +22,8 @@ import time
 from collections import deque
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from interlock.serve.app import App
 from interlock.serve.bounds import Bounded, Bounds
 from interlock.serve.door import Call, Door, Fixed, Reply, Served
@@ -265,7 +267,7 @@ class _Connection(Bounded):
         reply = self.shared.door.too_much(head.route, head.client)
         self._closes = rest > MOST_DROPPED
         if self._closes:
-            reply = reply._replace(fixed=Fixed((*reply.fixed.pairs, (b"connection", b"close"))))
+            reply = replace(reply, fixed=Fixed((*reply.fixed.pairs, (b"connection", b"close"))))
         self._reply(reply)
         self._dropping = rest
         self._arriving = self.loop.call_later(min(LINGER_S, self.bounds.timeout_s), self._too_slow)
