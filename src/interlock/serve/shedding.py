@@ -22,6 +22,8 @@ FEWEST: Final = 8
 """So many are answered in each turn, or wait, however long they take: a few large requests are no overload."""
 SLICE_S: Final = 0.02
 """For so long a turn answers, before it looks who has come."""
+BURST: Final = 3
+"""So many times as long may the line of a burst be."""
 _LATEST: Final = 0.1
 """What the last turn says of how long an answer takes counts so much."""
 
@@ -139,7 +141,8 @@ class Shedder:
             self._full_since_s = now_s
         if self._is_overloaded and now_s - self._refused_s >= WHILE_S:
             self._is_overloaded = False
-        if not self._is_overloaded and now_s - self._full_since_s < WHILE_S:
+        is_burst = now_s - self._full_since_s < WHILE_S and wait_s <= BURST * self._most_s
+        if is_burst and not self._is_overloaded:
             return False
         self._is_overloaded = True
         if wait_s <= most_s:
