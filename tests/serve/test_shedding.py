@@ -6,7 +6,7 @@ import json
 import pytest
 
 from interlock.serve.keys import Keyring
-from interlock.serve.shedding import BURST, FEWEST, SLICE_S, WHILE_S, Shedder
+from interlock.serve.shedding import FEWEST, SLICE_S, WHILE_S, Shedder
 from serve.conftest import house_of
 
 MOST_S = 0.02
@@ -162,8 +162,10 @@ def test_a_long_line_is_left_alone_for_a_while(line):
 
 
 def test_the_line_of_a_burst_is_bounded_too(line):
-    assert line.come(200) == BURST * 20
-    line.answer(BURST * 20 - 25)
+    assert line.come(200) == 200
+    line.now_s += 2 * SLICE_S
+    assert line.come(1) == 0
+    line.answer(200 - 25)
     assert line.come(1) == 0  # 20 is the bound now
     line.answer(6)
     assert line.come(2) == 1
@@ -233,9 +235,10 @@ def test_promises_that_are_kept_leave_room_for_others(line):
     overloaded(line)
     line.answer(20)
     for _ in range(50):
-        assert sum(line.shedder.promises() for _ in range(30)) == 20
-        assert line.come(20, promised=True) == 20
-        line.answer(20)
+        promised = sum(line.shedder.promises() for _ in range(30))
+        assert promised in (19, 20)  # as floats add up
+        assert line.come(promised, promised=True) == promised
+        line.answer(promised)
 
 
 def test_nobody_is_refused_where_it_is_turned_off():
@@ -247,6 +250,15 @@ def test_nobody_is_refused_where_it_is_turned_off():
     assert not line.shedder.is_late()
     line.now_s += 1.0
     assert not line.shedder.is_late()
+
+
+def test_a_turn_that_was_interrupted_says_little(line):
+    for _ in range(20):
+        line.shedder.answered(500, 0.015)
+        line.shedder.answered(1, 0.1)
+    assert line.come(200) == 200
+    line.now_s += WHILE_S
+    assert line.come(20) == 20
 
 
 def test_a_turn_is_late_after_a_slice(turns):
@@ -265,4 +277,8 @@ def test_a_turn_says_what_an_answer_takes():
         assert not turns.shedder.is_late()
         turns.now_s += 0.009
     turns.turn(0, 0.0)
-    assert sum(turns.shedder.admits() for _ in range(50)) in (29, 30)  # of 9 ms, in thrice 90 ms
+    told = []
+    for _ in range(50):
+        told.append(turns.shedder.admits())
+        turns.now_s += 0.005
+    assert told.index(False) in (29, 30)  # of 9 ms, in thrice 90 ms

@@ -75,7 +75,7 @@ class Lane:
     def must_wait(self) -> bool:
         """Whether others wait already, or this turn of the loop has answered for long enough."""
         shedder = self.door.shedder
-        return shedder is not None and self.door.lets_wait and (shedder.is_late() or bool(self._gathered))
+        return shedder is not None and self.door.lets_wait and (bool(self._gathered) or shedder.is_late())
 
     def settle(self, *, everything: bool = False) -> None:
         """Answer those who wait, or some of them: then it looks who has come. In a turn of the loop, or at the end."""

@@ -23,9 +23,10 @@ FEWEST: Final = 8
 SLICE_S: Final = 0.02
 """For so long a turn answers, before it looks who has come."""
 BURST: Final = 3
-"""So many times as long may the line of a burst be."""
-_LATEST: Final = 0.1
-"""What the last turn says of how long an answer takes counts so much."""
+"""So many times as long may the line of a burst be, as soon as some of it was answered: it shows what one takes."""
+_SLICES: Final = 2
+_KEPT: Final = 0.9
+"""What is known of how long an answer takes counts so much less with each turn."""
 
 
 class Shedder:
@@ -40,8 +41,10 @@ class Shedder:
         self._soon = soon
         self.clock = clock
         self._began_s: float | None = None
+        self._late_after_s: float | None = None
         self._asked = 0
         self._each_s = 0.0
+        self._lately: tuple[float, float] = (0.0, 0.0)
         # turns of the ordinary lane
         self._long_since_s: float | None = None
         self._are_long = False
@@ -57,12 +60,17 @@ class Shedder:
     # ---- turns ---------------------------------------------------------------------------------------------------
 
     def is_late(self) -> bool:
-        """Count a request, and say whether this turn has answered for so long that others should wait."""
+        """Whether this turn has answered for so long that a request should wait; else it is one more of this turn."""
         if self._began_s is None:
             self._begin()
             return False
-        self._asked += 1
-        return self.is_on and self.clock() - self._began_s > SLICE_S
+        if self._late_after_s is None:
+            took_s = self.clock() - self._began_s
+            if took_s <= SLICE_S or not self.is_on:
+                self._asked += 1
+                return False
+            self._late_after_s = took_s
+        return True
 
     def refuses(self) -> bool:
         """Whether this request, for which there is no line, has to go."""
@@ -88,10 +96,10 @@ class Shedder:
         assert began_s is not None
         if self._refused_since_s is None:
             self._answering_s = self._most_s
-            self._learn(self._asked, now_s - began_s)
+            self._learn(self._asked, now_s - began_s if self._late_after_s is None else self._late_after_s)
         else:
             self._answering_s = max(self._most_s, now_s - self._refused_since_s)
-        self._began_s = self._refused_since_s = None
+        self._began_s = self._refused_since_s = self._late_after_s = None
         if self._asked <= FEWEST or now_s - began_s <= self._most_s:
             self._long_since_s, self._are_long = None, False
             return
@@ -100,8 +108,10 @@ class Shedder:
         self._are_long = now_s - self._long_since_s >= WHILE_S
 
     def _learn(self, count: int, seconds: float) -> None:
-        each_s = seconds / max(count, 1)
-        self._each_s = each_s if self._each_s == 0.0 else self._each_s + _LATEST * (each_s - self._each_s)
+        """A turn with many answers says more of one than a turn with few, which may just have been interrupted."""
+        answers, spent_s = self._lately
+        answers, spent_s = _KEPT * answers + count, _KEPT * spent_s + seconds
+        self._lately, self._each_s = (answers, spent_s), spent_s / max(answers, 1.0)
 
     # ---- the line ------------------------------------------------------------------------------------------------
 
@@ -141,8 +151,8 @@ class Shedder:
             self._full_since_s = now_s
         if self._is_overloaded and now_s - self._refused_s >= WHILE_S:
             self._is_overloaded = False
-        is_burst = now_s - self._full_since_s < WHILE_S and wait_s <= BURST * self._most_s
-        if is_burst and not self._is_overloaded:
+        while_s = WHILE_S if wait_s <= BURST * self._most_s else _SLICES * SLICE_S
+        if not self._is_overloaded and now_s - self._full_since_s < while_s:
             return False
         self._is_overloaded = True
         if wait_s <= most_s:
