@@ -18,6 +18,7 @@ odd headers, and whatever arrives while an answer of the ordinary lane is still 
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from typing import Final, NamedTuple
@@ -65,12 +66,21 @@ class Lane:
         self.answered = 0
         self._gathered: deque[tuple[Call, _Connection]] = deque()
         self._settled_s: float | None = None
+        self._is_due = False
 
     def gather(self, call: Call, connection: "_Connection") -> None:
         """Answer a request together with all that come in this turn of the loop, or when it is its turn."""
         self._gathered.append((call, connection))
-        if len(self._gathered) == 1:
-            asyncio.get_running_loop().call_soon(self.settle)
+        self._soon()
+
+    def _soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._due)
+
+    def _due(self) -> None:
+        self._is_due = False
+        self.settle()
 
     def must_wait(self) -> bool:
         """Whether others wait already, or this turn of the loop has answered for long enough."""
@@ -81,28 +91,34 @@ class Lane:
         """Answer those who wait, or some of them: then it looks who has come. In a turn of the loop, or at the end."""
         shedder = self.door.shedder
         clock = time.monotonic if shedder is None else shedder.clock
-        began_s = before_s = clock()
+        began_s = now_s = clock()
         until_s = began_s + max(SLICE_S, 0.0 if self._settled_s is None else began_s - self._settled_s)
-        self._settled_s = None
-        while self._gathered:
-            count = self._answer(MOST_TOGETHER if self.door.gathers else 1)
-            now_s = clock()
+        if everything or shedder is None or not shedder.is_on:
+            until_s = math.inf
+        count, self._settled_s = 0, None
+        try:
+            while self._gathered and now_s < until_s:
+                count += self._answer() if self.door.gathers else self._answer_one()
+                now_s = clock()
+        finally:
             if shedder is not None:
-                shedder.answered(count, now_s - before_s)
-                if now_s >= until_s and self._gathered and shedder.is_on and not everything:
-                    self._settled_s = now_s
-                    asyncio.get_running_loop().call_soon(self.settle)
-                    return
-            before_s = now_s
+                shedder.answered(count, now_s - began_s)
+            if self._gathered:
+                self._settled_s = now_s
+                self._soon()
 
-    def _answer(self, most: int) -> int:
-        """Answer the first that wait, and tell how many they were; who has left meanwhile is not answered."""
-        taken = [self._gathered.popleft() for _ in range(min(most, len(self._gathered)))]
-        some = [each for each in taken if not each[1].transport.is_closing()]
-        if len(some) == 1:
-            call, connection = some[0]
+    def _answer_one(self) -> int:
+        """Answer the first that waits, unless it has left meanwhile."""
+        call, connection = self._gathered.popleft()
+        if not connection.transport.is_closing():
             connection.settled(self.door.admitted(call.route, call.body, call.client))
-        elif some:
+        return 1
+
+    def _answer(self) -> int:
+        """Answer the first that wait by one question, but for those who have left; how many they were."""
+        taken = [self._gathered.popleft() for _ in range(min(MOST_TOGETHER, len(self._gathered)))]
+        some = [each for each in taken if not each[1].transport.is_closing()]
+        if some:
             replies = self.door.together([call for call, _ in some])
             for (_, connection), reply in zip(some, replies, strict=True):
                 connection.settled(reply)
