@@ -121,8 +121,8 @@ class Serve(Section, frozen=True, kw_only=True):
     shed_after: Annotated[
         Duration,
         Meta(
-            description="When more arrives than can be answered, so that a turn through all that is there takes longer "
-            "than this, again and again for 250 ms, what is later in a turn is refused with 503. 0s: never."
+            description="When more arrives than can be answered, so that what waits would take longer than this, all "
+            "the time for 250 ms, further requests are refused with 503. 0s: never."
         ),
     ] = "200ms"
     tls_cert: Annotated[
