@@ -310,33 +310,33 @@ def changed(place, **members):
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "message"),
+    ("body", "message"),
     [
-        ({}, 400, "The body lacks 'inputs'"),
-        ({"inputs": []}, 422, "Field 'x' is missing"),
-        ({"inputs": tensors_of([RECORD])["inputs"][:2]}, 422, "Field 'colour' is missing"),
-        ({"inputs": tensors_of([RECORD])["inputs"] * 2}, 400, "The input 'x' is there twice"),
-        (changed(0, data=[1.0, 2.0]), 400, "The input 'x' has another number of values"),
-        (changed(0, shape=[]), 400, "The input 'x' has a shape that no such tensor has"),
-        (changed(0, shape=[-1]), 400, "The input 'x' has a shape that no such tensor has"),
-        (changed(0, shape=[1] * 2_000), 400, "The input 'x' has a shape that no such tensor has"),
-        (b'{"inputs": [], "x": ' + b"1" * 5_000 + b"}", 400, "The body"),
-        (changed(0, shape=[10**12]), 413, "The request has 1,000,000,000,000 records"),
-        (changed(0, shape=[2], data=[1.0, 2.0]), 400, "The tensors are not of one length"),
-        (changed(0, shape=[1, 2], data=[[1.0, 2.0]]), 400, "The input 'x' is to have the shape (n) or (n, 1)"),
-        (changed(0, datatype="COMPLEX"), 400, "The input 'x' is of a type that is not taken"),
-        (changed(0, data=["secret"]), 422, "Field 'x' of record 0 is not of the type FP64"),
-        (changed(0, data=[None]), 422, "Field 'x' of record 0 is empty"),
-        (changed(1, data=[1.5]), 422, "Field 'n' of record 0 is not of the type INT64"),
-        (changed(1, data=[2**70]), 422, "Field 'n' holds a number of more than 64 bits"),
-        (changed(2, data=[3]), 422, "Field 'colour' of record 0 is not text"),
-        (changed(0, parameters={"binary_data_size": 8}), 400, "The input 'x' has data twice"),
-        (b'{"inputs": [], "inputs": []}', 400, "The name 'inputs' is there twice"),
+        ({}, "The body lacks 'inputs'"),
+        ({"inputs": []}, "Field 'x' is missing"),
+        ({"inputs": tensors_of([RECORD])["inputs"][:2]}, "Field 'colour' is missing"),
+        ({"inputs": tensors_of([RECORD])["inputs"] * 2}, "The input 'x' is there twice"),
+        (changed(0, data=[1.0, 2.0]), "The input 'x' has another number of values"),
+        (changed(0, shape=[]), "The input 'x' has a shape that no such tensor has"),
+        (changed(0, shape=[-1]), "The input 'x' has a shape that no such tensor has"),
+        (changed(0, shape=[1] * 2_000), "The input 'x' has a shape that no such tensor has"),
+        (b'{"inputs": [], "x": ' + b"1" * 5_000 + b"}", "The body"),
+        (changed(0, shape=[10**12]), "The request has 1,000,000,000,000 records"),
+        (changed(0, shape=[2], data=[1.0, 2.0]), "The tensors are not of one length"),
+        (changed(0, shape=[1, 2], data=[[1.0, 2.0]]), "The input 'x' is to have the shape (n) or (n, 1)"),
+        (changed(0, datatype="COMPLEX"), "The input 'x' is of a type that is not taken"),
+        (changed(0, data=["secret"]), "Field 'x' of record 0 is not of the type FP64"),
+        (changed(0, data=[None]), "Field 'x' of record 0 is empty"),
+        (changed(1, data=[1.5]), "Field 'n' of record 0 is not of the type INT64"),
+        (changed(1, data=[2**70]), "Field 'n' holds a number of more than 64 bits"),
+        (changed(2, data=[3]), "Field 'colour' of record 0 is not text"),
+        (changed(0, parameters={"binary_data_size": 8}), "The input 'x' has data twice"),
+        (b'{"inputs": [], "inputs": []}', "The name 'inputs' is there twice"),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused_in_one_text(house, body, status, message):
-    got, _, content = asked(house, "/v2/models/demo/infer", body)
-    assert got == status, content
+def test_tensors_that_do_not_fit_are_refused_in_one_text(house, body, message):
+    status, _, content = asked(house, "/v2/models/demo/infer", body)
+    assert status == 400, content
     assert json.loads(content)["error"].startswith(message)
     assert b"secret" not in content
 

@@ -36,6 +36,11 @@ _ERRORS: Final[Mapping[str, str]] = {
     "429": "The quota of the key is used up; Retry-After says in how many seconds to ask again.",
     "503": "Nobody has an acceptable answer now.",
 }
+_PROTOCOL_ERRORS: Final[Mapping[str, str]] = {
+    **{status: says for status, says in _ERRORS.items() if status not in ("413", "422")},
+    "400": "The body is not of the protocol's form, too large, or does not fit the signature.",
+    "404": "There is no such model or version.",
+}
 _HEADERS: Final[Mapping[str, str]] = {
     "Interlock-Tier": "Who answered: champion, challenger, last-good or baseline; of several records the lowest.",
     "Interlock-Release": "Generation of the release that answered.",
@@ -387,7 +392,7 @@ def _prediction(route: _Route, kinds: Collection[str], signature: Signature, exa
     if is_v2:
         replies[BYTES] = {"schema": _FILE}
     bodies = {kind: _body(kind, signature, example) for kind in kinds if kind != JSON}
-    told = {**_ERRORS, "404": "There is no such model or version."} if is_v2 else _ERRORS
+    told = _PROTOCOL_ERRORS if is_v2 else _ERRORS
     return {
         "summary": route.summary,
         "security": [{"key": []}, {"header": []}],
