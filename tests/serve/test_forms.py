@@ -522,3 +522,94 @@ def test_k_is_for_rankings_and_a_whole_number():
     for query in (b"k=0", b"k=", b"k=-1", b"k=1.0", b"k=1&k=2", b"k=x", b"k=1234567890"):
         with pytest.raises(DataRefused, match="'k' is no whole number from 1 on"):
             how_of({}, query)
+
+
+# ---- forecasts ---------------------------------------------------------------------------------------------------
+
+MONTH = Column(name="month", type="date", nullable=False, low="2020-01-01", high="2025-11-01", step="1mo")
+AHEAD = ["2025-12-01", "2026-01-01", "2026-02-01"]
+
+
+def forecasting(*columns):
+    """The route of a forecast whose answer is the month, and what it reads of a body."""
+
+    class Months:
+        gathers = False
+
+        def answers(self, rows):
+            return [(float(row[0].month), None) for row in rows]
+
+    signature = Signature(inputs=columns, output=Output(kind="number", type="float"))
+    seat = Seat(tier="champion", model="m" * 64, signature=signature, check=lambda _: None, here=Months())
+    live = Live(1, (seat,), columns)
+    forms = forms_of(Reader(columns), live, most_rows=100, name="demo", probabilities=False)
+
+    def answer(body, how=PLAIN):
+        asked = forms.read("/batch", json.dumps(body).encode(), how)
+        return asked.rows, asked.write(live.answer_here(asked.rows), live)
+
+    return answer
+
+
+def test_a_horizon_is_the_steps_after_training_and_the_reply_names_them():
+    answer = forecasting(MONTH)
+    rows_, (body, kind, _) = answer({"horizon": 3})
+    assert json.loads(body) == {"times": AHEAD, "predictions": [12.0, 1.0, 2.0]}
+    assert kind == b"application/json"
+    sent, (told, _, _) = answer({"instances": AHEAD})
+    assert list(rows_) == list(sent)
+    assert json.loads(told) == {"predictions": [12.0, 1.0, 2.0]}
+    _, (table, kind, _) = answer({"horizon": 3}, How(accept=CSV))
+    assert kind.startswith(b"text/csv")
+    assert table.split() == [b"prediction", b"12.0", b"1.0", b"2.0"]
+
+
+def test_steps_may_begin_after_a_later_time():
+    _, (body, _, _) = forecasting(MONTH)({"horizon": 2, "after": "2026-03-20"})
+    assert json.loads(body) == {"times": ["2026-04-01", "2026-05-01"], "predictions": [4.0, 5.0]}
+
+
+def test_many_steps_go_the_way_of_many_rows():
+    rows_, (body, _, _) = forecasting(MONTH)({"horizon": 100})
+    assert isinstance(rows_, Framed) or len(rows_) < MANY
+    assert json.loads(body)["predictions"][11::12] == [11.0] * 8
+
+
+@pytest.mark.parametrize(
+    ("columns", "body", "message"),
+    [
+        ((MONTH,), {"horizon": 0}, "The body is not what this route takes: Expected `int` >= 1"),
+        ((MONTH,), {"horizon": 3, "instances": []}, "The body has 'instances' and 'horizon'."),
+        ((MONTH,), {}, "The body lacks 'instances'."),
+        ((MONTH,), {"after": "2026-01-01"}, "The body lacks 'horizon'."),
+        ((MONTH,), {"instances": [], "after": "2026-01-01"}, "The body lacks 'horizon'."),
+        ((MONTH,), {"horizon": 3, "after": "2025-10-31"}, "'after' is before the end of training, 2025-11-01."),
+        ((MONTH,), {"horizon": 101}, "The request has 101 records, 100 are allowed."),
+        (
+            (MONTH, Column(name="price", type="float", nullable=False)),
+            {"horizon": 3},
+            "What comes does not follow from 'month' alone: the model takes 'price'.",
+        ),
+        (
+            (Column(name="month", type="date", nullable=False),),
+            {"horizon": 3},
+            "'horizon' is for forecasts whose times in training had a regular step.",
+        ),
+        (
+            (Column(name="month", type="date", nullable=False, high="9999-11-01", step="1mo"),),
+            {"horizon": 3},
+            "'month' has no 3 steps before the calendar ends.",
+        ),
+    ],
+)
+def test_a_horizon_that_cannot_be_looked_over_is_refused_with_the_reason(columns, body, message):
+    with pytest.raises(DataRefused) as refused:
+        forecasting(*columns)(body)
+    assert refused.value.message.startswith(message)
+    assert refused.value.facts.get("malformed") or refused.value.facts.get("too_large")
+
+
+def test_a_name_twice_beside_a_horizon_is_refused():
+    forms, _ = forms_for(MONTH)
+    with pytest.raises(DataRefused, match="twice"):
+        forms.read("/batch", b'{"horizon": 3, "horizon": 4}', PLAIN)

@@ -115,10 +115,16 @@ def _own_routes(signature: Signature, example: dict[str, Any]) -> dict[str, _Rou
     one = _told("prediction", _ANSWER, _SHARES)
     many = _told("predictions", {"type": "array", "items": _ANSWER}, {"type": "array", "items": _SHARES})
     bare = {"anyOf": [{"type": "array", "items": _ANSWER}, {"type": "array", "items": one}]}
+    batch = _object("instances", several)
+    if len(signature.inputs) == 1 and signature.inputs[0].step is not None:
+        ahead = _object("horizon", _HORIZON)
+        ahead["properties"]["after"] = {"description": "Not the last time of training, but this later one."}
+        batch = {"anyOf": [batch, ahead]}
+        many["properties"]["times"] = {"type": "array", "description": "With a horizon: what the predictions are for."}
     return {
         "/predict": _Route("A bare record.", record, example, one),
         "/stream": _Route("One record.", _object("instance", given), {"instance": example}, one),
-        "/batch": _Route("Several records.", _object("instances", several), {"instances": [example]}, many),
+        "/batch": _Route("Several records.", batch, {"instances": [example]}, many),
         "/score": _Route("A bare array of records.", several, [example], bare),
     }
 
@@ -199,6 +205,11 @@ _ASKING: Final[dict[str, Any]] = {
     "in": "query",
     "description": "Whether the reply tells the probability of each class (models that give labels).",
     "schema": {"type": "boolean"},
+}
+_HORIZON: Final[dict[str, Any]] = {
+    "type": "integer",
+    "minimum": 1,
+    "description": "So many steps after the last time that training saw.",
 }
 _MOST: Final[dict[str, Any]] = {
     "name": "k",
