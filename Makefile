@@ -108,6 +108,7 @@ servers: $(VENV)/peers-services.stamp $(VENV)/peers-mlserver.stamp ## set up the
 # Each keeps what it found: run it again to go on. They need wrk, gcc and nginx.
 serving: servers ## the figures of serving, and its endurance (hours)
 	$(BIN)/python bench/serve/one.py
+	$(BIN)/python bench/serve/parts.py
 	$(BIN)/python bench/serve/many.py
 	$(BIN)/python bench/serve/native.py
 	$(BIN)/python bench/serve/safe.py

@@ -85,7 +85,7 @@ class Watch:
         self.canary.enter(live)
 
     def saw(self, served):
-        served = served._replace(client=(str(self.client), "127.0.0.1"))
+        served = replace(served, client=(str(self.client), "127.0.0.1"))
         self.served.append(served)
         self.duty.saw(served.client, served.rows, served.answered)
         self.canary.saw(served)
@@ -350,7 +350,7 @@ def test_a_request_that_began_in_another_trial_counts_nothing(watch):
     served = found.served[0]
     before = found.canary.count.asked
     for live in (replace_trial(served.live, began=2), replace_trial(served.live, began=None)):
-        found.canary.saw(served._replace(live=live))
+        found.canary.saw(replace(served, live=live))
     assert found.canary.count.asked == before
     found.canary.saw(served)
     assert found.canary.count.asked == before + 1

@@ -251,7 +251,8 @@ def _as_v2(reply: Reply) -> Reply:
     """An error as the Open Inference Protocol has it: one text."""
     told = msgspec.json.decode(reply.body)["error"]
     text = f"{told['message']} {told['next_step']}".rstrip()
-    return reply._replace(body=_encode({"error": text, "code": told["code"], "id": told["id"]}))
+    body = _encode({"error": text, "code": told["code"], "id": told["id"]})
+    return msgspec.structs.replace(reply, body=body)
 
 
 async def send_reply(send: Send, reply: Reply, *, head: bool, last: bool) -> None:

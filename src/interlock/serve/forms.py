@@ -49,7 +49,7 @@ class How(NamedTuple):
 PLAIN: Final = How()
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """The body of a reply, its type, and headers of its own."""
 
     body: bytes
@@ -60,7 +60,7 @@ class Written(NamedTuple):
 Write: TypeAlias = Callable[[Answered, Live], Written]
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What a body asks for, and what writes the answers."""
 
     rows: Sequence[Row]
