@@ -459,7 +459,7 @@ def test_a_duel_is_once_a_second_and_costs_three_more_calls(watch):
 
 def test_a_champion_off_duty_is_not_compared_with(watch):
     found = watch(share=1.0, rows=10_000, slower=2.0)
-    found.house.door.room.live.route = 1
+    found.house.door.room.live.turn(1)
     found.ask(5)
     assert found.canary.count.duels == 0
 

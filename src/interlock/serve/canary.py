@@ -171,7 +171,7 @@ class Canary:
             return  # it began before the trial did
         live = served.live
         assert live is not None
-        champion = live.seats[0] if live.tier == "champion" else None
+        champion = live.first if live.first.tier == "champion" else None
         shadow = _Shadow(challenge, champion, served.client, served.rows, answered.answers, answered.tiers)
         if challenge.trial.shadow:
             self._follow(shadow)
