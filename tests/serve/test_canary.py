@@ -446,15 +446,15 @@ def test_one_that_takes_no_longer_than_it_may_is_promoted(watch, its_s, slower):
     assert (seen.compared, "in the median" in found.ended().because) == (seen.duels, slower > 0.0)
 
 
-def test_a_duel_is_once_a_second_and_costs_three_more_calls(watch):
+def test_a_duel_is_once_a_second_and_costs_two_more_calls_of_each(watch):
     found = watch(share=1.0, rows=10_000, slower=2.0)
     models = timed(found, 0.0, 0.0)
     found.ask(50)
-    assert [model.asked for model in models] == [51, 2]
+    assert [model.asked for model in models] == [52, 2]
     assert found.canary.count.duels == 1
     found.project.clock.advance(1.0)
     found.ask(50, first=50)
-    assert [model.asked for model in models] == [102, 4]
+    assert [model.asked for model in models] == [104, 4]
 
 
 def test_a_champion_off_duty_is_not_compared_with(watch):

@@ -8,7 +8,7 @@ import pytest
 from interlock.answer.predict import Seat
 from interlock.errors import UserCodeFailed
 from interlock.records import Signature
-from interlock.serve.duel import EVERY_S, Duels
+from interlock.serve.duel import EVERY_S, REST, Duels
 
 ROWS = [(1.0,), (2.0,)]
 
@@ -54,14 +54,22 @@ def test_both_are_timed_for_the_same_records_and_what_they_said_is_told(world, d
     found = asyncio.run(duels.fight(world.seat("challenger", 3.0), world.seat("champion", 1.0), ROWS))
     assert (found.challenger_s, found.champion_s) == (3.0, 1.0)
     assert found.answers == [(("challenger", None), ("champion", None))] * 2
-    assert sorted(world.asked) == ["challenger", "champion"]
+    assert world.asked[:2] == world.asked[2:]
+    assert sorted(world.asked[:2]) == ["challenger", "champion"]
 
 
-def test_who_has_not_seen_the_records_is_asked_once_before_and_that_is_not_timed(world, duels):
+def test_what_only_the_first_call_for_the_records_costs_is_not_timed(world, duels):
+    """The champion has not seen them yet, and takes long for that."""
     champion = world.seat("champion", 1.0)
-    found = asyncio.run(duels.fight(world.seat("challenger", 3.0), champion, ROWS, champion))
-    assert world.asked[0] == "champion"
-    assert sorted(world.asked[1:]) == ["challenger", "champion"]
+    answer = champion.here.answers
+
+    def slow_at_first(rows):
+        if "champion" not in world.asked:
+            world.now_s += 50.0
+        return answer(rows)
+
+    champion.here.answers = slow_at_first
+    found = asyncio.run(duels.fight(world.seat("challenger", 3.0), champion, ROWS))
     assert (found.challenger_s, found.champion_s) == (3.0, 1.0)
 
 
@@ -70,7 +78,7 @@ def test_each_begins_as_often_and_the_same_again_after_a_restart(world):
         duels, world.asked = Duels(world.clock, b"salt"), []
         for _ in range(200):
             asyncio.run(duels.fight(world.seat("challenger", 3.0), world.seat("champion", 1.0), ROWS))
-        return world.asked[::2]
+        return world.asked[::4]
 
     found = firsts()
     assert firsts() == found
@@ -78,7 +86,7 @@ def test_each_begins_as_often_and_the_same_again_after_a_restart(world):
 
 
 def test_who_pays_for_being_first_makes_neither_slower():
-    """Two of the same, of which the first in a duel takes three times as long: it is even."""
+    """Two of the same, of which whoever begins takes three times as long: it is even."""
     duels, lost = Duels(lambda: now_s[0], b"other"), 0
     now_s = [0.0]
 
@@ -86,11 +94,11 @@ def test_who_pays_for_being_first_makes_neither_slower():
         gathers = False
 
         def answers(self, rows):
-            now_s[0] += 3.0 if next(turns) else 1.0
+            now_s[0] += next(turns)
             return [("x", None)] * len(rows)
 
     for _ in range(400):
-        turns = iter((True, False))
+        turns = iter((9.0, 1.0, 3.0, 1.0))
         seats = [
             Seat(tier=tier, model="m", signature=Signature(inputs=()), check=lambda given: None, here=Warming())
             for tier in ("challenger", "champion")
@@ -111,3 +119,25 @@ def test_there_is_one_duel_a_second(world, duels):
     assert [duels.is_due() for _ in range(3)] == [True, False, False]
     world.now_s += EVERY_S
     assert [duels.is_due() for _ in range(2)] == [True, False]
+
+
+def test_slow_models_have_fewer_and_none_while_one_goes_on(world, duels):
+    """Two calls of each, eight seconds in all: the next is due after nine times as long."""
+    assert duels.is_due()
+    asked = []
+    champion = world.seat("champion", 1.0)
+    answer = champion.here.answers
+    champion.here.answers = lambda rows: [asked.append(duels.is_due()), answer(rows)][1]
+    asyncio.run(duels.fight(world.seat("challenger", 3.0), champion, ROWS))
+    assert (world.now_s, asked) == (8.0, [False, False])
+    world.now_s += REST * 8.0 - 0.1
+    assert not duels.is_due()
+    world.now_s += 0.1
+    assert duels.is_due()
+
+
+def test_one_that_fails_does_not_stop_the_next(world, duels):
+    assert duels.is_due()
+    asyncio.run(duels.fight(world.seat("challenger", 0.5, RuntimeError("broken")), world.seat("champion", 0.5), ROWS))
+    world.now_s += 60.0
+    assert duels.is_due()

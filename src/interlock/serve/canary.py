@@ -268,13 +268,12 @@ class Canary:
             await self._duel(shadow, count)
 
     async def _duel(self, shadow: _Shadow, count: Count) -> None:
-        """See which of the two takes longer. In the shadow both have been asked before, else only the challenger."""
+        """See which of the two takes longer."""
         challenge, champion = shadow.challenge, shadow.champion
         assert champion is not None
         assert self._duels is not None
         rows = taken(shadow.rows, shadow.places()[:MOST_ROWS])
-        fresh = None if challenge.trial.shadow else champion
-        duel = await self._duels.fight(challenge.seat, champion, rows, fresh)
+        duel = await self._duels.fight(challenge.seat, champion, rows)
         if duel is None:
             return
         if not challenge.trial.shadow:

@@ -1,7 +1,8 @@
 """Two models are asked for the same records in the same moment, unseen, to see which takes longer.
 
 Whatever the first of two saves or pays (warm caches, a clock that steps up), each is the first as often: who begins
-follows from a hash of the duel's number. Who has not seen the records yet is asked for them once before, untimed.
+follows from a hash of the duel's number. One of them has answered the records a moment ago and the other has not; so
+both are asked twice, in turn, and timed the second time.
 """
 
 import math
@@ -15,7 +16,9 @@ from interlock.model.rows import Answer, Given, Row
 from interlock.records import Tier
 
 EVERY_S: Final = 1.0
-"""Seconds from one duel to the next."""
+"""Seconds from one duel to the next, at least."""
+REST: Final = 9.0
+"""After a duel there is none for so many times as long as it took: they take a tenth of a worker at most."""
 
 
 class Duel(NamedTuple):
@@ -43,18 +46,22 @@ class Duels:
         self._next_s = now_s + EVERY_S
         return True
 
-    async def fight(
-        self, challenger: Seat, champion: Seat, rows: Sequence[Row], fresh: Seat | None = None
-    ) -> Duel | None:
-        """Ask both for ``rows``; None where one has not answered. ``fresh`` has not been asked for them before."""
+    async def fight(self, challenger: Seat, champion: Seat, rows: Sequence[Row]) -> Duel | None:
+        """Ask both for ``rows``; None where one has not answered."""
         self._fought += 1
+        due_s, began_s, self._next_s = self._next_s, self._clock(), math.inf
+        try:
+            return await self._fought_out(challenger, champion, rows)
+        finally:
+            ended_s = self._clock()
+            self._next_s = max(due_s, ended_s + REST * (ended_s - began_s))
+
+    async def _fought_out(self, challenger: Seat, champion: Seat, rows: Sequence[Row]) -> Duel | None:
         first = blake2b(str(self._fought).encode(), digest_size=1, key=self._salt).digest()[0] & 1
         seats = (challenger, champion) if first else (champion, challenger)
         took: dict[Tier, tuple[Sequence[Given], float]] = {}
         try:
-            if fresh is not None:
-                await fresh.timed(fresh.picked(rows), self._clock)
-            for seat in seats:
+            for seat in (*seats, *seats):
                 took[seat.tier] = await seat.timed(seat.picked(rows), self._clock)
         except Exception:  # noqa: BLE001 - who fails is judged where it answers; here is only time
             return None
