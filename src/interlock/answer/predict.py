@@ -40,6 +40,10 @@ class Elsewhere(Protocol):
         """One answer or error per row, in order."""
         ...
 
+    def timed(self, rows: Sequence[Row]) -> Awaitable[tuple[list[Given], float]]:
+        """The same in a call of its own, and the seconds that it took, without those in a queue."""
+        ...
+
     @property
     def waiting(self) -> int:
         """Rows that wait."""
@@ -99,6 +103,15 @@ class Seat:
             return await self.elsewhere.ask(rows)
         except InterlockError as error:  # it has too much to do, or is taken off
             return [_broken(error, "deadline")] * len(rows)
+
+    async def timed(self, rows: Sequence[Row], clock: Callable[[], float]) -> tuple[Sequence[Given], float]:
+        """The answers, and how many seconds the model took. Raises what the model raises."""
+        if self.here is None:
+            assert self.elsewhere is not None
+            return await self.elsewhere.timed(rows)
+        began_s = clock()
+        given = self.here.answers(rows)
+        return given, clock() - began_s
 
     def judged(self, rows: Sequence[Row], given: Sequence[Given]) -> list[Cause | None]:
         """What is wrong with each answer. Many are looked through by columns, and one by one when any is odd."""

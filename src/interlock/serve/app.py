@@ -123,7 +123,7 @@ class App:
                 how = how_of(headers, scope.get("query_string", b""))
                 body = await read_body(headers, receive, self._max_body, _FEWER)
             except InterlockError as error:
-                reply = failure(error, self._door.name())
+                reply = failure(error, self._door.name(), path)
         if reply is None and not self._is_served(named):  # another release came while the body did
             again = "GET /v2/models/NAME tells it."
             reply = self.refusal("NotFound", "There is no such version any more.", again, 404)

@@ -17,7 +17,7 @@ from interlock.errors import DataRefused, Fault, InterlockError
 from interlock.model.rows import Framed, Row
 from interlock.records import Tier, short
 from interlock.serve.forms import PLAIN, Asked, Forms, How
-from interlock.serve.protocols import forms_of
+from interlock.serve.protocols import forms_of, status_in
 from interlock.serve.shedding import Shedder
 
 JSON = b"application/json"
@@ -256,7 +256,7 @@ class Door:
         name, live = self._ids.next(), room.live
         tier: Tier = answered.lowest if answered.faults or live.challenge is not None else live.first.tier
         if tier == "abstain":
-            reply = _abstained(answered, name)
+            reply = _abstained(answered, name, route)
         else:
             try:
                 written = asked.write(answered, live)
@@ -272,7 +272,7 @@ class Door:
 
     def _failed(self, route: str, error: Exception, started: float, client: object) -> Reply:
         name = self.name()
-        reply = failure(error, name) if isinstance(error, InterlockError) else fault(error, name)
+        reply = failure(error, name, route) if isinstance(error, InterlockError) else fault(error, name)
         self.tell(Served(route, reply.status, client, (), "abstain", self._clock() - started, None, name))
         return reply
 
@@ -300,11 +300,12 @@ def _fixed(room: Room, tier: Tier) -> Fixed:
     return named
 
 
-def failure(error: InterlockError, name: bytes) -> Reply:
+def failure(error: InterlockError, name: bytes, route: str = "") -> Reply:
     """The reply to a request that could not be read, or that nobody could answer."""
     status = 503
     if isinstance(error, DataRefused):
         status = 413 if error.facts.get("too_large") else 400 if error.facts.get("malformed") else 422
+        status = status_in(route, status)
     body = {"code": error.code, "message": error.message, "next_step": error.next_step, "id": name.decode()}
     for fact in ("field", "row"):
         if error.facts.get(fact) is not None:
@@ -320,7 +321,7 @@ def fault(error: Exception, name: bytes) -> Reply:
     return Reply(500, _encode({"error": body}), name)
 
 
-def _abstained(answered: Answered, name: bytes) -> Reply:
+def _abstained(answered: Answered, name: bytes, route: str) -> Reply:
     """The reply where some row has no acceptable answer: a bad record (422), or nobody fit to answer (503)."""
     refused = answered.refused()
     open_ = answered.open()
@@ -333,4 +334,5 @@ def _abstained(answered: Answered, name: bytes) -> Reply:
         "row": open_[0],
         "id": name.decode(),
     }
-    return Reply(422 if bad else 503, _encode({"error": error}), name, _ABSTAINED if bad else _NOBODY)
+    status = status_in(route, 422) if bad else 503
+    return Reply(status, _encode({"error": error}), name, _ABSTAINED if bad else _NOBODY)
