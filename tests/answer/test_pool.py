@@ -10,6 +10,7 @@ from interlock.answer import pool as pools
 from interlock.answer.pool import Overloaded, Pool
 from interlock.errors import UserCodeFailed
 from interlock.model.predictor import Predictor
+from interlock.model.rows import Framed
 from interlock.records import Column, Signature
 
 SIGNATURE = Signature(inputs=(Column(name="x", type="float", nullable=True),))
@@ -62,6 +63,33 @@ def run(predictors, work, **options):
 def test_rows_are_answered_in_order(doubling):
     assert run([doubling], lambda pool: pool.ask([(1.0,), (2.0,)])) == [(2.0, None), (4.0, None)]
     assert doubling.closed
+
+
+class DoublingFew(Doubling):
+    """Answers a few rows as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.plain = []
+
+    def few(self, rows):
+        if len(rows) > 2:
+            return None
+        self.plain.append(len(rows))
+        return pl.DataFrame({"prediction": [row[0] * 2 for row in rows]})
+
+
+def test_a_few_rows_need_no_frame_where_they_are_answered_as_they_are():
+    predictor = DoublingFew()
+
+    async def work(pool):
+        few = await pool.ask([(1.0,), (2.0,)])
+        many = await pool.ask([(1.0,)] * 3)
+        return few, many, await pool.ask(Framed(pl.DataFrame({"x": [5.0]})))
+
+    assert run([predictor], work) == ([(2.0, None), (4.0, None)], [(2.0, None)] * 3, [(10.0, None)])
+    assert predictor.plain == [2]
+    assert predictor.calls == [[1.0] * 3, [5.0]]
 
 
 async def filled(pool, predictor, *requests):

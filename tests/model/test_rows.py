@@ -278,25 +278,6 @@ def test_rows_that_are_refused_together_are_asked_one_by_one():
     assert math.isclose(given[0][0], 2.0)
 
 
-def test_a_few_rows_need_no_frame_where_they_are_answered_as_they_are():
-    framed, plain = [], []
-
-    def answer(frame):
-        framed.append(frame.height)
-        return frame.select(prediction=pl.col("age") * 2)
-
-    def few(rows):
-        plain.append(len(rows))
-        return pl.DataFrame({"prediction": [row[0] * 2 for row in rows]}) if len(rows) < 3 else None
-
-    model, row = FrameRows(answer, SIGNATURE, few), (1.0, *[None] * 4)
-    assert model.together([row] * 2) == [(2.0, None)] * 2
-    assert (framed, plain) == ([], [2])
-    assert model.together([row] * 3) == [(2.0, None)] * 3
-    assert model.together(Framed(frame_of([row], schema_of(SIGNATURE)))) == [(2.0, None)]
-    assert (framed, plain) == ([3, 1], [2, 3])
-
-
 def test_whole_numbers_reach_lightgbm_as_floats():
     import lightgbm
 

@@ -24,7 +24,7 @@ from typing import Final
 
 from interlock.errors import Fault, InterlockError, UserCodeFailed
 from interlock.model.predictor import Predictor
-from interlock.model.rows import FrameRows, Given, Row
+from interlock.model.rows import Framed, FrameRows, Given, Row, answers_of
 from interlock.records import Signature
 
 MOST_ROWS: Final = 4_096
@@ -188,7 +188,7 @@ class Pool:
             thread.join(timeout=10.0)
 
     def _serve(self, predictor: Predictor) -> None:
-        model = FrameRows(predictor.predict, self._signature, predictor.few)
+        model = _Rows(predictor, self._signature)
         with predictor:
             while self._bell.get():
                 taken = self._take()
@@ -216,6 +216,19 @@ class Pool:
         """Whether the next that waits may be in one call with those that were taken."""
         following = self._waiting[0]
         return first.clock is None and following.clock is None and rows + len(following.rows) <= most
+
+
+class _Rows(FrameRows):
+    """The rows of a predictor, a few of them without a frame."""
+
+    def __init__(self, predictor: Predictor, signature: Signature) -> None:
+        super().__init__(predictor.predict, signature)
+        self._few = predictor.few
+
+    def together(self, rows: Sequence[Row]) -> list[Given]:
+        """As :meth:`FrameRows.together`."""
+        given = None if isinstance(rows, Framed) else self._few(rows)
+        return super().together(rows) if given is None else answers_of(given, len(rows))
 
 
 def _answer(model: FrameRows, taken: Sequence[_Asked]) -> InterlockError | None:

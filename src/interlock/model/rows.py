@@ -157,29 +157,18 @@ class _Same:
 
 
 class FrameRows:
-    """Makes a frame of the rows. Rows that are refused together are asked again in halves, down to one.
-
-    ``few`` answers rows without a frame, or says None where a frame is needed.
-    """
+    """Makes a frame of the rows. Rows that are refused together are asked again in halves, down to one."""
 
     gathers = True
 
-    def __init__(
-        self,
-        answer: Callable[[pl.DataFrame], pl.DataFrame],
-        signature: Signature,
-        few: Callable[[Sequence[Row]], pl.DataFrame | None] | None = None,
-    ) -> None:
+    def __init__(self, answer: Callable[[pl.DataFrame], pl.DataFrame], signature: Signature) -> None:
         self._answer = answer
         self._schema = schema_of(signature)
-        self._few = few
 
     def together(self, rows: Sequence[Row]) -> list[Given]:
         """Ask for all at once; raises :class:`UserCodeFailed` when the model refuses any."""
-        given = None if self._few is None or isinstance(rows, Framed) else self._few(rows)
-        if given is None:
-            given = self._answer(rows.frame if isinstance(rows, Framed) else frame_of(rows, self._schema))
-        return answers_of(given, len(rows))
+        frame = rows.frame if isinstance(rows, Framed) else frame_of(rows, self._schema)
+        return answers_of(self._answer(frame), len(rows))
 
     def answers(self, rows: Sequence[Row]) -> list[Given]:
         """Ask for all at once, and in halves where that is refused."""
