@@ -124,7 +124,6 @@ class _InWorker(Predictor):
     @contextmanager
     def _watched(self) -> Iterator[None]:
         """A call, after which a session that did not survive it is let go of."""
-        self._scratch.mkdir(parents=True, exist_ok=True)  # where a confined model may write
         try:
             yield
         except UserCodeFailed as error:
@@ -134,6 +133,7 @@ class _InWorker(Predictor):
 
     def _by_files(self, frame: pl.DataFrame) -> pl.DataFrame:
         number = next(self._numbers)
+        self._scratch.mkdir(parents=True, exist_ok=True)
         rows, answers = self._scratch / f"{number}-rows.arrow", self._scratch / f"{number}-answers.arrow"
         frame.write_ipc(rows)
         try:
@@ -149,6 +149,7 @@ class _InWorker(Predictor):
 
     def _living(self) -> Session:
         if self._session is None:
+            self._scratch.mkdir(parents=True, exist_ok=True)  # where a confined model may write
             arguments = {
                 "bundle": str(self._opened.path),
                 "signature": msgspec.to_builtins(self.signature),
