@@ -574,6 +574,35 @@ def test_an_overloaded_server_refuses_at_once_and_gives_the_quota_back(project):
     assert [served.status for served in house.served].count(503) == 20
 
 
+def test_requests_that_are_asked_again_one_by_one_are_counted_once(house, monkeypatch):
+    calls = gathering(house, monkeypatch, gathers=True)
+
+    async def main():
+        _, crowd, first = await known(house, 6)
+        shedder = shed_by(house, Hand())
+        counted = []
+        monkeypatch.setattr(shedder, "admits", lambda **_: counted.append(1) or True)
+        monkeypatch.setattr(shedder, "refuses", lambda: counted.append(2) or True)
+        here = house.door.room.live.seats[0].here
+        answers = here.answers
+
+        def alone(rows):
+            if len(rows) > 1:
+                raise RuntimeError("together it cannot")
+            return answers(rows)
+
+        here.answers = alone
+        calls.clear()
+        crowd.send(*[request()] * 6)
+        await settled()
+        return counted, first, crowd.found()
+
+    counted, first, found = asyncio.run(main())
+    assert found == first
+    assert counted == [1] * 6
+    assert calls == [1] * 6
+
+
 def large(size):
     """A request with a body of so many bytes, which is read as one record."""
     return request(body=json.dumps(RECORD).encode() + b" " * size)
@@ -683,6 +712,20 @@ def test_a_body_that_does_not_come_is_not_waited_for_and_nothing_more_is_told(pr
     assert delay_s == LINGER_S
     assert early.startswith(b"HTTP/1.1 503")
     assert found == early + b"[closed]"
+
+
+def test_a_body_that_was_dropped_in_time_ends_nothing(project, monkeypatch):
+    monkeypatch.setattr(lanes, "LINGER_S", 0.0)
+
+    async def main():
+        connection, wire, rest = await turned_away(project, 5_000)
+        early = wire.found
+        connection.data_received(rest)
+        await settled()
+        return early, wire.found
+
+    early, found = asyncio.run(main())
+    assert found == early
 
 
 def test_the_end_of_the_server_waits_for_a_body_that_is_dropped(project):
