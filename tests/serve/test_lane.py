@@ -759,6 +759,48 @@ def test_a_promised_body_is_answered_when_it_comes(project):
     assert asyncio.run(main()).startswith(b"HTTP/1.1 200")
 
 
+def test_large_bodies_of_the_ordinary_lane_keep_nobody_out(project):
+    house = house_of(project, Keyring(None), max_body=10_000_000)
+
+    async def main():
+        clock = Hand()
+        shed_by(house, clock).answered(1, 0.02)
+        for number in range(200):
+            headers = {b"content-length": b"100000", b"x-request-id": b"%d" % number}
+            status, _, _ = await house.ask("/predict", json.dumps(RECORD).encode(), headers=headers)
+            assert status == 200
+            clock.now_s += 0.002
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_large_bodies_that_come_or_never_do_leave_room_for_others(project, leaves):
+    house = house_of(project, Keyring(None), max_body=10_000_000)
+    raw = large(5_000)
+
+    async def main():
+        lane = Lane(house.door, house.app)
+        crowd = Crowd(lane, house.app, 1)
+        crowd.send(raw)
+        await settled()
+        clock = Hand()
+        shedder = shed_by(house, clock)
+        shedder.answered(1, 0.02)
+        for _ in range(200):
+            one = crowd if not leaves else Crowd(lane, house.app, 1)
+            one.send(raw[:1_000])
+            clock.now_s += 0.002
+            if leaves:
+                one.connections[0].connection_lost(None)
+            else:
+                one.send(raw[1_000:])
+            assert b"HTTP/1.1 503" not in one.wires[0].found
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
 def test_a_large_body_is_refused_by_its_head_in_the_ordinary_lane_too(project):
     house = house_of(project, Keyring(None), max_body=10_000_000)
     raw = large(200_000).replace(b"host: here", b"host: here\r\ntraceparent: 00-0-0-00")

@@ -130,6 +130,12 @@ class Line:
         self.waiting += admitted
         return admitted
 
+    def keep(self, count):
+        """So many bodies that were promised are there; how many of them may wait."""
+        for _ in range(count):
+            self.shedder.kept()
+        return self.come(count, promised=True)
+
     def answer(self, count):
         count = min(count, self.waiting)
         self.waiting -= count
@@ -216,7 +222,7 @@ def test_a_promise_has_a_place_in_the_line(line):
     assert promised == 10
     assert line.come(10) == 10  # who is there goes first
     assert line.come(1) == 0
-    assert line.come(10, promised=True) == 10
+    assert line.keep(10) == 10
     assert line.come(30, promised=True) == 10  # twice the bound, however many were promised
 
 
@@ -237,8 +243,15 @@ def test_promises_that_are_kept_leave_room_for_others(line):
     for _ in range(50):
         promised = sum(line.shedder.promises() for _ in range(30))
         assert promised in (19, 20)  # as floats add up
-        assert line.come(promised, promised=True) == promised
+        assert line.keep(promised) == promised
         line.answer(promised)
+
+
+def test_promises_that_are_kept_at_once_fill_no_line(line):
+    for _ in range(500):
+        assert line.shedder.promises()
+        line.shedder.kept()
+        line.now_s += 0.001
 
 
 def test_nobody_is_refused_where_it_is_turned_off():

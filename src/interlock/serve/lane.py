@@ -177,6 +177,7 @@ class _Connection(Bounded):
             if self._missing > 0:
                 return
             data, self._pieces = b"".join(self._pieces), None
+            self._kept()
         cycle = self.cycle
         if self._is_parsing or (cycle is not None and not cycle.response_complete):
             super().data_received(data)
@@ -266,6 +267,18 @@ class _Connection(Bounded):
         self._begin()
         self._is_active = True
         self._pieces, self._missing = [data], rest
+
+    def _kept(self) -> None:
+        """The body that was promised is there, or the client has left."""
+        shedder = self.shared.door.shedder
+        if self._is_promised and shedder is not None:
+            shedder.kept()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of a client, and of its place in the line."""
+        if self._pieces:
+            self._kept()
+        super().connection_lost(exc)
 
     def _is_refused(self, head: Head, bucket: Bucket | None) -> bool:
         """Refuse a request that is all there, unless there is time for it."""

@@ -115,21 +115,28 @@ class Shedder:
 
     # ---- the line ------------------------------------------------------------------------------------------------
 
+    def has_room(self) -> bool:
+        """Whether one more would be in time, behind those who wait and those to whom it was promised."""
+        self._count()
+        return not self._is_full(self._waiting + self._promised + self._promised_before, self._most_s)
+
     def promises(self) -> bool:
         """Whether a request, of which only the head has come, may send its body."""
-        self._count()
-        if self._is_full(self._waiting + self._promised + self._promised_before, self._most_s):
+        if not self.has_room():
             return False
         self._promised += 1
         return True
 
+    def kept(self) -> None:
+        """A promised body is there, or will never be: it has no place of its own any more."""
+        self._count()
+        if self._promised_before:
+            self._promised_before -= 1
+        else:
+            self._promised = max(0, self._promised - 1)
+
     def admits(self, *, promised: bool = False) -> bool:
         """Whether a request that is all there may wait; it was ``promised`` when its head came."""
-        self._count()
-        if promised and self._promised_before:
-            self._promised_before -= 1
-        elif promised:
-            self._promised = max(0, self._promised - 1)
         if self._is_full(self._waiting, 2 * self._most_s if promised else self._most_s):
             return False
         self._waiting += 1
