@@ -46,14 +46,14 @@ class Overloaded(Fault):
 class _Asked:
     rows: Sequence[Row]
     loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[list[Given]]"
+    future: "asyncio.Future[Sequence[Given]]"
 
-    def settle(self, given: list[Given] | Exception) -> None:
+    def settle(self, given: Sequence[Given] | Exception) -> None:
         """Give the answers to whoever waits, in the thread of its loop."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             self.loop.call_soon_threadsafe(self._set, given)
 
-    def _set(self, given: list[Given] | Exception) -> None:
+    def _set(self, given: Sequence[Given] | Exception) -> None:
         if self.future.done():
             return
         if isinstance(given, Exception):
@@ -133,7 +133,7 @@ class Pool:
         for thread in self._threads:
             thread.start()
 
-    async def ask(self, rows: Sequence[Row]) -> list[Given]:
+    async def ask(self, rows: Sequence[Row]) -> Sequence[Given]:
         """One answer or error per row; raises :class:`Overloaded` when too much waits already."""
         loop = asyncio.get_running_loop()
         asked = _Asked(rows, loop, loop.create_future())
@@ -237,7 +237,7 @@ def _bystander(error: InterlockError) -> InterlockError:
     return made
 
 
-def _asked(model: FrameRows, rows: Sequence[Row]) -> list[Given] | InterlockError:
+def _asked(model: FrameRows, rows: Sequence[Row]) -> Sequence[Given] | InterlockError:
     try:
         return model.together(rows)
     except InterlockError as error:

@@ -34,7 +34,7 @@ _RESCUERS: Final[dict[Tier, tuple[Tier, ...]]] = {
 class Elsewhere(Protocol):
     """Answers rows in another process."""
 
-    def ask(self, rows: Sequence[Row]) -> Awaitable[list[Given]]:
+    def ask(self, rows: Sequence[Row]) -> Awaitable[Sequence[Given]]:
         """One answer or error per row, in order."""
         ...
 
@@ -136,7 +136,7 @@ class Fault(NamedTuple):
 class Answered:
     """What became of rows: an answer each, or None where the row was abstained from; by whom; and what went wrong."""
 
-    answers: list[Answer | None]
+    answers: Sequence[Answer | None]
     tiers: list[Tier]
     faults: list[Fault] = field(default_factory=list)
 
@@ -157,7 +157,7 @@ class Answered:
     def take(self, tier: Tier, place: int, given: Given, cause: Cause | None) -> None:
         """Keep an answer that the guard of its seat lets pass, else the fault."""
         if cause is None:
-            self.answers[place] = given  # type: ignore[assignment]
+            self.answers[place] = given  # type: ignore[index]  # rows are answered one by one in a list
             self.tiers[place] = tier
         else:
             bystander = isinstance(given, InterlockError) and given.facts.get("bystander") is True

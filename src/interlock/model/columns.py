@@ -23,6 +23,7 @@ CHUNK_ROWS = 32_768
 """Rows scored at a time: one float64 column of a chunk (256 KiB) stays in the second-level cache."""
 
 _POOL_LIMIT = 100_000
+_SHOWN = 4_096
 
 
 def numbers(series: pl.Series) -> NDArray[Any]:
@@ -79,10 +80,7 @@ class Coder:
         return np.append(positions.to_numpy().astype(np.intp), self.size + 1)
 
     def _text_codes(self, series: pl.Series) -> tuple[NDArray[Any], NDArray[np.intp]]:
-        codes = series.cast(self._enum, strict=False).to_physical().cast(pl.UInt32)
-        if codes.null_count():
-            codes = codes.fill_null(self.size)
-        result: NDArray[Any] = codes.to_numpy()
+        result = places(series.cast(self._enum, strict=False), self.size)
         if series.null_count():
             result = np.where(series.is_null().to_numpy(), self.size + 1, result)
         return result, np.arange(self.size + 2)
@@ -100,6 +98,24 @@ class Coder:
         return codes, np.arange(self.size + 2)
 
 
+def places(coded: pl.Series, size: int) -> NDArray[Any]:
+    """Places of the values of an Enum of ``size`` categories, shape (rows,), unsigned; ``size`` for null.
+
+    Arrow shows the codes of a few categories in a third of the time that a plan of Polars for one column takes.
+    """
+    if size > _SHOWN:
+        codes = coded.to_physical().cast(pl.UInt32)
+        return (codes.fill_null(size) if codes.null_count() else codes).to_numpy()
+    array = coded.to_arrow().indices
+    validity, values = array.buffers()
+    width = array.type.bit_width // 8
+    result = np.frombuffer(values, dtype=f"u{width}", count=len(array), offset=array.offset * width)
+    if not array.null_count:
+        return result
+    valid = np.unpackbits(np.frombuffer(validity, dtype=np.uint8), bitorder="little")
+    return np.where(valid[array.offset : array.offset + len(array)], result, np.uint32(size))
+
+
 def chunks(rows: int) -> Iterator[slice]:
     """Cut ``rows`` into slices of at most :data:`CHUNK_ROWS`."""
     for start in range(0, rows, CHUNK_ROWS):
@@ -111,11 +127,14 @@ def _labels(classes: Sequence[Value], codes: NDArray[Any]) -> pl.Series:
         enum = pl.Enum([str(label) for label in classes])
         width = pl.Series([], dtype=enum).to_physical().to_numpy().dtype
         return pl.Series("prediction", codes.astype(width)).cat.to(enum)
-    return pl.Series("prediction", list(classes)).gather(codes.astype(np.uint32))
+    table = pl.Series(list(classes)).to_numpy()
+    return pl.Series("prediction", table[codes.astype(np.intp)])
 
 
 def spelled(answers: pl.DataFrame) -> pl.DataFrame:
     """Answers whose labels are plain text in place of an Enum of the classes."""
+    if not any(isinstance(dtype, pl.Enum) for dtype in answers.dtypes):
+        return answers
     return answers.with_columns(pl.col(pl.Enum).cast(pl.String))
 
 

@@ -43,7 +43,7 @@ class _Shadow(NamedTuple):
     challenge: Challenge
     client: object
     rows: Sequence[Row]
-    answers: list[Answer | None]
+    answers: Sequence[Answer | None]
     tiers: list[Tier]
 
 

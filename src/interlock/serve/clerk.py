@@ -27,6 +27,7 @@ from interlock.ports import Clock, Tables
 from interlock.records import digest
 from interlock.serve.journal import Preface, Room
 from interlock.serve.outcomes import OUTCOMES, has_waiting, move
+from interlock.serve.record_batch import answer_columns, json_rows, unpacked
 from interlock.serve.segment import OPEN, SEALED, adopt, blocks, cut_off
 from interlock.settings import Settings
 from interlock.store.clock import SystemClock
@@ -59,13 +60,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Record(msgspec.Struct, array_like=True, gc=False):
+    """The records of one request. Bytes are columns, of features and answers alike, which one tier gave."""
+
     name: bytes
     at: float
     seconds: float
     route: str
-    tiers: list[str]
-    rows: list[list[Any]] | None
-    answers: list[Any]
+    tiers: list[str] | str
+    rows: list[list[Any]] | bytes | None
+    answers: list[Any] | bytes
 
 
 _decoder = msgspec.msgpack.Decoder(tuple[Preface, list[_Record]])
@@ -148,6 +151,7 @@ def _finish(folder: Path, group: _Group, tables: Tables) -> None:
 
 def frame_of(paths: Sequence[Path]) -> tuple[pl.DataFrame, int]:
     """The rows of segments, in the order in which they were written, and how many records were left out."""
+    frames: list[pl.DataFrame] = []
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA}
     lost = 0
     for path in paths:
@@ -155,20 +159,60 @@ def frame_of(paths: Sequence[Path]) -> tuple[pl.DataFrame, int]:
             preface, records = _decoder.decode(block)
             lost += preface.lost
             for record in records:
-                _add(columns, preface.room, record)
-    moments = pl.Series("time", columns.pop("time"), dtype=pl.Float64)
-    frame = pl.DataFrame(columns, schema={name: dtype for name, dtype in _SCHEMA.items() if name != "time"})
-    times = (moments * 1e6).round().cast(pl.Int64).cast(pl.Datetime("us", "UTC"))
-    return frame.with_columns(times).select(list(_SCHEMA)), lost
+                if isinstance(record.answers, bytes):
+                    frames += [_framed(columns), _of_columns(preface.room, record, record.answers)]
+                    columns = {name: [] for name in _SCHEMA}
+                else:
+                    _add(columns, preface.room, record)
+    return pl.concat([*frames, _framed(columns)]), lost
+
+
+def _framed(columns: dict[str, list[Any]]) -> pl.DataFrame:
+    """Rows that were added one by one."""
+    moments = columns["time"]
+    frame = pl.DataFrame({**columns, "time": [None] * len(moments)}, schema=_SCHEMA)
+    return frame.with_columns(_times(moments))
+
+
+def _times(moments: Sequence[float]) -> pl.Series:
+    """Seconds since 1970 as the column ``time``."""
+    seconds_ = pl.Series("time", moments, dtype=pl.Float64)
+    return (seconds_ * 1e6).round().cast(pl.Int64).cast(_SCHEMA["time"])
+
+
+def _of_columns(room: Room, record: _Record, content: bytes) -> pl.DataFrame:
+    """The rows of one request whose records were packed as columns, as :func:`_add` would have added them."""
+    assert isinstance(record.tiers, str)
+    name, answers = record.name.decode(), unpacked(content)
+    alike = {
+        "time": _times([record.at]),
+        "release": room.generation,
+        "tier": record.tiers,
+        "model": room.models.get(record.tiers),
+        "details": None,
+        "latency_ms": record.seconds * 1e3,
+        "route": record.route,
+    }
+    features = json_rows(unpacked(record.rows)) if isinstance(record.rows, bytes) else None
+    numbers = pl.Series(range(answers.height), dtype=pl.Int64).cast(pl.String)
+    columns = {
+        "id": pl.select(pl.lit(f"{name}-") + numbers).to_series() if answers.height > 1 else [name],
+        "features": [None] * answers.height if features is None else features,
+        **answer_columns(answers),
+    }
+    one = pl.DataFrame(alike, schema={key: _SCHEMA[key] for key in alike})
+    frame = pl.DataFrame(columns, schema={key: _SCHEMA[key] for key in columns})
+    return frame.with_columns(one[key].new_from_index(0, answers.height) for key in alike).select(list(_SCHEMA))
 
 
 def _add(columns: dict[str, list[Any]], room: Room, record: _Record) -> None:
     """Add the rows of one request."""
-    name = record.name.decode()
+    name, rows = record.name.decode(), record.rows
+    assert not isinstance(rows, bytes)
     many = len(record.answers) > 1
     for place, (tier, answer) in enumerate(zip(record.tiers, record.answers, strict=True)):
         value, others = (None, None) if answer is None else answer
-        features = None if record.rows is None else dict(zip(room.features, record.rows[place], strict=True))
+        features = None if rows is None else dict(zip(room.features, rows[place], strict=True))
         columns["id"].append(f"{name}-{place}" if many else name)
         columns["time"].append(record.at)
         columns["release"].append(room.generation)

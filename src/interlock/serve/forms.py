@@ -15,7 +15,7 @@ from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader, malformed
 from interlock.answer.tabular import too_many
 from interlock.data.casting import DTYPES
-from interlock.model.rows import MANY, Answer, Framed, Row
+from interlock.model.rows import MANY, Answer, Framed, FramedAnswers, Row
 from interlock.records import Tier
 
 JSON: Final = "application/json"
@@ -102,6 +102,8 @@ def _cut(write: Write, k: int) -> Write:
 
 def values_of(answered: Answered) -> list[Any]:
     """The predictions."""
+    if isinstance(answered.answers, FramedAnswers):
+        return answered.answers.spelled["prediction"].to_list()
     answers: Sequence[Answer] = answered.answers  # type: ignore[assignment]  # rows without an answer have no reply
     return [answer[0] for answer in answers]
 

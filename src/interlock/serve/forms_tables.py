@@ -130,18 +130,25 @@ _PLAIN: Final = (pl.Boolean, pl.Int64, pl.Float64, pl.String)
 def _plain_arrow(answered: Answered, live: Live, *, shares: bool) -> Written:
     """Answers as an Arrow stream: from the frame that they came as, where they did."""
     answers = answered.answers
-    if not shares and isinstance(answers, FramedAnswers) and answers.frame["prediction"].dtype in _PLAIN:
-        body = io.BytesIO()
-        answers.frame.select("prediction").write_ipc_stream(body)
-        return Written(body.getvalue(), ARROW.encode())
+    if isinstance(answers, FramedAnswers) and answers.spelled["prediction"].dtype in _PLAIN:
+        frame = answers.spelled
+        if not shares:
+            return _stream(frame["prediction"].to_frame())
+        names = class_names(live, live.seats[0].tier)
+        if names is not None and names == class_names(live, answered.tiers[0]) and len(set(names)) == frame.width - 1:
+            return _stream(frame)
     return _arrow(_columns(answered, live, shares=shares))
 
 
-def _arrow(columns: Mapping[str, Sequence[Any]]) -> Written:
+def _stream(frame: pl.DataFrame) -> Written:
     body = io.BytesIO()
+    frame.write_ipc_stream(body)
+    return Written(body.getvalue(), ARROW.encode())
+
+
+def _arrow(columns: Mapping[str, Sequence[Any]]) -> Written:
     values = columns["prediction"]
     if not all(isinstance(value, bool | int | float | str | list) for value in values):
         columns = {**columns, "prediction": [encode(value).decode() for value in values]}
     types = {name: pl.Float64() for name in columns if name != "prediction"}
-    pl.DataFrame(columns, schema_overrides=types).write_ipc_stream(body)
-    return Written(body.getvalue(), ARROW.encode())
+    return _stream(pl.DataFrame(columns, schema_overrides=types))
