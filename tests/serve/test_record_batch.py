@@ -20,7 +20,7 @@ from interlock.serve.journal import Journal, masked
 from interlock.serve.record_batch import answer_columns, is_plain, json_rows, packed, unpacked
 from interlock.serve.segment import adopt, blocks
 from interlock.serving import Log
-from interlock.testing.fakes import FakeClock
+from interlock.testing.clock import ManualClock
 
 encode = msgspec.json.encode
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
@@ -67,7 +67,7 @@ def frame(rows):
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rows=ROWS)
 def test_rows_are_told_to_the_letter_as_msgspec_tells_them(rows):
     found = json_rows(unpacked(bytes(packed(frame(rows)))))
@@ -123,7 +123,7 @@ def test_few_and_many_come_back(rows):
 
 def logged(folder, log, *served):
     """The rows of the log, what was lost, and the bytes of its blocks."""
-    journal = Journal(folder, log, FakeClock(), b"salt")
+    journal = Journal(folder, log, ManualClock(), b"salt")
     for each in served:
         journal.append(each)
     journal.close()
@@ -139,7 +139,7 @@ def served(rows, answers, name, generation=1):
     return Served("/batch", 200, None, rows, "champion", 0.002, answered, name, live)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rows=st.lists(ROWS, min_size=1, max_size=3), answers=ANSWERS, log=LOGS, mixed=st.booleans())
 def test_a_table_is_logged_as_its_rows_are(tmp_path_factory, rows, answers, log, mixed):
     by_rows, by_columns = [], []
@@ -160,7 +160,7 @@ def test_a_table_is_logged_as_its_rows_are(tmp_path_factory, rows, answers, log,
 
 
 def many(count=300, **changes):
-    row = (True, 1, 0.5, "a text that is nobody's business", date(2026, 1, 1), datetime(2026, 1, 1), b"bytes")
+    row = (True, 1, 0.5, "a text that is nobody's business", date(2026, 1, 1), datetime(2026, 1, 1), b"bytes")  # noqa: DTZ001
     rows = Framed(frame([row] * count))
     return served(rows, FramedAnswers(pl.DataFrame({"prediction": ["yes"] * count})), **{"name": b"0" * 26, **changes})
 
@@ -181,7 +181,7 @@ def test_a_table_for_which_there_is_no_room_is_counted_row_by_row(tmp_path):
 
 def test_a_table_waits_for_the_disk_like_any_other(tmp_path):
     async def main():
-        journal = Journal(tmp_path, Log(flush="1h", durable=True), FakeClock())
+        journal = Journal(tmp_path, Log(flush="1h", durable=True), ManualClock())
         journal.open(asyncio.get_running_loop())
         journal.append(many())
         assert await journal.settled(b"0" * 26)

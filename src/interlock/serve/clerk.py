@@ -16,9 +16,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from interlock.app import open_tables
@@ -40,6 +41,8 @@ LOG: Final = "log"
 _GROUP: Final = "group.json"
 _MOST_BYTES: Final = 32 << 20
 """Segments of a group are together not much larger."""
+_ROWS_AT_ONCE: Final = 100_000
+"""Records that came as columns become rows together, up to so many."""
 _LAST_S: Final = 20.0
 _SHORTEST_S: Final = 0.1
 _SCHEMA: Final[dict[str, Any]] = {
@@ -152,19 +155,32 @@ def _finish(folder: Path, group: _Group, tables: Tables) -> None:
 def frame_of(paths: Sequence[Path]) -> tuple[pl.DataFrame, int]:
     """The rows of segments, in the order in which they were written, and how many records were left out."""
     frames: list[pl.DataFrame] = []
-    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA}
+    columns = _nothing()
+    sheets: list[_Sheet] = []
     lost = 0
     for path in paths:
         for block in blocks(path):
             preface, records = _decoder.decode(block)
             lost += preface.lost
             for record in records:
-                if isinstance(record.answers, bytes):
-                    frames += [_framed(columns), _of_columns(preface.room, record, record.answers)]
-                    columns = {name: [] for name in _SCHEMA}
-                else:
+                sheet = _sheet(preface.room, record)
+                if sheets and (sheet is None or not sheet.continues(sheets)):
+                    frames.append(_of_columns(sheets))
+                    sheets = []
+                if sheet is None:
                     _add(columns, preface.room, record)
+                    continue
+                if columns["id"]:
+                    frames.append(_framed(columns))
+                    columns = _nothing()
+                sheets.append(sheet)
+    if sheets:
+        frames.append(_of_columns(sheets))
     return pl.concat([*frames, _framed(columns)]), lost
+
+
+def _nothing() -> dict[str, list[Any]]:
+    return {name: [] for name in _SCHEMA}
 
 
 def _framed(columns: dict[str, list[Any]]) -> pl.DataFrame:
@@ -180,29 +196,53 @@ def _times(moments: Sequence[float]) -> pl.Series:
     return (seconds_ * 1e6).round().cast(pl.Int64).cast(_SCHEMA["time"])
 
 
-def _of_columns(room: Room, record: _Record, content: bytes) -> pl.DataFrame:
-    """The rows of one request whose records were packed as columns, as :func:`_add` would have added them."""
-    assert isinstance(record.tiers, str)
-    name, answers = record.name.decode(), unpacked(content)
-    alike = {
-        "time": _times([record.at]),
-        "release": room.generation,
-        "tier": record.tiers,
-        "model": room.models.get(record.tiers),
-        "details": None,
-        "latency_ms": record.seconds * 1e3,
-        "route": record.route,
-    }
-    features = json_rows(unpacked(record.rows)) if isinstance(record.rows, bytes) else None
-    numbers = pl.Series(range(answers.height), dtype=pl.Int64).cast(pl.String)
-    columns = {
-        "id": pl.select(pl.lit(f"{name}-") + numbers).to_series() if answers.height > 1 else [name],
-        "features": [None] * answers.height if features is None else features,
-        **answer_columns(answers),
-    }
-    one = pl.DataFrame(alike, schema={key: _SCHEMA[key] for key in alike})
-    frame = pl.DataFrame(columns, schema={key: _SCHEMA[key] for key in columns})
-    return frame.with_columns(one[key].new_from_index(0, answers.height) for key in alike).select(list(_SCHEMA))
+class _Sheet(NamedTuple):
+    """The records of one request that were packed as columns. ``features``: None where none are kept."""
+
+    room: Room
+    record: _Record
+    answers: pl.DataFrame
+    features: pl.DataFrame | None
+
+    def continues(self, before: Sequence["_Sheet"]) -> bool:
+        """Whether it has the columns of others, and they are not too many to become rows at once."""
+        mine, theirs = (None if each.features is None else each.features.schema for each in (self, before[-1]))
+        alike = mine == theirs and self.answers.schema == before[-1].answers.schema
+        return alike and sum(each.answers.height for each in before) < _ROWS_AT_ONCE
+
+
+def _sheet(room: Room, record: _Record) -> _Sheet | None:
+    """A record as columns; None where it was packed as rows."""
+    if not isinstance(record.answers, bytes):
+        return None
+    features = unpacked(record.rows) if isinstance(record.rows, bytes) else None
+    return _Sheet(room, record, unpacked(record.answers), features)
+
+
+def _of_columns(sheets: Sequence[_Sheet]) -> pl.DataFrame:
+    """The rows of requests whose records were packed as the same columns, as :func:`_add` would have added them."""
+    heights = [sheet.answers.height for sheet in sheets]
+    alike = pl.DataFrame(
+        {
+            "time": _times([sheet.record.at for sheet in sheets]),
+            "release": [sheet.room.generation for sheet in sheets],
+            "tier": [sheet.record.tiers for sheet in sheets],
+            "model": [sheet.room.models.get(str(sheet.record.tiers)) for sheet in sheets],
+            "details": [None] * len(sheets),
+            "latency_ms": [sheet.record.seconds * 1e3 for sheet in sheets],
+            "route": [sheet.record.route for sheet in sheets],
+            "id": [sheet.record.name.decode() + ("-" if sheet.answers.height > 1 else "") for sheet in sheets],
+        },
+        schema_overrides=_SCHEMA,
+    )
+    frame = alike[np.repeat(np.arange(len(sheets)), heights)]
+    numbers = [str(place) if height > 1 else "" for height in heights for place in range(height)]
+    told = [sheet.features for sheet in sheets if sheet.features is not None]
+    features = (
+        json_rows(pl.concat(told)) if told else pl.Series([None], dtype=pl.String).new_from_index(0, sum(heights))
+    )
+    columns = {**answer_columns(pl.concat([sheet.answers for sheet in sheets])), "features": features}
+    return frame.with_columns(pl.col("id") + pl.Series(numbers, dtype=pl.String), **columns).select(list(_SCHEMA))
 
 
 def _add(columns: dict[str, list[Any]], room: Room, record: _Record) -> None:
