@@ -25,6 +25,7 @@ from interlock.serve.forms import (
     Written,
     class_names,
     encode,
+    share_columns,
     shares_of,
     values_of,
 )
@@ -113,8 +114,13 @@ def _csv(columns: Mapping[str, Sequence[Any]], *, header: bool) -> Written:
     writer = csv.writer(lines, lineterminator="\n")
     if header:
         writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
+    writer.writerows(zip(*map(_cells, columns.values()), strict=True))
     return Written(lines.getvalue().encode(), b"text/csv; charset=utf-8")
+
+
+def _cells(values: Sequence[Any]) -> Sequence[Any]:
+    """The values of a column as CSV has them; of plain text and numbers the writer of CSV says the same."""
+    return values if {*map(type, values)} <= {str, int, float} else [_cell(value) for value in values]
 
 
 def _cell(value: Any) -> Any:
@@ -131,12 +137,9 @@ def _plain_arrow(answered: Answered, live: Live, *, shares: bool) -> Written:
     """Answers as an Arrow stream: from the frame that they came as, where they did."""
     answers = answered.answers
     if isinstance(answers, FramedAnswers) and answers.spelled["prediction"].dtype in _PLAIN:
-        frame = answers.spelled
-        if not shares:
-            return _stream(frame["prediction"].to_frame())
-        names = class_names(live, live.seats[0].tier)
-        if names is not None and names == class_names(live, answered.tiers[0]) and len(set(names)) == frame.width - 1:
-            return _stream(frame)
+        columns = share_columns(answered, live) if shares else []
+        if columns is not None:
+            return _stream(pl.DataFrame([answers.spelled["prediction"], *columns]))
     return _arrow(_columns(answered, live, shares=shares))
 
 
