@@ -14,7 +14,7 @@ from answer.kit import SIGNATURE, rows
 from interlock.answer.predict import Answered, Live, Seat
 from interlock.answer.reading import Reader
 from interlock.errors import DataRefused
-from interlock.model.rows import MANY, Framed
+from interlock.model.rows import MANY, Framed, FramedAnswers
 from interlock.records import Column, Output, Signature
 from interlock.serve.forms import ARROW, CSV, JSON, PLAIN, How
 from interlock.serve.keys import Keyring
@@ -122,6 +122,23 @@ def test_the_same_rows_get_the_same_answers_to_the_bit(project, name, times):
     else:
         assert told == {"predictions": labels * times, "probabilities": shares * times}
     assert isinstance(house.served[-1].rows, Framed) == (times > 1 or kind != JSON or path.startswith("/v2"))
+
+
+@pytest.mark.parametrize("times", [1, MANY // len(GOLDEN)])
+@pytest.mark.parametrize("asking", ["arrow", "csv"])
+def test_many_rows_of_a_table_come_back_as_few_do(project, times, asking):
+    house = house_of(project, Keyring(None), max_rows=2_000, max_body=1_000_000)
+    labels, shares = predictions(asked(house, "/batch", {"instances": GOLDEN}, query=b"probabilities=1")[2])
+    expected = [(label, *share.values()) for label, share in zip(labels, shares, strict=True)] * times
+    path, body, kind = bodies(GOLDEN * times)[asking]
+    _, _, content = asked(house, path, body, kind, accept=ARROW, query=b"probabilities=true")
+    assert pl.read_ipc_stream(io.BytesIO(content)).rows() == expected
+    _, _, content = asked(house, path, body, kind, accept=ARROW)
+    assert pl.read_ipc_stream(io.BytesIO(content)).rows() == [(label,) for label, *_ in expected]
+    _, _, content = asked(house, path, body, kind, accept="text/csv", query=b"probabilities=true")
+    lines = content.decode().splitlines()[-len(expected) :]
+    assert lines == [",".join([label, *map(repr, rest)]) for label, *rest in expected]
+    assert isinstance(house.served[-1].answered.answers, FramedAnswers) == (times > 1)
 
 
 @pytest.mark.parametrize(

@@ -314,8 +314,8 @@ class Constancy:
         last = int(starts[-1])
         if last:
             self._answer = None
-        for place in range(last, len(given)):
-            self.sees(rows[place], given[place])
+        for row, each in zip(rows[last:], given[last:], strict=True):
+            self.sees(row, each)
         return True
 
 

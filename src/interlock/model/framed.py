@@ -104,9 +104,11 @@ class FramedAnswers(Sequence[Given]):
     @overload
     def __getitem__(self, place: slice) -> Sequence[Given]: ...
     def __getitem__(self, place: int | slice) -> Given | Sequence[Given]:
-        if self._given is None and isinstance(place, int) and 0 <= place < len(self):
-            return _pairs(spelled(self.frame[place : place + 1]))[0]
-        return self._all()[place]
+        if self._given is not None:
+            return self._given[place]
+        if isinstance(place, slice):
+            return _pairs(spelled(self.frame[place]))
+        return _pairs(spelled(self.frame[range(len(self))[place]]))[0]
 
     def __iter__(self) -> Iterator[Given]:
         return iter(self._all())
