@@ -302,9 +302,11 @@ class Constancy:
             return True
         if isinstance(given, FramedAnswers):
             differs = np.zeros(len(given) - 1, dtype=bool)
-            for column in given.frame:
+            for column in reversed(given.frame.get_columns()):  # of probabilities hardly two in a row are equal
                 values = _comparable(column)
                 differs |= values[1:] != values[:-1]
+                if differs.all():
+                    break
         else:
             differs = np.fromiter(map(ne, given, islice(given, 1, None)), dtype=bool, count=len(given) - 1)
         starts = np.concatenate(([0], np.flatnonzero(differs) + 1))

@@ -45,6 +45,7 @@ class Coder:
     def __init__(self, keys: Sequence[Key]) -> None:
         self.size = len(keys)
         self._known: tuple[pl.Series, NDArray[np.intp]] | None = None
+        self._same = np.arange(self.size + 2)
         self._text = all(isinstance(key, str) for key in keys)
         if self._text:
             self._enum = pl.Enum([str(key) for key in keys])
@@ -57,13 +58,14 @@ class Coder:
         """Codes, shape (rows,), and the position in ``keys`` of each code: ``positions[codes]`` has one entry a row."""
         if not self._text:
             return self._number_codes(series)
-        if isinstance(series.dtype, pl.Categorical):
-            pool = series.dtype.categories.to_series()
+        dtype = series.dtype
+        if isinstance(dtype, pl.Categorical):
+            pool = dtype.categories.to_series()
             if len(pool) <= max(_POOL_LIMIT, len(series)):
                 return self._pooled(series, pool)
-        if isinstance(series.dtype, pl.Enum):
-            return self._pooled(series, series.dtype.categories)
-        return self._text_codes(series.cast(pl.String))
+        if isinstance(dtype, pl.Enum):
+            return self._pooled(series, dtype.categories)
+        return self._text_codes(series if dtype == pl.String else series.cast(pl.String))
 
     def _pooled(self, series: pl.Series, pool: pl.Series) -> tuple[NDArray[Any], NDArray[np.intp]]:
         known = self._known
@@ -83,19 +85,19 @@ class Coder:
         result = places(series.cast(self._enum, strict=False), self.size)
         if series.null_count():
             result = np.where(series.is_null().to_numpy(), self.size + 1, result)
-        return result, np.arange(self.size + 2)
+        return result, self._same
 
     def _number_codes(self, series: pl.Series) -> tuple[NDArray[Any], NDArray[np.intp]]:
         if series.dtype == pl.String or isinstance(series.dtype, pl.Categorical | pl.Enum):
             missing = series.is_null().to_numpy()
-            return np.where(missing, self.size + 1, self.size), np.arange(self.size + 2)
+            return np.where(missing, self.size + 1, self.size), self._same
         values = numbers(series)
         place = np.searchsorted(self._sorted, values)
         np.minimum(place, self.size - 1, out=place)
         codes = np.where(self._sorted[place] == values, self._order[place], self.size)
         if values.dtype.kind == "f":
             codes[np.isnan(values)] = self.size + 1
-        return codes, np.arange(self.size + 2)
+        return codes, self._same
 
 
 def places(coded: pl.Series, size: int) -> NDArray[Any]:
@@ -127,8 +129,7 @@ def _labels(classes: Sequence[Value], codes: NDArray[Any]) -> pl.Series:
         enum = pl.Enum([str(label) for label in classes])
         width = pl.Series([], dtype=enum).to_physical().to_numpy().dtype
         return pl.Series("prediction", codes.astype(width)).cat.to(enum)
-    table = pl.Series(list(classes)).to_numpy()
-    return pl.Series("prediction", table[codes.astype(np.intp)])
+    return pl.Series("prediction", np.array(classes)[codes.astype(np.intp)])
 
 
 def spelled(answers: pl.DataFrame) -> pl.DataFrame:
