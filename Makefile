@@ -35,12 +35,18 @@ $(VENV)/mlflow-oldest.stamp: $(BIN)/uv requirements-mlflow-oldest.lock
 	  $(UV) pip sync --quiet --require-hashes --python $(VENV)/mlflow-oldest/bin/python requirements-mlflow-oldest.lock; fi
 	@touch $@
 
+# The Open Inference Protocol as OpenAPI, for the tests: a file in MLServer's wheel, which needs nothing that MLServer does.
+$(VENV)/oip.stamp: $(BIN)/uv requirements-oip.lock
+	rm -rf $(VENV)/oip
+	$(UV) pip install --quiet --no-deps --require-hashes --python-version 3.11 --target $(VENV)/oip -r requirements-oip.lock
+	@touch $@
+
 mlflow: $(VENV)/mlflow-oldest.stamp ## the oldest MLflow server that the mirror is tested with
 
 run: $(VENV)/run.stamp ## the loop on real input: examples/quality, slot after slot
 	@$(BIN)/python examples/quality/story.py
 
-test: $(VENV)/dev.stamp $(VENV)/mlflow-oldest.stamp ## all tests, with coverage
+test: $(VENV)/dev.stamp $(VENV)/mlflow-oldest.stamp $(VENV)/oip.stamp ## all tests, with coverage
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
 
 crash: $(VENV)/dev.stamp ## kill -9, failing disk and power cut at every system call of a turn, and a failing network at every request
@@ -102,6 +108,7 @@ servers: $(VENV)/peers-services.stamp $(VENV)/peers-mlserver.stamp ## set up the
 # Each keeps what it found: run it again to go on. They need wrk, gcc and nginx.
 serving: servers ## the figures of serving, and its endurance (hours)
 	$(BIN)/python bench/serve/one.py
+	$(BIN)/python bench/serve/parts.py
 	$(BIN)/python bench/serve/many.py
 	$(BIN)/python bench/serve/native.py
 	$(BIN)/python bench/serve/safe.py
@@ -119,6 +126,7 @@ lock: $(BIN)/uv ## lock the newest allowed versions, with hashes
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate -c requirements-dev.lock bench/peers.in -o requirements-peers.lock
 	$(foreach which,services mlserver,$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 bench/serve/peers/$(which).in -o requirements-peers-$(which).lock &&) true
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --override requirements-mlflow-oldest.override requirements-mlflow-oldest.in -o requirements-mlflow-oldest.lock
+	echo mlserver | $(UV) pip compile --quiet --upgrade --no-deps --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-oip.lock
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 - -o requirements-uv.lock
 
 clean: ## remove what was set up here

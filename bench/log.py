@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from e2e.followed_project import turn
 from e2e.small_project import TOML
 from infra.server import serving
-from interlock.answer.predict import Answered, Live
-from interlock.records import Column
+from interlock.answer.predict import Answered, Live, Seat
+from interlock.records import Column, Signature
 from interlock.serve.door import Served
 from interlock.serve.journal import Journal
 from interlock.serving import Log
@@ -50,7 +50,7 @@ MODES = {
 def append_us(records: int, log: Log) -> tuple[float, float, int]:
     """Microseconds of processor time a record, the median and p99 of blocks of 1,000, and how many were lost."""
     columns = tuple(Column(name=name, type="float", nullable=False) for name in COLUMNS)
-    live = Live(1, (), columns)
+    live = Live(1, (Seat("champion", "0" * 64, Signature(inputs=columns), lambda _: None),), columns)
     row = (0.1, 2.5, 3.25, -4.0, 5.5, 0.0, 1e-3, 12.75, 5, 17, "hotel", "category-3")
     names = [b"%026x" % number for number in range(records)]
     took: list[float] = []

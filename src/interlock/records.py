@@ -94,7 +94,7 @@ class Column(Record, frozen=True, kw_only=True):
 
     ``categories`` holds the sorted distinct values of a string or bool column when there are at most
     ``settings.CATEGORY_CAP`` of them, else None. ``low`` and ``high`` are the observed range of a number (float),
-    or of a date or datetime (ISO text).
+    or of a date or datetime (ISO text); ``step`` is that of a forecast's time (:mod:`interlock.model.horizon`).
     """
 
     name: str
@@ -103,6 +103,7 @@ class Column(Record, frozen=True, kw_only=True):
     categories: tuple[str, ...] | None = None
     low: float | str | None = None
     high: float | str | None = None
+    step: str | None = None
 
 
 class Output(Record, frozen=True, kw_only=True):

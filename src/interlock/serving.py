@@ -185,3 +185,11 @@ class Canary(Section, frozen=True, kw_only=True):
     ] = ""
     rows: Annotated[Count, Meta(description="Records that it must have answered before it becomes champion.")] = 1_000
     duration: Annotated[Duration, Meta(description="It is tried at least so long.")] = "1h"
+    slower: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            description="It is dropped when in the median it takes more than so many times as long as the champion for "
+            "the same records, and more than so many milliseconds. 0: time is not judged.",
+        ),
+    ] = 2.0

@@ -263,3 +263,37 @@ def test_what_was_too_much_for_its_deadline_is_halved():
 def test_a_call_in_which_a_process_was_started_says_nothing():
     assert seen((1, 0.1, "died"), (64, 1.9)).most_waiting is None
     assert seen((1, 0.1, "died"), (64, 1.9), (64, 0.2)).most_waiting == 160
+
+
+def test_a_timed_question_is_a_call_of_its_own_and_its_time_is_not_that_of_the_queue():
+    """Both that wait beside it are asked together; the clock goes on by a second with each call, and while it waits."""
+    gate = threading.Event()
+    now_s = [0.0]
+
+    class Ticking(Doubling):
+        def _answer(self, frame):
+            found = super()._answer(frame)
+            now_s[0] += 1.0
+            return found
+
+    model = Ticking(gate)
+
+    async def work(pool):
+        first = asyncio.create_task(pool.ask([(0.0,)]))
+        await asyncio.to_thread(model.begun.wait, 10)
+        others = [asyncio.create_task(pool.ask([(1.0,)])), asyncio.create_task(pool.timed([(2.0,), (3.0,)]))]
+        others += [asyncio.create_task(pool.ask([(number,)])) for number in (4.0, 5.0)]
+        await asyncio.sleep(0)
+        now_s[0] += 100.0
+        gate.set()
+        await first
+        return await asyncio.gather(*others)
+
+    found = run([model], work, clock=lambda: now_s[0], deadline_s=1e6)
+    assert model.calls == [[0.0], [1.0], [2.0, 3.0], [4.0, 5.0]]
+    assert found[1] == ([(4.0, None), (6.0, None)], 1.0)
+
+
+def test_a_timed_question_that_fails_is_told_as_any_other(doubling):
+    given, _ = run([doubling], lambda pool: pool.timed([(None,)]))
+    assert [type(each) for each in given] == [UserCodeFailed]

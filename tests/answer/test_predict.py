@@ -130,7 +130,7 @@ def test_the_route_may_begin_below_the_champion():
 @pytest.mark.parametrize("elsewhere", [("champion",), ("last-good",), ("champion", "last-good", "baseline")])
 def test_what_must_be_waited_for_is_left_to_those_who_wait(elsewhere):
     live = live_of({"champion": {2.0: "nan"}, "last-good": {}, "baseline": {}}, elsewhere=elsewhere)
-    assert live.is_here == ("champion" not in elsewhere)
+    assert (live.first.here is not None) == ("champion" not in elsewhere)
     assert live.answer_here(rows_of(2)) is None
     assert asyncio.run(live.answer(rows_of(2))).tiers == ["last-good"]
     if "champion" not in elsewhere:

@@ -1,5 +1,7 @@
 """Records as text."""
 
+from msgspec.structs import replace
+
 from interlock.cli import render
 from interlock.errors import NotFound, UserCodeFailed
 from interlock.records import Audit, BatchResult, Release
@@ -44,6 +46,11 @@ def test_a_challenger_is_shown_with_what_its_trial_still_needs() -> None:
     assert told.endswith("at 25 % for 12 min: 410 of 1,000 records answered, at least 1.5 h")
     assert failed == (
         "             failed 2 of 412 that another model answered; 380 of 400 answers agree with the champion's"
+    )
+    timed = replace(seen, duels=20, slower=3, times={"challenger": {"100": 20}, "champion": {"96": 20}})
+    assert render.trial(replace(trial, slower=2.0), timed, 720.0)[2] == (
+        "             for the same records it took 6 ms in the median, the champion 4.3 ms, and in 3 of 20 duels it "
+        "took more than 2 times as long"
     )
 
 

@@ -151,7 +151,7 @@ def test_a_trip_while_the_database_is_stopped_outlives_the_server_and_is_recorde
     # one client has a vote a second: with so few votes a year, four of them are enough
     rules = ("--set", "breaker.rated_load=1", "--set", "breaker.tolerated=0.0001")
     try:
-        with serving(project, "--insecure", before=rules) as served:
+        with serving(project, "--insecure", before=(*rules, "--set", "serve.workers=2")) as served:
             until(lambda: kept(project))
             cluster.stop()
             until(
@@ -160,6 +160,14 @@ def test_a_trip_while_the_database_is_stopped_outlives_the_server_and_is_recorde
                 )
             )
             served.wait_for("a step of the breaker is not recorded yet")
+            tiers: dict[str, str] = {}  # the other worker saw no failure, and follows all the same
+
+            def both_follow() -> bool:
+                headers = served.ask("/predict", ROW)[1]
+                tiers[headers["interlock-prediction-id"][:16]] = headers["interlock-tier"]
+                return list(tiers.values()) == ["last-good"] * 2
+
+            until(both_follow)
             served.process.kill()
         with serving(project, "--insecure", before=rules) as served:
             served.wait_for("ANSWERS FROM MEMORY: release 2 of ")

@@ -12,7 +12,8 @@ from infra.program import interlock
 from infra.server import Served, serving
 from interlock.cli.operate import operator_turn, verify_project
 from interlock.records import Release
-from interlock.release.canary import Ended
+from interlock.release.canary import Ended, summed
+from interlock.release.latency import median_s
 from interlock.release.registry import replay, roll_back
 from interlock.release.standing import current, ended_at
 from interlock.serve.keys import add_key
@@ -34,7 +35,11 @@ CANARY = """
 share = 0.5
 rows = 200
 duration = "1s"
+slower = 100.0
 """
+SLOW = ODD.replace("import numpy as np\n", "import time\n\nimport numpy as np\n").replace(
+    "    answers = ", "    time.sleep(0.05)\n    answers = ", 1
+)
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +189,27 @@ def test_in_the_shadow_it_never_answers(ready: Path, tmp_path: Path) -> None:
     ended = end(project)
     assert (ended.outcome, ended.trial.shadow) == ("promoted", True)
     assert ended.tallies[0].compared >= 0.9 * ended.tallies[0].answered > 0
+
+
+def test_one_that_takes_longer_than_it_may_is_dropped_with_both_times_in_the_receipt(
+    ready: Path, tmp_path: Path
+) -> None:
+    """With as many false drops allowed as make a few duels enough."""
+    project = copied(ready, tmp_path)
+    (project / "predict.py").write_text(SLOW)
+    done = turn(project, "canary.slower=3", "breaker.rated_load=1", "breaker.false_trips=1000000 per day")
+    assert done.outcome == "canary", done.sentence
+    with serving(project, "--insecure", before=("--set", "canary.slower=3")) as served:
+        for start in range(0, 8_000, 40):
+            models(served, range(start, start + 40))
+            if any("is not tried any more" in line for line in served.said):
+                break
+        told = served.wait_for("is not tried any more")
+    ended = end(project)
+    assert (ended.outcome, ended.by) == ("dropped", "evidence")
+    assert ended.because in told
+    assert "duels it took more than 3 times as long" in ended.because
+    seen = summed(ended.tallies)
+    assert seen.failed == 0
+    assert 3 <= seen.slower <= seen.duels <= 2 * seen.slower
+    assert median_s(seen.times["challenger"]) > 0.048 > 2 * median_s(seen.times["champion"])

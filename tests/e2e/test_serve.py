@@ -2,9 +2,11 @@
 
 import shutil
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
@@ -203,6 +205,23 @@ def test_several_workers_share_a_port_a_key_and_the_breaker(mad: Path, tmp_path:
         assert {headers["interlock-tier"] for _, headers, _ in found} == {"last-good"}
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(timeout=40) == 0
+
+
+def test_no_worker_outlives_the_process_that_keeps_it(mad: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(mad, project)
+    with serving(project, "--insecure", before=("--set", "serve.workers=2")) as served:
+        assert served.ask("/predict", row(1.0))[0] == 200
+        served.process.kill()
+        served.wait_for("the process that kept this worker is gone, so it ends")
+        end = time.monotonic() + 20.0
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", urlsplit(served.url).port or 0), 5.0).close()
+            except OSError:
+                break
+            assert time.monotonic() < end, "somebody still listens"
+            time.sleep(0.05)
 
 
 def test_few_rows_and_many_are_answered_alike(mad: Path) -> None:

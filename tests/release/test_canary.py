@@ -100,6 +100,48 @@ def test_the_receipt_of_an_end_is_judged_again():
     assert contradictions(replace(ended, by="person", outcome="dropped")) == ()
 
 
+TIMED = replace(TRIAL, slower=2.0)
+SLOW = replace(
+    WELL,
+    duels=40,
+    slower=38,
+    levels={"model": 1.0, "environment": 1.0, "latency": 50.0},
+    times={"challenger": {"112": 40}, "champion": {"98": 30, "150": 10}},
+)
+
+
+def test_one_that_is_slower_is_dropped_and_the_receipt_tells_both_medians():
+    seen = judged(TIMED, (SLOW,), 1.0)
+    assert seen.verdict == "drop"
+    assert seen.because == (
+        "cccccccccccc was dropped: for the same records it took 17 ms in the median, the champion 5.1 ms, and in 38 of "
+        "40 duels it took more than 2 times as long."
+    )
+    ended = Ended(outcome="dropped", by="evidence", because=seen.because, trial=TIMED, tallies=(SLOW,), elapsed_s=1.0)
+    assert contradictions(ended) == ()
+    faster = replace(SLOW, times={"challenger": {"98": 40}, "champion": {"98": 40}})
+    assert contradictions(replace(ended, tallies=(faster,)))[0].startswith("because:")
+    both = replace(SLOW, failed=2, levels={"model": 50.0, "latency": 50.0}, causes={"type": 2})
+    assert judged(TIMED, (both,), 1.0).because.startswith("cccccccccccc was dropped: it failed 2 of 100 records that")
+    assert "; for the same records it took 17 ms" in judged(TIMED, (both,), 1.0).because
+
+
+def test_one_that_lost_most_duels_without_an_alarm_waits_for_a_person():
+    calm = replace(SLOW, levels={"latency": 40.0})
+    assert verdict(calm, trial=TIMED) == "wait"
+    assert judged(TIMED, (calm,), 60.0).because.endswith("in 38 of 40 duels it took more than 2 times as long.")
+    assert verdict(replace(calm, slower=20), trial=TIMED) == "promote"
+    assert "; for the same records it took 17 ms" in judged(TIMED, (replace(calm, slower=20),), 60.0).because
+
+
+def test_what_servers_saw_of_its_time_is_added():
+    half = replace(SLOW, levels={"latency": 26.0}, asked=50, answered=50)
+    assert verdict(half, trial=TIMED) == "go-on"
+    assert verdict(half, replace(half, worker="v"), trial=TIMED) == "drop"
+    assert summed((half, half)).times == {"challenger": {"112": 80}, "champion": {"150": 20, "98": 60}}
+    assert verdict(half, replace(half, levels={"model": 26.0}), trial=TIMED) == "wait", "two kinds are not added"
+
+
 tallies = st.builds(
     Tally,
     worker=st.sampled_from("uvw"),
@@ -108,6 +150,11 @@ tallies = st.builds(
     failed=st.integers(0, 500),
     levels=st.fixed_dictionaries({kind: st.floats(0, 1e301) for kind in KINDS}),
     causes=st.dictionaries(st.sampled_from(["type", "range"]), st.integers(0, 9)),
+    duels=st.integers(0, 50),
+    slower=st.integers(0, 50),
+    times=st.fixed_dictionaries(
+        {who: st.dictionaries(st.integers(0, 150).map(str), st.integers(1, 9)) for who in ("challenger", "champion")}
+    ),
 )
 
 

@@ -13,8 +13,10 @@ from interlock.release.breaker import BreakerPolicy, Tripped
 from interlock.release.canary import End, Ended, Tally, Trial, judged
 from interlock.release.challenge import conclude, note_tally
 from interlock.release.duty import by_person
+from interlock.release.evidence import threshold
 from interlock.release.standing import TRIAL, tallies_of, that_served, trial_of
 from interlock.serving import Canary
+from interlock.units import per_year
 from release.desk import BASELINE, Desk
 
 ON = Canary(share=0.2, rows=100, duration="1m", key="client")
@@ -79,6 +81,26 @@ def test_what_passes_the_gate_is_tried_beside_the_champion(tried):
     assert kinds == ["gate.decided", "canary.began", "release.made"]
     assert registry.receipt_at(tried.parts.ledger, found.receipt).evaluation.candidate == digest("two")
     assert registry.receipt_at(tried.parts.ledger, made.receipt).evaluation.candidate == digest("one")
+
+
+@pytest.mark.parametrize(("slower", "detectors"), [(2.0, 3.0), (0.0, 2.0)])
+def test_the_detectors_of_a_trial_share_the_budget_of_false_drops(desk, slower, detectors):
+    desk.promote("one")
+    turned_on(desk, replace(ON, slower=slower))
+    desk.promote("two")
+    breaker = desk.parts.settings.breaker
+    one = threshold(per_year(breaker.false_trips), breaker.rated_load)
+    assert (trial(desk).slower, trial(desk).alarm) == (slower, detectors * one)
+
+
+def test_one_that_was_slower_is_dropped_with_a_receipt_that_replays(tried):
+    slow = replace(
+        WELL, levels={"latency": 1e12}, duels=40, slower=39, times={"challenger": {"112": 40}, "champion": {"98": 40}}
+    )
+    made = conclude(tried.parts.ledger, tried.parts.clock, trial(tried), end_of(tried, slow))
+    (found,) = ended(tried)
+    assert (made.champion, made.challenger, found.outcome) == (digest("one"), None, "dropped")
+    assert "it took 17 ms in the median, the champion 5.1 ms" in found.because == made.because
 
 
 def test_recording_the_decision_twice_begins_one_trial(tried):

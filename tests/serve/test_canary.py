@@ -85,7 +85,7 @@ class Watch:
         self.canary.enter(live)
 
     def saw(self, served):
-        served = served._replace(client=(str(self.client), "127.0.0.1"))
+        served = replace(served, client=(str(self.client), "127.0.0.1"))
         self.served.append(served)
         self.duty.saw(served.client, served.rows, served.answered)
         self.canary.saw(served)
@@ -350,7 +350,7 @@ def test_a_request_that_began_in_another_trial_counts_nothing(watch):
     served = found.served[0]
     before = found.canary.count.asked
     for live in (replace_trial(served.live, began=2), replace_trial(served.live, began=None)):
-        found.canary.saw(served._replace(live=live))
+        found.canary.saw(replace(served, live=live))
     assert found.canary.count.asked == before
     found.canary.saw(served)
     assert found.canary.count.asked == before + 1
@@ -381,6 +381,87 @@ def test_what_comes_faster_than_the_shadow_is_skipped_and_counted(watch):
     assert count.asked + count.skipped == 70 * (canary_module.MOST_WAITING + 6)
     assert count.asked <= canary_module.MOST_WAITING * canary_module.MOST_ROWS + 2 * canary_module.MOST_ROWS
     assert count.skipped >= 6 * canary_module.MOST_WAITING
+
+
+# ---- how long it takes -------------------------------------------------------------------------------------------
+
+
+class Taking:
+    """A model that takes its time, by the clock of the test."""
+
+    gathers = False
+
+    def __init__(self, clock, seat, seconds):
+        self._clock, self._model, self._seconds, self.asked = clock, seat.here, seconds, 0
+        seat.here = self
+
+    def answers(self, rows):
+        self.asked += 1
+        self._clock.advance(self._seconds)
+        return self._model.answers(rows)
+
+
+def timed(found, challenger_s, champion_s):
+    """Let both take so long; the two of them."""
+    live = found.house.door.room.live
+    clock = found.project.clock
+    return Taking(clock, live.challenge.seat, challenger_s), Taking(clock, live.seats[0], champion_s)
+
+
+def asked_each_second(found, count):
+    for number in range(count):
+        found.ask(1, first=number)
+        found.project.clock.advance(1.0)
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_one_that_takes_three_times_as_long_is_dropped_and_why_is_told(watch, shadow):
+    found = watch(share=1.0, rows=10_000, slower=2.0, shadow=shadow)
+    challenger, _ = timed(found, 0.015, 0.005)
+    asked_each_second(found, 60)
+    found.settle()
+    ended = found.ended()
+    assert (ended.outcome, ended.by, found.release.challenger) == ("dropped", "evidence", None)
+    seen = summed(ended.tallies)
+    assert seen.duels == seen.slower < 40
+    assert seen.levels["latency"] >= found.trial.alarm > seen.levels["environment"]
+    assert ended.because == (
+        f"{found.challenger[:12]} was dropped: for the same records it took 14 ms in the median, the champion 5.1 ms, "
+        f"and in {seen.duels} of {seen.duels} duels it took more than 2 times as long."
+    )
+    before = challenger.asked
+    found.ask(5, first=100)
+    assert challenger.asked == before, "memory first: it is asked no more"
+
+
+@pytest.mark.parametrize(("its_s", "slower"), [(0.009, 2.0), (0.015, 0.0)])
+def test_one_that_takes_no_longer_than_it_may_is_promoted(watch, its_s, slower):
+    found = watch(share=1.0, slower=slower)
+    timed(found, its_s, 0.005)
+    asked_each_second(found, 61)
+    found.settle()
+    assert found.release.champion == found.challenger
+    seen = summed(found.ended().tallies)
+    assert (seen.duels > 30, seen.slower) == (slower > 0.0, 0)
+    assert (seen.compared, "in the median" in found.ended().because) == (seen.duels, slower > 0.0)
+
+
+def test_a_duel_is_once_a_second_and_costs_two_more_calls_of_each(watch):
+    found = watch(share=1.0, rows=10_000, slower=2.0)
+    models = timed(found, 0.0, 0.0)
+    found.ask(50)
+    assert [model.asked for model in models] == [52, 2]
+    assert found.canary.count.duels == 1
+    found.project.clock.advance(1.0)
+    found.ask(50, first=50)
+    assert [model.asked for model in models] == [104, 4]
+
+
+def test_a_champion_off_duty_is_not_compared_with(watch):
+    found = watch(share=1.0, rows=10_000, slower=2.0)
+    found.house.door.room.live.turn(1)
+    found.ask(5)
+    assert found.canary.count.duels == 0
 
 
 # ---- what cannot be tried, and a record that fails ---------------------------------------------------------------

@@ -60,6 +60,18 @@ def test_a_record_that_both_models_refuse_is_the_clients_to_mend(project, tmp_pa
     assert headers[b"interlock-tier"] == b"abstain"
     assert b"retry-after" not in headers
     assert asked(house, [RECORD])[0] == 200
+    kinds = {"x": "FP64", "n": "INT64", "colour": "BYTES"}
+    sent = {
+        "inputs": [
+            {"name": name, "shape": [1], "datatype": kind, "data": [{**RECORD, "colour": "violet"}[name]]}
+            for name, kind in kinds.items()
+        ]
+    }
+    status, _, body = asyncio.run(house.ask("/v2/models/demo/infer", json.dumps(sent).encode()))
+    assert (status, house.served[-1].status) == (400, 400), (
+        "as the Open Inference Protocol has it, and as it is counted"
+    )
+    assert json.loads(body)["code"] == "RecordRefused"
 
 
 def test_where_nobody_has_an_answer_the_client_is_asked_to_come_again(project, tmp_path):

@@ -10,12 +10,12 @@ from msgspec.structs import replace
 
 from interlock.errors import StoreFault, UserCodeFailed
 from interlock.model.forms import Linear
-from interlock.release.breaker import BreakerPolicy, Reset, Tripped
-from interlock.release.duty import by_person
+from interlock.release.breaker import BreakerPolicy, Reset, Tripped, advance
+from interlock.release.duty import by_person, record, state_of
 from interlock.release.standing import current
 from interlock.serve.duty import Duty, Terms
 from interlock.serve.keys import Keyring
-from interlock.serve.last_known import last_known_of
+from interlock.serve.last_known import Unrecorded, last_known_of
 from serve.conftest import FORM, house_of, opened_bundle
 
 RECORD = {"x": 1.0, "n": 3, "colour": "red"}
@@ -363,6 +363,64 @@ def test_where_nothing_is_known_of_its_duty_last_good_answers_until_the_state_is
     assert room.live.seats[room.live.route].tier == "champion"
     duty.close()
     assert last_known_of(mad.parts.settings, mad.clock).duty() is None
+
+
+def test_servers_of_a_host_follow_each_other_while_the_ledger_is_away(mad):
+    release, room, other = current(mad.parts.ledger), room_of_newest(mad), room_of_newest(mad)
+    first, second, third = (shift_of(mad, release, each)[0] for each in (room, other, room_of_newest(mad)))
+    away = lost(mad)
+    for duty in (first, second, third):
+        duty._parts = mad.parts
+    last_known = last_known_of(mad.parts.settings, mad.clock)
+
+    first._step(Tripped(0.0, "a test"))
+    until(lambda: (kept := last_known.duty()) is not None and kept.unrecorded)
+    second.hear()
+    assert (second.state.mode, second.state.epoch, second.trips) == ("open", first.state.epoch, 1)
+    second._records.put(None)  # its writer has nothing to write, and leaves what the first kept
+    second._recorder.join(timeout=20.0)
+    assert [each.kind for each in last_known.duty().unrecorded] == ["breaker.tripped"]
+    assert other.live.first.tier == "last-good"
+
+    third.hear()
+    third._step(Reset(1.0, "mended"))  # and the other way round
+    until(lambda: last_known.duty().state.epoch == third.state.epoch)
+    first.hear()
+    assert (first.state, room.live.first.tier) == (third.state, "champion")
+
+    away.is_away = False
+    for duty in (third, first):  # what the first had to record is not the last word
+        duty.close()
+    assert current(mad.parts.ledger).route == "champion"
+    assert state_of(mad.parts.ledger, release) == replace(third.state, permits=())
+    kinds = [event.kind for event in mad.parts.ledger.events()]
+    assert (kinds.count("breaker.reset"), kinds.count("breaker.tripped")) == (1, 1)
+
+
+def test_a_late_record_of_an_older_state_changes_nothing_but_what_is_told(mad):
+    ledger, clock, release = mad.parts.ledger, mad.clock, current(mad.parts.ledger)
+    off, tripped = advance(state_of(ledger, release), Tripped(0.0, "a test"), BreakerPolicy())
+    on, mended = advance(off, Reset(1.0, "mended"), BreakerPolicy())
+    assert record(ledger, clock, on, mended) is None  # the route is what it was
+    assert record(ledger, clock, off, tripped) is None
+    assert (state_of(ledger, release), current(ledger)) == (on, release)
+    assert [event.kind for event in ledger.events()][-2:] == ["breaker.reset", "breaker.tripped"]
+
+
+def test_what_the_ledger_knows_is_not_followed_by_hearsay(mad):
+    release, room = current(mad.parts.ledger), room_of_newest(mad)
+    duty, _ = shift_of(mad, release, room)
+    last_known = last_known_of(mad.parts.settings, mad.clock)
+    off = replace(duty.state, mode="open", kind="person", cause="a test", epoch=duty.state.epoch + 1)
+    unrecorded = (Unrecorded(kind="breaker.tripped", facts={}),)
+    for state, waits in ((off, ()), (replace(off, model="another"), unrecorded), (duty.state, unrecorded)):
+        last_known.keep_duty(state, waits)
+        duty.hear()
+        assert room.live.first.tier == "champion", (state, waits)
+    last_known.keep_duty(off, unrecorded)
+    duty.hear()
+    assert room.live.first.tier == "last-good"
+    duty.close()
 
 
 def test_what_waits_for_the_ledger_is_tried_until_it_is_recorded(mad):

@@ -327,33 +327,33 @@ def changed(place, **members):
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "message"),
+    ("body", "message"),
     [
-        ({}, 400, "The body lacks 'inputs'"),
-        ({"inputs": []}, 422, "Field 'x' is missing"),
-        ({"inputs": tensors_of([RECORD])["inputs"][:2]}, 422, "Field 'colour' is missing"),
-        ({"inputs": tensors_of([RECORD])["inputs"] * 2}, 400, "The input 'x' is there twice"),
-        (changed(0, data=[1.0, 2.0]), 400, "The input 'x' has another number of values"),
-        (changed(0, shape=[]), 400, "The input 'x' has a shape that no such tensor has"),
-        (changed(0, shape=[-1]), 400, "The input 'x' has a shape that no such tensor has"),
-        (changed(0, shape=[1] * 2_000), 400, "The input 'x' has a shape that no such tensor has"),
-        (b'{"inputs": [], "x": ' + b"1" * 5_000 + b"}", 400, "The body"),
-        (changed(0, shape=[10**12]), 413, "The request has 1,000,000,000,000 records"),
-        (changed(0, shape=[2], data=[1.0, 2.0]), 400, "The tensors are not of one length"),
-        (changed(0, shape=[1, 2], data=[[1.0, 2.0]]), 400, "The input 'x' is to have the shape (n) or (n, 1)"),
-        (changed(0, datatype="COMPLEX"), 400, "The input 'x' is of a type that is not taken"),
-        (changed(0, data=["secret"]), 422, "Field 'x' of record 0 is not of the type FP64"),
-        (changed(0, data=[None]), 422, "Field 'x' of record 0 is empty"),
-        (changed(1, data=[1.5]), 422, "Field 'n' of record 0 is not of the type INT64"),
-        (changed(1, data=[2**70]), 422, "Field 'n' holds a number of more than 64 bits"),
-        (changed(2, data=[3]), 422, "Field 'colour' of record 0 is not text"),
-        (changed(0, parameters={"binary_data_size": 8}), 400, "The input 'x' has data twice"),
-        (b'{"inputs": [], "inputs": []}', 400, "The name 'inputs' is there twice"),
+        ({}, "The body lacks 'inputs'"),
+        ({"inputs": []}, "Field 'x' is missing"),
+        ({"inputs": tensors_of([RECORD])["inputs"][:2]}, "Field 'colour' is missing"),
+        ({"inputs": tensors_of([RECORD])["inputs"] * 2}, "The input 'x' is there twice"),
+        (changed(0, data=[1.0, 2.0]), "The input 'x' has another number of values"),
+        (changed(0, shape=[]), "The input 'x' has a shape that no such tensor has"),
+        (changed(0, shape=[-1]), "The input 'x' has a shape that no such tensor has"),
+        (changed(0, shape=[1] * 2_000), "The input 'x' has a shape that no such tensor has"),
+        (b'{"inputs": [], "x": ' + b"1" * 5_000 + b"}", "The body"),
+        (changed(0, shape=[10**12]), "The request has 1,000,000,000,000 records"),
+        (changed(0, shape=[2], data=[1.0, 2.0]), "The tensors are not of one length"),
+        (changed(0, shape=[1, 2], data=[[1.0, 2.0]]), "The input 'x' is to have the shape (n) or (n, 1)"),
+        (changed(0, datatype="COMPLEX"), "The input 'x' is of a type that is not taken"),
+        (changed(0, data=["secret"]), "Field 'x' of record 0 is not of the type FP64"),
+        (changed(0, data=[None]), "Field 'x' of record 0 is empty"),
+        (changed(1, data=[1.5]), "Field 'n' of record 0 is not of the type INT64"),
+        (changed(1, data=[2**70]), "Field 'n' holds a number of more than 64 bits"),
+        (changed(2, data=[3]), "Field 'colour' of record 0 is not text"),
+        (changed(0, parameters={"binary_data_size": 8}), "The input 'x' has data twice"),
+        (b'{"inputs": [], "inputs": []}', "The name 'inputs' is there twice"),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused_in_one_text(house, body, status, message):
-    got, _, content = asked(house, "/v2/models/demo/infer", body)
-    assert got == status, content
+def test_tensors_that_do_not_fit_are_refused_in_one_text(house, body, message):
+    status, _, content = asked(house, "/v2/models/demo/infer", body)
+    assert status == house.served[-1].status == 400, content
     assert json.loads(content)["error"].startswith(message)
     assert b"secret" not in content
 
@@ -539,3 +539,94 @@ def test_k_is_for_rankings_and_a_whole_number():
     for query in (b"k=0", b"k=", b"k=-1", b"k=1.0", b"k=1&k=2", b"k=x", b"k=1234567890"):
         with pytest.raises(DataRefused, match="'k' is no whole number from 1 on"):
             how_of({}, query)
+
+
+# ---- forecasts ---------------------------------------------------------------------------------------------------
+
+MONTH = Column(name="month", type="date", nullable=False, low="2020-01-01", high="2025-11-01", step="1mo")
+AHEAD = ["2025-12-01", "2026-01-01", "2026-02-01"]
+
+
+def forecasting(*columns):
+    """The route of a forecast whose answer is the month, and what it reads of a body."""
+
+    class Months:
+        gathers = False
+
+        def answers(self, rows):
+            return [(float(row[0].month), None) for row in rows]
+
+    signature = Signature(inputs=columns, output=Output(kind="number", type="float"))
+    seat = Seat(tier="champion", model="m" * 64, signature=signature, check=lambda _: None, here=Months())
+    live = Live(1, (seat,), columns)
+    forms = forms_of(Reader(columns), live, most_rows=100, name="demo", probabilities=False)
+
+    def answer(body, how=PLAIN):
+        asked = forms.read("/batch", json.dumps(body).encode(), how)
+        return asked.rows, asked.write(live.answer_here(asked.rows), live)
+
+    return answer
+
+
+def test_a_horizon_is_the_steps_after_training_and_the_reply_names_them():
+    answer = forecasting(MONTH)
+    made, written = answer({"horizon": 3})
+    assert json.loads(written.body) == {"times": AHEAD, "predictions": [12.0, 1.0, 2.0]}
+    assert written.kind == b"application/json"
+    sent, told = answer({"instances": AHEAD})
+    assert list(made) == list(sent)
+    assert json.loads(told.body) == {"predictions": [12.0, 1.0, 2.0]}
+    _, table = answer({"horizon": 3}, How(accept=CSV))
+    assert table.kind.startswith(b"text/csv")
+    assert table.body.split() == [b"prediction", b"12.0", b"1.0", b"2.0"]
+
+
+def test_steps_may_begin_after_a_later_time():
+    _, written = forecasting(MONTH)({"horizon": 2, "after": "2026-03-20"})
+    assert json.loads(written.body) == {"times": ["2026-04-01", "2026-05-01"], "predictions": [4.0, 5.0]}
+
+
+def test_many_steps_go_the_way_of_many_rows():
+    made, written = forecasting(MONTH)({"horizon": 100})
+    assert isinstance(made, Framed) == (len(made) >= MANY)
+    assert json.loads(written.body)["predictions"][11::12] == [11.0] * 8
+
+
+@pytest.mark.parametrize(
+    ("columns", "body", "message"),
+    [
+        ((MONTH,), {"horizon": 0}, "The body is not what this route takes: Expected `int` >= 1"),
+        ((MONTH,), {"horizon": 3, "instances": []}, "The body has 'instances' and 'horizon'."),
+        ((MONTH,), {}, "The body lacks 'instances'."),
+        ((MONTH,), {"after": "2026-01-01"}, "The body lacks 'horizon'."),
+        ((MONTH,), {"instances": [], "after": "2026-01-01"}, "The body lacks 'horizon'."),
+        ((MONTH,), {"horizon": 3, "after": "2025-10-31"}, "'after' is before the end of training, 2025-11-01."),
+        ((MONTH,), {"horizon": 101}, "The request has 101 records, 100 are allowed."),
+        (
+            (MONTH, Column(name="price", type="float", nullable=False)),
+            {"horizon": 3},
+            "What comes does not follow from 'month' alone: the model takes 'price'.",
+        ),
+        (
+            (Column(name="month", type="date", nullable=False),),
+            {"horizon": 3},
+            "'horizon' is for forecasts whose times in training had a regular step.",
+        ),
+        (
+            (Column(name="month", type="date", nullable=False, high="9999-11-01", step="1mo"),),
+            {"horizon": 3},
+            "'month' has no 3 steps before the calendar ends.",
+        ),
+    ],
+)
+def test_a_horizon_that_cannot_be_looked_over_is_refused_with_the_reason(columns, body, message):
+    with pytest.raises(DataRefused) as refused:
+        forecasting(*columns)(body)
+    assert refused.value.message.startswith(message)
+    assert refused.value.facts.get("malformed") or refused.value.facts.get("too_large")
+
+
+def test_a_name_twice_beside_a_horizon_is_refused():
+    forms, _ = forms_for(MONTH)
+    with pytest.raises(DataRefused, match="twice"):
+        forms.read("/batch", b'{"horizon": 3, "horizon": 4}', PLAIN)

@@ -16,6 +16,7 @@ from interlock.release.breaker import State
 from interlock.release.canary import Trial
 from interlock.serve.board import Board
 from interlock.serve.canary import Count
+from interlock.serve.duel import Duel
 from interlock.serve.keys import Keyring
 from interlock.serve.metrics import EDGES_S, METRICS, Metrics
 from serve.conftest import FORM, house_of, opened_bundle
@@ -86,7 +87,7 @@ def test_what_is_seen_of_a_challenger_is_told(counted):
     assert found["interlock_challenger_share",] == found["interlock_challenger_records", "answered"] == 0
     trial = Trial(
         began=3, challenger="c" * 64, champion="a" * 64, baseline="b" * 64, receipt=1, share=0.2, shadow=False,
-        key="", rows=1, duration_s=1.0, tolerated=0.001, alarm=1e3, since="",
+        key="", rows=1, duration_s=1.0, tolerated=0.001, alarm=1e3, since="", slower=2.0,
     )  # fmt: skip
     count = Count(trial)
     count.take([("type", True), ("raised", False)], 5)
@@ -97,6 +98,15 @@ def test_what_is_seen_of_a_challenger_is_told(counted):
     assert found["interlock_challenger_records", "answered"] == 5
     assert found["interlock_challenger_records", "failed"] == 1
     assert 0.1 < found["interlock_challenger_evidence",] < 1
+    assert ("interlock_challenger_median_seconds", "champion") not in found
+    count.compare([(("no", None), ("no", None)), (("no", None), ("yes", None))])
+    for its_s in (0.009, 0.001):
+        count.take_duel(Duel(its_s, 0.004, []))
+    found = samples(counted.page({}).body.decode())
+    assert found["interlock_challenger_records", "compared"] == 2
+    assert found["interlock_challenger_records", "agreed"] == 1
+    assert found["interlock_challenger_duels", "slower"] == found["interlock_challenger_duels", "not-slower"] == 1
+    assert math.isclose(found["interlock_challenger_median_seconds", "champion"], 0.004, rel_tol=0.05)
     assert count.vote([("type", True)]) is True
     assert samples(counted.page({}).body.decode())["interlock_challenger_evidence",] > 1
 

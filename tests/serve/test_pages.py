@@ -6,8 +6,10 @@ import re
 import shlex
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from interlock.records import Output, Signature
+from interlock.records import Column, Output, Signature
+from interlock.serve.forms import JSON
 from interlock.serve.openapi import Described, document
 from interlock.serve.pages import docs_page, greeting
 
@@ -53,6 +55,19 @@ def test_only_of_a_ranking_the_first_k_can_be_asked_for(house, kind, names):
     bodies = {path: tuple(forms) for path, forms in house.door.room.forms.routes.items()}
     told = document(Described(name="demo", generation=1, signature=signature, bodies=bodies, pages={}))
     assert [each["name"] for each in told["paths"]["/predict"]["post"]["parameters"]] == names
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_horizon_is_described_where_the_model_takes_only_time(house, columns):
+    month = Column(name="month", type="date", nullable=False, high="2025-11-01", step="1mo")
+    other = Column(name="price", type="float", nullable=False)
+    signature = Signature(inputs=(month, other)[:columns], output=Output(kind="number", type="float"))
+    bodies = {path: tuple(forms) for path, forms in house.door.room.forms.routes.items()}
+    told = document(Described(name="demo", generation=1, signature=signature, bodies=bodies, pages={}))
+    Draft202012Validator.check_schema(told["paths"]["/batch"]["post"]["requestBody"]["content"][JSON]["schema"])
+    assert ("horizon" in json.dumps(told)) == (columns == 1)
+    replies = told["paths"]["/batch"]["post"]["responses"]["200"]["content"][JSON]["schema"]["properties"]
+    assert ("times" in replies) == (columns == 1)
 
 
 def test_the_page_of_the_document_names_every_route_and_field(house):

@@ -55,7 +55,8 @@ def test_without_a_log_nothing_is_written_and_feedback_is_still_taken(project):
     recording = Recording(parts, room, project.said.append)
     assert recording.settled is None
     assert recording.tally() is None
-    door = Door(room, recording.append)
+    assert recording.watchers == []
+    door = Door(room, lambda served: None)
     assert door.now("/predict", json.dumps(RECORD).encode()).status == 200
     assert list(recording.intakes(door)) == ["/feedback"]
     recording.close()
@@ -68,7 +69,7 @@ def test_a_loss_is_told(project, monkeypatch):
     recording = Recording(parts, room, project.said.append)
     monkeypatch.setattr(recording._clerk, "close", lambda: None)
     monkeypatch.setattr(recording._clerk, "tick", lambda: None)
-    door = Door(room, recording.append)
+    door = Door(room, recording.watchers[0])
 
     async def main():
         loop = asyncio.get_running_loop()

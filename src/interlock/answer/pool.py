@@ -44,12 +44,19 @@ class Overloaded(Fault):
 
 @dataclass(slots=True, eq=False)
 class _Asked:
+    """A question. With a ``clock`` it is a call of its own, from ``began_s`` to ``ended_s``."""
+
     rows: Sequence[Row]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Sequence[Given]]"
+    clock: Callable[[], float] | None = None
+    began_s: float = 0.0
+    ended_s: float = 0.0
 
     def settle(self, given: Sequence[Given] | Exception) -> None:
         """Give the answers to whoever waits, in the thread of its loop."""
+        if self.clock is not None:
+            self.ended_s = self.clock()
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             self.loop.call_soon_threadsafe(self._set, given)
 
@@ -135,8 +142,16 @@ class Pool:
 
     async def ask(self, rows: Sequence[Row]) -> Sequence[Given]:
         """One answer or error per row; raises :class:`Overloaded` when too much waits already."""
+        return await self._put(rows).future
+
+    async def timed(self, rows: Sequence[Row]) -> tuple[Sequence[Given], float]:
+        """As :meth:`ask`, in a call of its own, and its seconds from when a worker took it."""
+        asked = self._put(rows, self._clock)
+        return await asked.future, asked.ended_s - asked.began_s
+
+    def _put(self, rows: Sequence[Row], clock: Callable[[], float] | None = None) -> _Asked:
         loop = asyncio.get_running_loop()
-        asked = _Asked(rows, loop, loop.create_future())
+        asked = _Asked(rows, loop, loop.create_future(), clock)
         with self._lock:
             if self._closed:
                 raise Overloaded("The model is being taken off.", next_step="Ask again.")
@@ -148,7 +163,7 @@ class Pool:
             self._waiting.append(asked)
             self._rows_waiting += len(rows)
         self._bell.put(True)
-        return await asked.future
+        return asked
 
     def _most(self) -> int:
         """Rows that may wait now."""
@@ -179,6 +194,7 @@ class Pool:
                 taken = self._take()
                 if taken:
                     began_s, rows = self._clock(), sum(len(asked.rows) for asked in taken)
+                    taken[0].began_s = began_s
                     problem = _answer(model, taken)
                     self._pace.saw(rows, self._clock() - began_s, problem)
 
@@ -188,13 +204,18 @@ class Pool:
         rows = 0
         most = min(MOST_ROWS, self._pace.call_rows)
         with self._lock:
-            while self._waiting and (not taken or rows + len(self._waiting[0].rows) <= most):
+            while self._waiting and (not taken or self._fits(taken[0], rows, most)):
                 asked = self._waiting.popleft()
                 rows += len(asked.rows)
                 if not asked.future.cancelled():
                     taken.append(asked)
             self._rows_waiting -= rows
         return taken
+
+    def _fits(self, first: _Asked, rows: int, most: int) -> bool:
+        """Whether the next that waits may be in one call with those that were taken."""
+        following = self._waiting[0]
+        return first.clock is None and following.clock is None and rows + len(following.rows) <= most
 
 
 def _answer(model: FrameRows, taken: Sequence[_Asked]) -> InterlockError | None:

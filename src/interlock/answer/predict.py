@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
+import msgspec
+
 from interlock.answer.guard import Cause, Check, Constancy, Sieve
 from interlock.answer.lots import Lots
 from interlock.errors import InterlockError, UserCodeFailed
@@ -36,6 +38,10 @@ class Elsewhere(Protocol):
 
     def ask(self, rows: Sequence[Row]) -> Awaitable[Sequence[Given]]:
         """One answer or error per row, in order."""
+        ...
+
+    def timed(self, rows: Sequence[Row]) -> Awaitable[tuple[Sequence[Given], float]]:
+        """The same in a call of its own, and the seconds that it took, without those in a queue."""
         ...
 
     @property
@@ -98,6 +104,15 @@ class Seat:
         except InterlockError as error:  # it has too much to do, or is taken off
             return [_broken(error, "deadline")] * len(rows)
 
+    async def timed(self, rows: Sequence[Row], clock: Callable[[], float]) -> tuple[Sequence[Given], float]:
+        """The answers, and how many seconds the model took. Raises what the model raises."""
+        if self.here is None:
+            assert self.elsewhere is not None
+            return await self.elsewhere.timed(rows)
+        began_s = clock()
+        given = self.here.answers(rows)
+        return given, clock() - began_s
+
     def judged(self, rows: Sequence[Row], given: Sequence[Given]) -> list[Cause | None]:
         """What is wrong with each answer. Many are looked through by columns, and one by one when any is odd."""
         if (
@@ -132,13 +147,12 @@ class Fault(NamedTuple):
     bystander: bool = False
 
 
-@dataclass(slots=True)
-class Answered:
+class Answered(msgspec.Struct):
     """What became of rows: an answer each, or None where the row was abstained from; by whom; and what went wrong."""
 
     answers: Sequence[Answer | None]
     tiers: list[Tier]
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[Fault] = []
 
     @property
     def lowest(self) -> Tier:
@@ -195,7 +209,7 @@ class Challenge:
 
 @dataclass(slots=True)
 class Live:
-    """A release, loaded: what answers now. ``route`` is the place of the seat that is asked first.
+    """A release, loaded: what answers now. ``first`` is the seat that is asked first, in the place ``route``.
 
     ``columns`` are what a record must have, in the order of the rows. ``challenge``: who is tried beside the champion.
     """
@@ -205,21 +219,19 @@ class Live:
     columns: tuple[Column, ...]
     route: int = 0
     challenge: Challenge | None = None
+    first: Seat = field(init=False)
 
-    @property
-    def tier(self) -> Tier:
-        """The tier that is asked first."""
-        return self.seats[self.route].tier
+    def __post_init__(self) -> None:
+        self.first = self.seats[self.route]
 
-    @property
-    def is_here(self) -> bool:
-        """Whether the seat that is asked first answers in this process."""
-        return self.seats[self.route].here is not None
+    def turn(self, route: int) -> None:
+        """Ask the seat in this place first from now on."""
+        self.route, self.first = route, self.seats[route]
 
     @property
     def gathers(self) -> bool:
         """Whether rows of several requests are better asked about together."""
-        here = self.seats[self.route].here
+        here = self.first.here
         return here is not None and here.gathers
 
     @property
@@ -245,7 +257,7 @@ class Live:
         """
         if not rows:
             return Answered([], [])
-        seat = self.seats[self.route]
+        seat = self.first
         if self.challenge is not None and drawn:
             if len(drawn) < len(rows):
                 course = self._course(rows, drawn)
@@ -255,9 +267,10 @@ class Live:
             return None
         picked = rows if seat.pick is None else seat.picked(rows)
         given = seat.asked_here(picked) if drawn else seat.here.answers(picked)
-        causes = seat.judged(picked, given) if len(given) != 1 else (seat.judge(picked[0], given[0]),)
-        if not any(causes):
-            return Answered(given, [seat.tier] * len(given))  # type: ignore[arg-type]
+        count = len(given)
+        causes = seat.judged(picked, given) if count != 1 else [seat.judge(picked[0], given[0])]
+        if causes.count(None) == count:
+            return Answered(given, [seat.tier] * count)  # type: ignore[arg-type]
         course = self._course(rows, drawn)
         next(course)
         try:

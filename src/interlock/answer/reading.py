@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from operator import itemgetter
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -21,6 +22,7 @@ from interlock.errors import DataRefused
 from interlock.model.rows import Row
 from interlock.records import Column
 
+_values_of = msgspec.structs.astuple
 _EXACT: Final = 2**53
 _INT64: Final = 2**63
 _DATETIME = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?:Z|[+-]\d{2}:?\d{2})?)?")
@@ -72,6 +74,8 @@ class Reader:
         )
         self._finish = [(place, _FINISH[column.type]) for place, column in enumerate(columns) if column.type in _FINISH]
         self._texts_alone = all(finish is _text for _, finish in self._finish)
+        self._texts = _taker([place for place, _ in self._finish])
+        self._width = len(self.names)
         self._one = msgspec.json.Decoder(self.record)
         self._many = msgspec.json.Decoder(list[self.record])  # type: ignore[name-defined]
 
@@ -130,7 +134,8 @@ class Reader:
     def one(self, body: bytes) -> Row:
         """The row of a bare record."""
         found = self.decode(self._one, body)
-        self.once(body, len(self.names))
+        if body.count(b":") != self._width:
+            self.once(body, self._width)
         return self.row(found)
 
     def many(self, body: bytes) -> list[Row]:
@@ -143,13 +148,9 @@ class Reader:
 
     def row(self, record: Any, number: int | None = None) -> Row:
         """The values of a decoded record, in the order of the columns."""
-        values = msgspec.structs.astuple(record)
-        if self._texts_alone:
-            for place, _ in self._finish:
-                if not values[place]:
-                    break
-            else:
-                return values
+        values = _values_of(record)
+        if self._texts_alone and all(self._texts(values)):
+            return values
         finished = list(values)
         for place, finish in self._finish:
             value = finished[place]
@@ -187,6 +188,13 @@ class Reader:
                     raise
                 field = str(refusal.facts["field"])
                 raise bad_field(field, refusal.message.partition(f"'{field}' ")[2].rstrip("."), number) from None
+
+
+def _taker(places: Sequence[int]) -> Callable[[Row], Row]:
+    """What takes the values at some places."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple(values[place] for place in places)
 
 
 def _type_of(column: Column) -> Any:

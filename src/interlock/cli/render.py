@@ -6,7 +6,7 @@ from interlock.data.opening import shown
 from interlock.errors import InterlockError
 from interlock.outcome import TurnResult
 from interlock.records import BatchResult, Check, Decision, Event, FileResult, Release, short
-from interlock.release.canary import Tally, Trial
+from interlock.release.canary import Tally, Trial, took
 from interlock.release.standing import named_tier
 
 _SHOWN = 8
@@ -81,6 +81,8 @@ def trial(found: Trial, seen: Tally, elapsed_s: float) -> list[str]:
         failed = f"failed {seen.failed:,} of {seen.asked:,} that another model answered"
         alike = f"; {seen.agreed:,} of {seen.compared:,} answers agree with the champion's" if seen.compared else ""
         lines.append(f"  {'':<10} {failed}{alike}")
+    if seen.duels:
+        lines.append(f"  {'':<10} {took(found, seen)}")
     return lines
 
 

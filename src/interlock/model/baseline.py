@@ -33,7 +33,7 @@ def baseline_form(settings: Settings, signature: Signature, training: pl.LazyFra
         return Constant(value=_commonest(values), shares=shares)
     if output.kind == "ranking":
         return Ranked(values=tuple(_by_frequency(values).head(RANKED)))
-    time = _time_column(settings, signature)
+    time = time_column(settings, signature)
     if settings.model.task == "forecast" and time is not None and values.dtype.is_numeric():
         return fit_seasonal(training.select(time, target).collect(), time, target)
     if values.dtype.is_numeric():
@@ -55,7 +55,7 @@ def _by_frequency(values: pl.Series) -> pl.Series:
     ]
 
 
-def _time_column(settings: Settings, signature: Signature) -> str | None:
+def time_column(settings: Settings, signature: Signature) -> str | None:
     """The time of a forecast: that of the holdout, or the only date or datetime column."""
     named = settings.data.holdout.time
     if named is not None and named in signature.names:

@@ -23,12 +23,13 @@ from interlock.data.signature import infer
 from interlock.data.snapshot import feature_names, snapshot_frame
 from interlock.errors import BundleCorrupt, NotFound, SettingsError, StoreFault, UserCodeFailed
 from interlock.model import hooks, loader
-from interlock.model.baseline import baseline_form
+from interlock.model.baseline import baseline_form, time_column
 from interlock.model.calls import FrameKind, frame_kind
 from interlock.model.compile import COMPILE_MODEL, Compiled
 from interlock.model.contract import Contract, search_folders
 from interlock.model.entry import Entry
 from interlock.model.fit import MODEL_FILE
+from interlock.model.horizon import step_of
 from interlock.model.manifest import (
     FORMAT,
     MANIFEST,
@@ -143,7 +144,20 @@ def signature_of(parts: Parts, snapshot: Snapshot) -> Signature:
     wanted = [*feature_names(settings, snapshot.columns), *([target] if target else [])]
     columns = {column.name: column for column in infer(rows.select(wanted), types=types)}
     output = _output(rows, columns.pop(target), settings.model.task) if target else None
-    return Signature(inputs=tuple(columns.values()), output=output)
+    signature = Signature(inputs=tuple(columns.values()), output=output)
+    return _stepping(settings, signature, rows) if settings.model.task == "forecast" else signature
+
+
+def _stepping(settings: Settings, signature: Signature, rows: pl.LazyFrame) -> Signature:
+    """The signature of a forecast, with the step of its time."""
+    time = time_column(settings, signature)
+    inputs = [
+        msgspec.structs.replace(column, step=step_of(rows.select(time).collect().to_series()))
+        if column.name == time
+        else column
+        for column in signature.inputs
+    ]
+    return msgspec.structs.replace(signature, inputs=tuple(inputs))
 
 
 def _output(rows: pl.LazyFrame, target: Column, task: str) -> Output:

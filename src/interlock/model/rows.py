@@ -166,12 +166,11 @@ class _LinearRows:
     gathers = False
 
     def __init__(self, form: Linear, signature: Signature) -> None:
-        self._form = form
-        self._classes = form.classes
+        self._form, self._link, self._classes = form, form.link, form.classes
         self._intercepts = form.intercepts
         places = {column.name: (place, column.type) for place, column in enumerate(signature.inputs)}
         self._terms = [_Term(term, *places[term.column]) for term in form.terms]
-        self._single = [term.single() for term in self._terms] if len(form.intercepts) == 1 else []
+        self._runs = _runs(self._terms) if len(form.intercepts) == 1 else []
 
     def answers(self, rows: Sequence[Row]) -> Sequence[Given]:
         single = len(self._intercepts) == 1
@@ -190,47 +189,44 @@ class _LinearRows:
         columns = list(zip(*rows, strict=True))
         scores = np.full(len(rows), self._intercepts[0])
         with np.errstate(invalid="ignore", over="ignore"):
-            for place, table, default, numeric, shift, weight, filled in self._single:
-                values = columns[place]
-                if table is None:
+            for numbers, tables in self._runs:
+                for place, shift, weight, filled in numbers:
+                    values = columns[place]
                     missing = None in values
                     moved = [filled if value is None else value - shift for value in values] if missing else values
-                    numbers = np.array(moved, dtype=np.float64)
-                    scores += (numbers if missing else numbers - shift) * weight
-                elif numeric:
-                    keys = [None if value is None else float(value) for value in values]
-                    scores += np.array([table.get(key, default) for key in keys])
-                else:
-                    scores += np.array([table.get(value, default) for value in values])
+                    column = np.array(moved, dtype=np.float64)
+                    scores += (column if missing else column - shift) * weight
+                for place, weight_of, default, numeric in tables:
+                    keys = columns[place]
+                    if numeric:
+                        keys = tuple(None if key is None else float(key) for key in keys)
+                    scores += np.array([weight_of(key, default) for key in keys])
             if np.isnan(scores).any():
                 return None
-            link = self._form.link
-            if link == "number":
+            if self._link == "number":
                 return [(score, None) for score in scores.tolist()]
             low, high = self._classes[:2]
             labels = [high if above else low for above in (scores > 0).tolist()]
-            if link == "sign":
+            if self._link == "sign":
                 return [(label, None) for label in labels]
             shares = 1.0 / (np.exp(-scores) + 1.0)
         return list(zip(labels, zip((1.0 - shares).tolist(), shares.tolist(), strict=True), strict=True))
 
     def _one(self, row: Row) -> Given:
         score = self._intercepts[0]
-        for place, table, default, numeric, shift, weight, filled in self._single:
-            value = row[place]
-            if table is None:
+        for numbers, tables in self._runs:
+            for place, shift, weight, filled in numbers:
+                value = row[place]
                 score += (filled if value is None else value - shift) * weight
-            elif numeric and value is not None:
-                score += table.get(float(value), default)
-            else:
-                score += table.get(value, default)
+            for place, weight_of, default, numeric in tables:
+                value = row[place]
+                score += weight_of(float(value) if numeric and value is not None else value, default)
         if math.isnan(score):
             return refused()
-        link = self._form.link
-        if link == "number":
+        if self._link == "number":
             return score, None
         label = self._classes[score > 0]
-        if link == "sign":
+        if self._link == "sign":
             return label, None
         share = _expit(score)
         return label, (1.0 - share, share)
@@ -249,13 +245,9 @@ class _LinearRows:
         if math.isnan(scores[0]):
             return refused()
         label = self._classes[scores.index(max(scores))]
-        if self._form.link == "largest":
+        if self._link == "largest":
             return label, None
-        return label, (_softmax(scores) if self._form.link == "softmax" else _one_vs_rest(scores))
-
-
-_Single: TypeAlias = tuple[int, dict[Any, float] | None, float, bool, float, float, float]
-"""Place, table, default, whether numbers are looked up, shift, weight, and what a missing number counts as."""
+        return label, (_softmax(scores) if self._link == "softmax" else _one_vs_rest(scores))
 
 
 class _Term:
@@ -281,18 +273,29 @@ class _Term:
         self.table[None] = term.missing or nothing
         self.default = term.unknown or nothing
 
-    def single(self) -> "_Single":
-        """What a loop over the terms of a single score needs."""
-        table = None if self.table is None else {key: weights[0] for key, weights in self.table.items()}
-        weight = self.weights[0] if self.weights else 0.0
-        return self.place, table, self.default[0], self.numeric, self.shift, weight, self.filled
-
     def found(self, value: Any) -> tuple[float, ...]:
         """The weights of a category."""
         assert self.table is not None
         if self.numeric and value is not None:
             return self.table.get(float(value), self.default)
         return self.table.get(value, self.default)
+
+
+_Run: TypeAlias = tuple[list[tuple[int, float, float, float]], list[tuple[int, Callable[..., float], float, bool]]]
+
+
+def _runs(terms: Sequence[_Term]) -> list[_Run]:
+    """The terms of a single score in their order, numbers and tables apart: a loop then asks less."""
+    runs: list[_Run] = []
+    for term in terms:
+        if not runs or (term.table is None and runs[-1][1]):
+            runs.append(([], []))
+        if term.table is None:
+            runs[-1][0].append((term.place, term.shift, term.weights[0], term.filled))
+        else:
+            table = {key: weights[0] for key, weights in term.table.items()}
+            runs[-1][1].append((term.place, table.get, term.default[0], term.numeric))
+    return runs
 
 
 def _expit(score: float) -> float:

@@ -20,7 +20,7 @@ _CANDIDATES: dict[str, tuple[int, ...]] = {
     "quarter": (4,),
 }
 _STEPS_US = {"minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000, "week": 604_800_000_000}
-_CALENDAR_MONTHS = {"month": 1, "quarter": 3, "year": 12}
+CALENDAR_MONTHS = {"month": 1, "quarter": 3, "year": 12}
 
 
 class Seasonal(Record, frozen=True, tag="seasonal", tag_field="form", forbid_unknown_fields=True):
@@ -50,7 +50,7 @@ class Seasonal(Record, frozen=True, tag="seasonal", tag_field="form", forbid_unk
 
     def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Look one season back, as often as needed; the overall mean where there is nothing to look at."""
-        position = _positions(frame[self.time], self.unit, self.step)
+        position = positions(frame[self.time], self.unit, self.step)
         known = position.is_not_null().to_numpy()
         place = position.fill_null(0).to_numpy() - self.first
         beyond = np.maximum(place - (len(self.values) - 1), 1)
@@ -65,11 +65,11 @@ class Seasonal(Record, frozen=True, tag="seasonal", tag_field="form", forbid_unk
         return {FORM_FILE: canonical(self)}
 
 
-def _positions(series: pl.Series, unit: str, step: int) -> pl.Series:
+def positions(series: pl.Series, unit: str, step: int) -> pl.Series:
     """Grid position of every time, Int64, null where the time is missing."""
-    if unit in _CALENDAR_MONTHS:
+    if unit in CALENDAR_MONTHS:
         months = series.dt.year().cast(pl.Int64) * 12 + series.dt.month().cast(pl.Int64) - 1
-        return months // _CALENDAR_MONTHS[unit]
+        return months // CALENDAR_MONTHS[unit]
     return _ticks(series) // step
 
 
@@ -80,7 +80,7 @@ def _ticks(series: pl.Series) -> pl.Series:
     return series.cast(pl.Int64)
 
 
-def _grid(times: pl.Series) -> tuple[Literal["fixed", "month", "quarter", "year"], int, str]:
+def grid(times: pl.Series) -> tuple[Literal["fixed", "month", "quarter", "year"], int, str]:
     """Grid of sorted distinct times: unit, step, and the name whose candidate seasons apply (or empty)."""
     ticks = _ticks(times).to_numpy()
     gap = int(np.median(np.diff(ticks))) if len(ticks) > 1 else 1
@@ -107,9 +107,9 @@ def fit_seasonal(frame: pl.DataFrame, time: str, target: str) -> Seasonal:
     rows = frame.select(pl.col(time), pl.col(target).cast(pl.Float64)).drop_nulls().sort(time)
     if rows.is_empty():
         raise StoreFault(f"No training row has both '{time}' and '{target}', so there is no series to look back at.")
-    unit, step, name = _grid(rows[time].unique().sort())
+    unit, step, name = grid(rows[time].unique().sort())
     series = (
-        rows.select(position=_positions(rows[time], unit, step), y=pl.col(target))
+        rows.select(position=positions(rows[time], unit, step), y=pl.col(target))
         .group_by("position")
         .agg(pl.col("y").mean())
     ).sort("position")

@@ -5,7 +5,7 @@ the record holds them all. Levels of evidence are those of :class:`~interlock.re
 being a record that the challenger could not answer and another model that learnt could. The sum of the detectors of
 several servers is an e-detector again, in all their votes together (each level is at most the number of its votes in
 the mean, so the sum is at most the number of all), so levels are added and held against the one alarm level, however
-many servers there are.
+many servers there are. So with the evidence that it is slower than the champion, which comes from *duels*.
 
 ::
 
@@ -26,12 +26,13 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from interlock.records import Record, short
+from interlock.release.latency import in_words, median_s
 
-Kind: TypeAlias = Literal["model", "environment"]
+Kind: TypeAlias = Literal["model", "environment", "latency"]
 Mode: TypeAlias = Literal["off", "running", "waiting", "dropping", "promoting"]
 Verdict: TypeAlias = Literal["go-on", "wait", "promote", "drop"]
 Outcome: TypeAlias = Literal["promoted", "dropped", "replaced"]
-KINDS: tuple[Kind, ...] = ("model", "environment")
+KINDS: tuple[Kind, ...] = ("model", "environment", "latency")
 PATIENCE: Final = 2.0
 """A trial may take so many times its duration before a newer candidate replaces it."""
 
@@ -40,7 +41,8 @@ class Trial(Record, frozen=True, kw_only=True):
     """A challenger beside a champion. ``began`` is the generation of the release that began it, and names it.
 
     ``receipt`` is the entry of the gate's decision on the challenger, ``alarm`` the level of evidence that drops it,
-    ``tolerated`` the share of records that it may fail where another model does not.
+    ``tolerated`` the share of records that it may fail where another model does not, ``slower`` so many times as long
+    as the champion it may take; 0: its time is not judged.
     """
 
     began: int
@@ -56,6 +58,7 @@ class Trial(Record, frozen=True, kw_only=True):
     tolerated: float
     alarm: float
     since: str
+    slower: float = 0.0
 
     @property
     def way(self) -> str:
@@ -67,8 +70,10 @@ class Tally(Record, frozen=True, kw_only=True):
     """What one server saw of a trial; nothing in it ever falls but ``levels``.
 
     ``asked`` records the challenger was asked for, ``answered`` acceptably, ``failed`` where another model that learnt
-    had an answer, by ``causes``. ``votes`` were counted as evidence. In the shadow ``compared`` answers were held
-    against the champion's and ``agreed`` were the same; ``skipped`` were not asked, for it was busy.
+    had an answer, by ``causes``. ``votes`` were counted as evidence. ``compared`` answers, in the shadow and in duels,
+    were held against the champion's and ``agreed`` were the same; ``skipped`` were not asked, for it was busy. In
+    ``duels`` both models were asked for the same records, and it was ``slower`` than it may be; ``times`` are those of
+    challenger and champion, in cells of :mod:`interlock.release.latency`.
     """
 
     worker: str
@@ -81,6 +86,9 @@ class Tally(Record, frozen=True, kw_only=True):
     compared: int = 0
     agreed: int = 0
     skipped: int = 0
+    duels: int = 0
+    slower: int = 0
+    times: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
 
 
 class Judgement(NamedTuple):
@@ -121,22 +129,44 @@ def summed(tallies: Iterable[Tally]) -> Tally:
         compared=sum(each.compared for each in found),
         agreed=sum(each.agreed for each in found),
         skipped=sum(each.skipped for each in found),
+        duels=sum(each.duels for each in found),
+        slower=sum(each.slower for each in found),
+        times={who: _added(each.times.get(who, {}) for each in found) for who in ("challenger", "champion")},
     )
+
+
+def _added(times: Iterable[dict[str, int]]) -> dict[str, int]:
+    cells: Counter[str] = Counter()
+    for each in times:
+        cells.update(each)
+    return dict(sorted(cells.items()))
 
 
 def judged(trial: Trial, tallies: Iterable[Tally], elapsed_s: float) -> Judgement:
     """What follows ``elapsed_s`` seconds after the trial began."""
     seen = summed(tallies)
     failed = f"it failed {seen.failed:,} of {seen.asked:,} records that another model answered{_told(seen.causes)}"
-    alarms = [kind for kind in KINDS if seen.levels[kind] >= trial.alarm]
+    alarms = {kind for kind in KINDS if seen.levels[kind] >= trial.alarm}
+    why = [
+        told for told, kinds in ((failed, {"model", "environment"}), (took(trial, seen), {"latency"})) if kinds & alarms
+    ]
     if alarms:
-        return Judgement("drop", f"{short(trial.challenger)} was dropped: {failed}.")
+        return Judgement("drop", f"{short(trial.challenger)} was dropped: {'; '.join(why)}.")
     done = f"{short(trial.challenger)} answered {seen.answered:,} records {trial.way}"
     if seen.answered < trial.rows or elapsed_s < trial.duration_s:
         return Judgement("go-on", f"{done} so far.")
     if seen.failed > trial.tolerated * seen.asked:
         return Judgement("wait", f"{done}, but {failed}; {trial.tolerated:.2%} are tolerated.")
-    return Judgement("promote", f"{done}; {failed}.")
+    if 2 * seen.slower > seen.duels:
+        return Judgement("wait", f"{done}, but {took(trial, seen)}.")
+    return Judgement("promote", f"{done}; {failed}{f'; {took(trial, seen)}' if seen.duels else ''}.")
+
+
+def took(trial: Trial, seen: Tally) -> str:
+    """How long a challenger takes beside the champion, in words."""
+    its, the_champions = (in_words(median_s(seen.times.get(who, {}))) for who in ("challenger", "champion"))
+    beyond = f"in {seen.slower:,} of {seen.duels:,} duels it took more than {trial.slower:g} times as long"
+    return f"for the same records it took {its} in the median, the champion {the_champions}, and {beyond}"
 
 
 def keeps_its_place(trial: Trial, tallies: Iterable[Tally], elapsed_s: float) -> bool:

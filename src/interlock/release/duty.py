@@ -38,14 +38,17 @@ def record(
 ) -> Release | None:
     """Write down a state and what led to it, in one transaction; the release that it makes, where the route flips.
 
-    Nothing is written for a model that is not the champion any more: another release has overtaken the decision. Raises
-    :class:`Conflict` when one is made at the same time.
+    Nothing is written for a model that is not the champion any more: another release has overtaken the decision. Where
+    a later state is recorded already, only what happened is written. Raises :class:`Conflict` when a release is made at
+    the same time.
     """
     in_force = current(ledger)
     if in_force is None or in_force.champion != state.model:
         return None
+    recorded = ledger.read(COLLECTION, _KEY, State)
+    is_late = recorded is not None and recorded.model == state.model and recorded.epoch > state.epoch
     made: Release | None = None
-    if state.route != in_force.route:
+    if state.route != in_force.route and not is_late:
         made = msgspec.structs.replace(
             in_force,
             generation=in_force.generation + 1,
@@ -61,7 +64,8 @@ def record(
         if made is not None:
             transaction.insert("release", generation_key(made.generation), made)
             transaction.append("release.made", str(made.generation), facts_of(made))
-        transaction.put(COLLECTION, _KEY, state)
+        if not is_late:
+            transaction.put(COLLECTION, _KEY, state)
     return made
 
 

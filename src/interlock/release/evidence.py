@@ -86,15 +86,15 @@ class Ballot:
 
     def __init__(self, votes_per_s: float) -> None:
         self._most = max(1, int(votes_per_s))
-        self._second = -math.inf
+        self._next_second = -math.inf
         self._voted: set[object] = set()
 
     def admits(self, client: object, now_s: float) -> bool:
         """Whether this request of a client is its vote: the first of a second."""
-        second = math.floor(now_s)
-        if second != self._second:
-            self._second, self._voted = second, set()
-        if client in self._voted or len(self._voted) >= self._most:
+        if now_s >= self._next_second:
+            self._next_second, self._voted = math.floor(now_s) + 1.0, set()
+        voted = self._voted
+        if client in voted or len(voted) >= self._most:
             return False
-        self._voted.add(client)
+        voted.add(client)
         return True

@@ -228,9 +228,10 @@ def _let_through(
         rows=canary.rows,
         duration_s=seconds(canary.duration),
         tolerated=breaker.tolerated,
-        # two detectors share the budget of false alarms, as in the breaker
-        alarm=2.0 * threshold(per_year(breaker.false_trips), breaker.rated_load),
+        # detectors share the budget of false alarms, as in the breaker
+        alarm=(3.0 if canary.slower else 2.0) * threshold(per_year(breaker.false_trips), breaker.rated_load),
         since=made.at,
+        slower=canary.slower,
     )
     tried = msgspec.structs.replace(
         in_force,

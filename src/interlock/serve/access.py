@@ -46,7 +46,7 @@ class AccessLog:
 
     def saw(self, served: Served) -> None:
         """Take in one request; its records are let go of at once."""
-        self._outbox.add((self._clock.now(), served._replace(rows=(), answered=None)))
+        self._outbox.add((self._clock.now(), msgspec.structs.replace(served, rows=(), answered=None)))
 
     def close(self) -> None:
         """Write what waits."""

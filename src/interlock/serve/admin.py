@@ -154,7 +154,7 @@ class Admin:
             asked = Asked(key.name, scope.get("query_string", b""), body, headers)
             found = await asyncio.to_thread(route.answer, asked) if route.waits else route.answer(asked)
         except InterlockError as error:
-            return failure(error, self._ids.next())._replace(status=_status(error))
+            return msgspec.structs.replace(failure(error, self._ids.next()), status=_status(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too
             return fault(error, self._ids.next())
         return found if isinstance(found, Reply) else Reply(200, _encode(found), self._ids.next())

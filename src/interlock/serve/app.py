@@ -120,7 +120,7 @@ class App:
                 how = how_of(headers, scope.get("query_string", b""))
                 body = await read_body(headers, receive, self._max_body, _FEWER)
             except InterlockError as error:
-                reply = failure(error, self._door.name())
+                reply = failure(error, self._door.name(), path)
         if reply is None and not self._is_served(named):  # another release came while the body did
             again = "GET /v2/models/NAME tells it."
             reply = self.refusal("NotFound", "There is no such version any more.", again, 404)
@@ -251,7 +251,8 @@ def _as_v2(reply: Reply) -> Reply:
     """An error as the Open Inference Protocol has it: one text."""
     told = msgspec.json.decode(reply.body)["error"]
     text = f"{told['message']} {told['next_step']}".rstrip()
-    return reply._replace(body=_encode({"error": text, "code": told["code"], "id": told["id"]}))
+    body = _encode({"error": text, "code": told["code"], "id": told["id"]})
+    return msgspec.structs.replace(reply, body=body)
 
 
 async def send_reply(send: Send, reply: Reply, *, head: bool, last: bool) -> None:

@@ -60,16 +60,21 @@ class Bounded(HttpToolsProtocol):
 
     def written(self, reply: Reply) -> bytes:
         """The bytes of a reply, as the ordinary lane would write them."""
-        parts = [STATUS_LINE[reply.status]]
-        for name, value in self.server_state.default_headers:
-            parts += (name, b": ", value, b"\r\n")
-        parts += (
-            b"content-type: %s\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body)),
-            reply.fixed.block,
-            b"interlock-prediction-id: %s\r\n\r\n" % reply.name,
-            reply.body,
-        )
-        return b"".join(parts)
+        of_the_second = self.server_state.default_headers  # uvicorn makes a new list with each date
+        made_for, heads = reply.fixed.heads
+        if made_for is not of_the_second:
+            heads = {}
+            reply.fixed.heads = (of_the_second, heads)
+        kind = (reply.status, reply.content_type, len(reply.body))
+        head = heads.get(kind)
+        if head is None:
+            head = heads[kind] = b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%sinterlock-prediction-id: " % (
+                STATUS_LINE[reply.status],
+                b"".join(b"%s: %s\r\n" % pair for pair in of_the_second),
+                *kind[1:],
+                reply.fixed.block,
+            )
+        return b"".join((head, reply.name, b"\r\n\r\n", reply.body))
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Take a client in, or say that there are too many."""

@@ -5,7 +5,8 @@ reads those of the other servers, and lets :mod:`interlock.release.canary` say w
 server has seen enough of is not asked any more at once; the record follows.
 
 In the shadow the challenger is asked after the reply was made, by a task of its own, a few records at a time; what
-comes faster than it can answer is skipped, and counted.
+comes faster than it can answer is skipped, and counted. Its time is judged in duels with the champion, once a second,
+after the reply too.
 """
 
 import asyncio
@@ -13,11 +14,11 @@ import queue
 import secrets
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from interlock.answer.guard import Cause
-from interlock.answer.predict import Challenge, Live, taken
+from interlock.answer.predict import Challenge, Live, Seat, taken
 from interlock.errors import InterlockError
 from interlock.model.rows import Answer, Row
 from interlock.ports import Parts
@@ -25,8 +26,10 @@ from interlock.records import Tier, moment, short
 from interlock.release.canary import Call, End, Refused, Seen, Shown, State, Step, Tally, Trial, advance
 from interlock.release.challenge import conclude, note_tally
 from interlock.release.evidence import Ballot, Detector
+from interlock.release.latency import EVEN, RATES, cell_of, is_slower
 from interlock.release.standing import tallies_of
 from interlock.serve.door import Served
+from interlock.serve.duel import Duel, Duels
 from interlock.serve.duty import ENVIRONMENT, Wall
 
 MOST_WAITING: Final = 64
@@ -38,13 +41,18 @@ _SAME: Final = 0.01
 
 
 class _Shadow(NamedTuple):
-    """Records to be asked for unseen, and how they were answered, by whom."""
+    """Records to be asked for unseen, and how they were answered, by whom. ``champion``: None when it is off duty."""
 
     challenge: Challenge
+    champion: Seat | None
     client: object
     rows: Sequence[Row]
     answers: Sequence[Answer | None]
     tiers: list[Tier]
+
+    def places(self) -> list[int]:
+        """Places of the records that the challenger has drawn."""
+        return list(self.challenge.lots.drawn(self.rows, self.client))
 
 
 class Count:
@@ -53,8 +61,11 @@ class Count:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.asked = self.answered = self.failed = self.votes = self.compared = self.agreed = self.skipped = 0
+        self.duels = self.slower = 0
+        self.times: dict[str, Counter[str]] = {"challenger": Counter(), "champion": Counter()}
         self._causes: Counter[str] = Counter()
         self._detectors = {kind: Detector(trial.tolerated, trial.alarm) for kind in ("model", "environment")}
+        self._latency = Detector(EVEN, trial.alarm, RATES)
 
     def take(self, faults: Sequence[tuple[Cause, bool | None]], answered: int) -> None:
         """Take in answers that could leave, and faults with whether another model had an answer."""
@@ -74,9 +85,28 @@ class Count:
         alarms = [detector.vote(failed=name == kind) for name, detector in self._detectors.items()]
         return any(alarms)
 
+    def take_duel(self, duel: Duel) -> bool:
+        """Take in how long both took; whether the evidence is enough now."""
+        is_slow = is_slower(duel.challenger_s, duel.champion_s, self.trial.slower)
+        self.duels += 1
+        self.slower += is_slow
+        self.times["challenger"][cell_of(duel.challenger_s)] += 1
+        self.times["champion"][cell_of(duel.champion_s)] += 1
+        return self._latency.vote(failed=is_slow)
+
+    def compare(self, pairs: Iterable[tuple[Answer, Answer]]) -> None:
+        """Take in answers of both models to the same records."""
+        for one, other in pairs:
+            self.compared += 1
+            self.agreed += _agree(one[0], other[0])
+
+    def levels(self) -> dict[str, float]:
+        """The evidence against it by its kind."""
+        return {**{kind: each.level for kind, each in self._detectors.items()}, "latency": self._latency.level}
+
     def level(self) -> float:
         """The evidence against it as a share of what drops it."""
-        return max(detector.level for detector in self._detectors.values()) / self.trial.alarm
+        return max(self.levels().values()) / self.trial.alarm
 
     def tally(self, worker: str) -> Tally:
         """All of it as a record."""
@@ -86,11 +116,14 @@ class Count:
             answered=self.answered,
             failed=self.failed,
             votes=self.votes,
-            levels={kind: detector.level for kind, detector in self._detectors.items()},
+            levels=self.levels(),
             causes=dict(sorted(self._causes.items())),
             compared=self.compared,
             agreed=self.agreed,
             skipped=self.skipped,
+            duels=self.duels,
+            slower=self.slower,
+            times={who: dict(sorted(cells.items())) for who, cells in self.times.items()},
         )
 
 
@@ -102,6 +135,8 @@ class Canary:
         self._wall = Wall(parts.clock)
         self._worker = secrets.token_hex(6)
         self._ballot = Ballot(parts.settings.breaker.rated_load)
+        self._clock = parts.clock.monotonic
+        self._duels: Duels | None = None
         self._challenge: Challenge | None = None
         self._dropped: int | None = None
         self.count: Count | None = None
@@ -121,6 +156,7 @@ class Canary:
             self.count = None
         elif self.count is None or self.count.trial.began != challenge.trial.began:
             self.count = Count(challenge.trial)
+            self._duels = Duels(self._clock, bytes.fromhex(challenge.trial.challenger))
         elif self._dropped == challenge.trial.began:
             challenge.is_on = False
         self._clerk.show(None if challenge is None else challenge.trial)
@@ -133,8 +169,12 @@ class Canary:
         then = None if served.live is None else served.live.challenge
         if then is None or then.trial.began != count.trial.began:
             return  # it began before the trial did
+        live = served.live
+        assert live is not None
+        champion = live.first if live.first.tier == "champion" else None
+        shadow = _Shadow(challenge, champion, served.client, served.rows, answered.answers, answered.tiers)
         if challenge.trial.shadow:
-            self._follow(_Shadow(challenge, served.client, served.rows, answered.answers, answered.tiers))
+            self._follow(shadow)
             return
         well = answered.tiers.count("challenger")
         faults = [
@@ -142,8 +182,12 @@ class Canary:
             for fault in answered.faults
             if fault.tier == "challenger"
         ]
-        if well or faults:
-            self._counted(count, challenge, served.client, faults, well)
+        if (
+            (well or faults)
+            and self._counted(count, challenge, served.client, faults, well)
+            and self._duels_now(shadow)
+        ):
+            self._follow(shadow)
 
     def tick(self) -> None:
         """Let what was seen be written down, and judged."""
@@ -157,11 +201,24 @@ class Canary:
         client: object,
         faults: Sequence[tuple[Cause, bool | None]],
         well: int,
-    ) -> None:
+    ) -> bool:
+        """Take in what became of records; whether they were the vote of a client."""
         count.take(faults, well)
-        if self._ballot.admits(voter(client), self._wall.now_s()) and count.vote(faults):
+        if not self._ballot.admits(voter(client), self._wall.now_s()):
+            return False
+        if count.vote(faults):
             self._silence(challenge.trial)
             self.tick()
+        return True
+
+    def _duels_now(self, shadow: _Shadow) -> bool:
+        """Whether there is to be a duel about these records. Nothing of them but their time may decide it."""
+        return (
+            shadow.challenge.trial.slower > 0.0
+            and shadow.champion is not None
+            and self._duels is not None
+            and self._duels.is_due()
+        )
 
     def _silence(self, trial: Trial) -> None:
         """Ask the challenger of a trial no more. Called in the thread of the clerk, too: it only sets what is read."""
@@ -188,10 +245,10 @@ class Canary:
             shadow = self._waiting.popleft()
             count, trial = self.count, shadow.challenge.trial
             if count is not None and count.trial.began == trial.began and shadow.challenge.is_on:
-                await self._shadowed(shadow, count)
+                await (self._shadowed(shadow, count) if trial.shadow else self._duel(shadow, count))
 
     async def _shadowed(self, shadow: _Shadow, count: Count) -> None:
-        places = list(shadow.challenge.lots.drawn(shadow.rows, shadow.client))
+        places = shadow.places()
         count.skipped += len(places[MOST_ROWS:])
         places = places[:MOST_ROWS]
         if not places:
@@ -205,9 +262,25 @@ class Canary:
             if cause is not None:
                 faults.append((cause, learnt))
             elif shadow.tiers[place] == "champion":
-                count.compared += 1
-                count.agreed += _agree(each[0], shadow.answers[place][0])  # type: ignore[index]
-        self._counted(count, shadow.challenge, shadow.client, faults, len(places) - len(faults))
+                count.compare([(each, shadow.answers[place])])  # type: ignore[list-item]
+        voted = self._counted(count, shadow.challenge, shadow.client, faults, len(places) - len(faults))
+        if voted and self._duels_now(shadow):
+            await self._duel(shadow, count)
+
+    async def _duel(self, shadow: _Shadow, count: Count) -> None:
+        """See which of the two takes longer."""
+        challenge, champion = shadow.challenge, shadow.champion
+        assert champion is not None
+        assert self._duels is not None
+        rows = taken(shadow.rows, shadow.places()[:MOST_ROWS])
+        duel = await self._duels.fight(challenge.seat, champion, rows)
+        if duel is None:
+            return
+        if not challenge.trial.shadow:
+            count.compare(duel.answers)
+        if count.take_duel(duel):
+            self._silence(challenge.trial)
+            self.tick()
 
 
 def voter(client: object) -> object:

@@ -3,9 +3,9 @@
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -17,7 +17,7 @@ from interlock.errors import DataRefused, Fault, InterlockError
 from interlock.model.rows import Framed, Row
 from interlock.records import Tier, short
 from interlock.serve.forms import PLAIN, Asked, Forms, How
-from interlock.serve.protocols import forms_of
+from interlock.serve.protocols import forms_of, status_in
 from interlock.serve.shedding import Shedder
 
 JSON = b"application/json"
@@ -33,19 +33,23 @@ class NotKept(Fault):
 
 
 class Fixed:
-    """Headers that many replies share, as pairs and as the bytes that are sent."""
+    """Headers that many replies share, as pairs and as the bytes that are sent.
 
-    __slots__ = ("block", "pairs")
+    ``heads``: what a connection has made of them for the replies of one second, by status, type and length of the body.
+    """
+
+    __slots__ = ("block", "heads", "pairs")
 
     def __init__(self, pairs: Headers) -> None:
         self.pairs = pairs
         self.block = b"".join(b"%s: %s\r\n" % pair for pair in pairs)
+        self.heads: tuple[object, dict[tuple[int, bytes, int], bytes]] = (None, {})
 
 
 NOTHING = Fixed(())
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """What goes back: ``fixed`` headers, and the id. Without type and length, which the lanes add."""
 
     status: int
@@ -60,7 +64,7 @@ class Reply(NamedTuple):
         return (*self.fixed.pairs, *(((ID, self.name),) if self.name else ()))
 
 
-class Served(NamedTuple):
+class Served(msgspec.Struct, frozen=True, gc=False):
     """What is told of each request. ``answered`` is None where no rows were read, and of pages and refusals."""
 
     route: str
@@ -74,7 +78,7 @@ class Served(NamedTuple):
     live: Live | None = None
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """A plain prediction request."""
 
     route: str
@@ -100,15 +104,25 @@ def room_of(live: Live, *, most_rows: int, name: str = "model", probabilities: b
 
 
 class Ids:
-    """Prediction ids: 16 hexadecimal digits of the process's start and chance, 10 of a counter. Unique, not secret."""
+    """Prediction ids: 16 hexadecimal digits of the process's start and chance, 10 of a counter. Unique, not secret.
+
+    ``next`` gives a new one; one thread at a time may ask.
+    """
 
     def __init__(self) -> None:
-        self._prefix = b"%08x%s" % (int(time.time()) & 0xFFFFFFFF, os.urandom(4).hex().encode())
-        self._count = count(1)
+        self.next: Final[Callable[[], bytes]] = _counted().__next__
 
-    def next(self) -> bytes:
-        """A new id."""
-        return b"%s%010x" % (self._prefix, next(self._count))
+
+_DIGITS: Final = tuple(b"%03x" % number for number in range(0x1000))
+
+
+def _counted() -> Iterator[bytes]:
+    """A table of the last digits costs a tenth of writing a number each time."""
+    prefix = b"%08x%s" % (int(time.time()) & 0xFFFFFFFF, os.urandom(4).hex().encode())
+    for thousands in count():
+        stem = b"%s%07x" % (prefix, thousands)
+        for digits in _DIGITS:
+            yield stem + digits
 
 
 class Door:
@@ -121,7 +135,7 @@ class Door:
         self,
         room: Room,
         tell: Callable[[Served], None],
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = time.monotonic,
         settled: Callable[[bytes], Awaitable[bool]] | None = None,
     ) -> None:
         self.room = room
@@ -151,11 +165,13 @@ class Door:
         started, room = self._clock(), self.room
         if self.shedder is not None and self.shedder.refuses():
             return self._failed(route, _TOO_MUCH, started, client)
-        if self._settled is not None or not room.live.is_here:
+        live = room.live
+        if self._settled is not None or live.first.here is None:
             return None  # the body is read by who waits, and only once
         try:
             asked = room.forms.read(route, body, how)
-            answered = room.live.answer_here(asked.rows, room.live.drawn(asked.rows, client))
+            rows = asked.rows
+            answered = live.answer_here(rows, () if live.challenge is None else live.drawn(rows, client))
         except Exception as error:  # noqa: BLE001 - a fault of ours has an id too, and ends nothing but the request
             return self._failed(route, error, started, client)
         return None if answered is None else self._reply(room, route, asked, answered, started, client)
@@ -224,26 +240,26 @@ class Door:
         return self.now(route, body, client, how) or await self.later(route, body, client, how)
 
     def _reply(self, room: Room, route: str, asked: Asked, answered: Answered, started: float, client: object) -> Reply:
-        name = self._ids.next()
-        several = answered.faults or room.live.challenge is not None
-        tier: Tier = answered.lowest if several else room.live.tier
+        name, live = self._ids.next(), room.live
+        tier: Tier = answered.lowest if answered.faults or live.challenge is not None else live.first.tier
         if tier == "abstain":
-            reply = _abstained(answered, name)
+            reply = _abstained(answered, name, route)
         else:
             try:
-                body, kind, further = asked.write(answered, room.live)
+                written = asked.write(answered, live)
             except InterlockError as error:  # what was asked for is not among the answers
                 return self._failed(route, error, started, client)
             fixed = room.fixed.get(tier) or _fixed(room, tier)
-            reply = Reply(200, body, name, Fixed((*fixed.pairs, *further)) if further else fixed, kind)
-        self.tell(
-            Served(route, reply.status, client, asked.rows, tier, self._clock() - started, answered, name, room.live)
-        )
+            if written.headers:
+                fixed = Fixed((*fixed.pairs, *written.headers))
+            reply = Reply(200, written.body, name, fixed, written.kind)
+        seconds = self._clock() - started
+        self.tell(Served(route, reply.status, client, asked.rows, tier, seconds, answered, name, live))
         return reply
 
     def _failed(self, route: str, error: Exception, started: float, client: object) -> Reply:
         name = self.name()
-        reply = failure(error, name) if isinstance(error, InterlockError) else fault(error, name)
+        reply = failure(error, name, route) if isinstance(error, InterlockError) else fault(error, name)
         self.tell(Served(route, reply.status, client, (), "abstain", self._clock() - started, None, name))
         return reply
 
@@ -271,11 +287,12 @@ def _fixed(room: Room, tier: Tier) -> Fixed:
     return named
 
 
-def failure(error: InterlockError, name: bytes) -> Reply:
+def failure(error: InterlockError, name: bytes, route: str = "") -> Reply:
     """The reply to a request that could not be read, or that nobody could answer."""
     status = 503
     if isinstance(error, DataRefused):
         status = 413 if error.facts.get("too_large") else 400 if error.facts.get("malformed") else 422
+        status = status_in(route, status)
     body = {"code": error.code, "message": error.message, "next_step": error.next_step, "id": name.decode()}
     for fact in ("field", "row"):
         if error.facts.get(fact) is not None:
@@ -291,7 +308,7 @@ def fault(error: Exception, name: bytes) -> Reply:
     return Reply(500, _encode({"error": body}), name)
 
 
-def _abstained(answered: Answered, name: bytes) -> Reply:
+def _abstained(answered: Answered, name: bytes, route: str) -> Reply:
     """The reply where some row has no acceptable answer: a bad record (422), or nobody fit to answer (503)."""
     refused = answered.refused()
     open_ = answered.open()
@@ -304,4 +321,5 @@ def _abstained(answered: Answered, name: bytes) -> Reply:
         "row": open_[0],
         "id": name.decode(),
     }
-    return Reply(422 if bad else 503, _encode({"error": error}), name, _ABSTAINED if bad else _NOBODY)
+    status = status_in(route, 422) if bad else 503
+    return Reply(status, _encode({"error": error}), name, _ABSTAINED if bad else _NOBODY)

@@ -111,10 +111,12 @@ class Duty:
         self._retry_s = retry_s
         self._is_guess = False
         self._problem = ""
+        self._heard: tuple[int, int] | None = None
         self._terms = terms
         self._say = say
         self._running: set[asyncio.Task[None]] = set()
         self._wall = Wall(parts.clock)
+        self._monotonic = parts.clock.monotonic
         # two detectors share the budget of false trips
         alarm = 2.0 * threshold(terms.false_trips_per_year, terms.votes_per_s)
         self._detectors = {kind: Detector(terms.tolerated, alarm) for kind in ("model", "environment")}
@@ -127,7 +129,7 @@ class Duty:
         self.trips = 0
         """How often the champion went off duty while this server looked on."""
         self._off: bool | None = None
-        self._records: queue.SimpleQueue[tuple[State, tuple[Act, ...]] | None] = queue.SimpleQueue()
+        self._records: queue.SimpleQueue[tuple[State, tuple[Act, ...] | None] | None] = queue.SimpleQueue()
         self._recorder = threading.Thread(target=self._write, name="interlock-duty", daemon=True)
         self._recorder.start()
 
@@ -165,6 +167,24 @@ class Duty:
         """The state can be read again, and the release is still in force: what was guessed of it is known now."""
         if self._is_guess:
             self._begin(release)
+            self._route()
+
+    def hear(self) -> None:
+        """Follow another process of this host, where it decided while the ledger could not be told."""
+        if self._last_known is None or (mark := self._last_known.duty_mark()) == self._heard:
+            return
+        self._heard = mark
+        try:
+            kept = self._last_known.duty()
+        except InterlockError:
+            return  # whoever starts with it says so
+        if kept is None or not kept.unrecorded or self._live is None or self._is_guess:
+            return
+        if kept.state.model == self.state.model and kept.state.epoch > self.state.epoch:
+            self.state = msgspec.structs.replace(kept.state, permits=())
+            self._records.put((self.state, None))
+            for detector in self._detectors.values():
+                detector.reset()
             self._route()
 
     def _begin(self, release: Release) -> None:
@@ -207,10 +227,10 @@ class Duty:
         live = self._live
         if live is None:
             return
-        if live.route == 0 and live.seats[0].tier == "champion":
+        if live.first.tier == "champion":
             if live.challenge is not None and not _was_asked(answered):
                 return  # the challenger answered, which says nothing of the champion
-            if self._ballot.admits(client, self._wall.now_s()):
+            if self._ballot.admits(client, self._monotonic()):
                 self._vote(answered)
             self._since_shadow += 1
             if self._since_shadow >= self._terms.shadow_every:
@@ -305,14 +325,15 @@ class Duty:
             return
         tiers = [seat.tier for seat in self._live.seats]
         wanted = self.state.route
-        self._live.route = tiers.index(wanted) if wanted in tiers else 0
+        self._live.turn(tiers.index(wanted) if wanted in tiers else 0)
 
     # ---- the record ----------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
         """Record each step, in order: on this disk, then in the ledger. What cannot be recorded there is tried again.
 
-        A step that follows one that waits carries its entries with it, and the newer state.
+        A step that follows one that waits carries its entries with it, and the newer state; so does a state that was
+        heard of (None), which is kept already, by whoever has to record it.
         """
         state, is_over = self.state, False
         waiting: tuple[Act, ...] = ()
@@ -324,8 +345,9 @@ class Duty:
             else:
                 is_over = found is None
                 if found is not None:
-                    state, waiting = found[0], (*waiting, *found[1])[-MOST_WAITING:]
-                    self._keep(state, waiting)
+                    state, waiting = found[0], (*waiting, *(found[1] or ()))[-MOST_WAITING:]
+                    if waiting or found[1] is not None:
+                        self._keep(state, waiting)
             if waiting and self._is_recorded(state, waiting):
                 waiting = ()
                 self._keep(state, waiting)

@@ -7,7 +7,7 @@ Protocol.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import polars as pl
@@ -16,6 +16,7 @@ from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader, malformed
 from interlock.answer.tabular import too_many
 from interlock.data.casting import DTYPES
+from interlock.model.horizon import steps_ahead
 from interlock.model.rows import MANY, Answer, Framed, FramedAnswers, Row
 from interlock.records import Tier
 
@@ -23,6 +24,8 @@ JSON: Final = "application/json"
 CSV: Final = "text/csv"
 ARROW: Final = "application/vnd.apache.arrow.stream"
 
+_SEND_ROWS: Final = "Send 'instances': a record for each step."
+_NAMED: Final = 20
 Shape: TypeAlias = Literal["prediction", "predictions", "array"]
 """How answers are written: ``{"prediction": …}``, ``{"predictions": […]}`` or a bare array."""
 
@@ -47,7 +50,7 @@ class How(NamedTuple):
 PLAIN: Final = How()
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """The body of a reply, its type, and headers of its own."""
 
     body: bytes
@@ -58,7 +61,7 @@ class Written(NamedTuple):
 Write: TypeAlias = Callable[[Answered, Live], Written]
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What a body asks for, and what writes the answers."""
 
     rows: Sequence[Row]
@@ -234,6 +237,27 @@ class Records:
         """Rows as they are, and with a frame of them when they are many."""
         return Framed.of(rows, self._schema) if len(rows) >= MANY and self.width else rows
 
+    def ahead(self, horizon: int, after: Any = None) -> list[Any]:
+        """The times of the next steps after training, or after a later one, for a model that takes only time."""
+        columns = self.reader.columns
+        time = next((column for column in columns if column.step is not None), None)
+        if time is None:
+            raise malformed("'horizon' is for forecasts whose times in training had a regular step.", _SEND_ROWS)
+        others = ", ".join(f"'{column.name}'" for column in columns[:_NAMED] if column is not time)
+        if others:
+            raise malformed(
+                f"What comes does not follow from '{time.name}' alone: the model takes {others}.", _SEND_ROWS
+            )
+        self.bound(horizon)
+        try:
+            return steps_ahead(time, horizon, None if after is None else self.row([after])[0])
+        except ValueError:
+            raise malformed(f"'after' is before the end of training, {time.high}.", "Send a later time.") from None
+        except OverflowError:
+            raise malformed(
+                f"'{time.name}' has no {horizon:,} steps before the calendar ends.", "Ask for fewer."
+            ) from None
+
     def names(self, values: Sequence[Any]) -> int:
         """How many names the records among ``values`` have that are known."""
         return sum(self.width for value in values if isinstance(value, msgspec.Struct))
@@ -243,7 +267,7 @@ def json_forms(records: Records, pen: Pen) -> dict[str, Form]:
     """The forms of our own routes; each raises :class:`DataRefused`."""
     reader = records.reader
     single = decoder_of("Stream", instance=records.one)
-    together = decoder_of("Batch", instances=records.several)
+    together = msgspec.json.Decoder(_batch_of(records.several))
     bare = msgspec.json.Decoder(records.several)
 
     def stream(body: bytes, how: How) -> Asked:
@@ -252,9 +276,22 @@ def json_forms(records: Records, pen: Pen) -> dict[str, Form]:
         return Asked((records.row(value),), pen.of("prediction", how))
 
     def batch(body: bytes, how: How) -> Asked:
-        values = reader.decode(together, body).instances
+        asked = reader.decode(together, body)
+        values = asked.instances
+        if values is msgspec.UNSET or asked.horizon is not msgspec.UNSET or asked.after is not None:
+            return ahead(asked, body)
         reader.once(body, 1 + records.names(values))
         return Asked(records.rows(values), pen.of("predictions", how))
+
+    def ahead(asked: Any, body: bytes) -> Asked:
+        if asked.horizon is msgspec.UNSET:
+            lacking = "instances" if asked.after is None else "horizon"
+            raise malformed(f"The body lacks '{lacking}'.", "Send what the route takes: GET /openapi.json.")
+        if asked.instances is not msgspec.UNSET:
+            raise malformed("The body has 'instances' and 'horizon'.", "Send one of them.")
+        reader.once(body, 1 if asked.after is None else 2)
+        times = records.ahead(asked.horizon, asked.after)
+        return Asked(records.together([(time,) for time in times]), _timed(times))
 
     def predict(body: bytes, how: How) -> Asked:
         return Asked((reader.one(body),), pen.of("prediction", how))
@@ -265,6 +302,27 @@ def json_forms(records: Records, pen: Pen) -> dict[str, Form]:
         return Asked(records.rows(values), pen.of("array", how))
 
     return {"/stream": stream, "/batch": batch, "/predict": predict, "/score": score}
+
+
+def _batch_of(several: Any) -> type[msgspec.Struct]:
+    """What ``/batch`` takes: records, or how many steps to look ahead."""
+    horizon = Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType
+    members: list[tuple[str, Any, Any]] = [
+        ("instances", several | msgspec.UnsetType, msgspec.UNSET),
+        ("horizon", horizon, msgspec.UNSET),
+        ("after", Any, None),
+    ]
+    return msgspec.defstruct("Batch", members, forbid_unknown_fields=True)
+
+
+def _timed(times: Sequence[Any]) -> Write:
+    """What writes answers with the times that they are for."""
+
+    def written(answered: Answered, live: Live) -> Written:
+        del live
+        return Written(encode({"times": times, "predictions": values_of(answered)}))
+
+    return written
 
 
 def decoder_of(name: str, **members: Any) -> msgspec.json.Decoder[Any]:

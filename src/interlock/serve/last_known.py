@@ -167,6 +167,14 @@ class LastKnown:
         """Where the breaker stood, or None."""
         return self._read(_DUTY, KeptDuty)
 
+    def duty_mark(self) -> tuple[int, int] | None:
+        """What changes with each document that :meth:`keep_duty` writes, for one look at the disk; None without one."""
+        try:
+            found = (self._folder / _DUTY).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
     # ---- the salt ------------------------------------------------------------------------------------------------
 
     def keep_salt(self, salt: str) -> None:

@@ -16,6 +16,7 @@ from interlock.errors import SettingsError
 from interlock.ports import Clock
 from interlock.records import Tier
 from interlock.release.breaker import Mode, State
+from interlock.release.latency import median_s
 from interlock.serve.board import Board, Counts, Rule, Times
 from interlock.serve.canary import Count
 from interlock.serve.door import Reply, Room, Served
@@ -68,8 +69,20 @@ METRICS: Final[Mapping[str, Told]] = {
     "interlock_challenger_records": Told(
         "gauge",
         ("outcome",),
-        "Records of the trial that runs: answered by the challenger; failed, where another model had an answer; in the "
-        "shadow, agreed with the champion, or skipped, for it was busy.",
+        "Records of the trial that runs: answered by the challenger; failed, where another model had an answer; "
+        "compared with the champion's answer, and agreed with it; in the shadow, skipped, for it was busy.",
+    ),
+    "interlock_challenger_duels": Told(
+        "gauge",
+        ("outcome",),
+        "How often both models were asked for the same records to compare their time, by whether the challenger took "
+        "more than canary.slower times as long.",
+    ),
+    "interlock_challenger_median_seconds": Told(
+        "gauge",
+        ("model",),
+        "Median time for the same records, of the challenger and of the champion; of several workers the largest.",
+        "max",
     ),
     "interlock_challenger_evidence": Told(
         "gauge", (), "Evidence of this server against the challenger; at 1 it is dropped.", "max"
@@ -236,6 +249,10 @@ class Metrics:
             },
             "interlock_challenger_share": {(): 0.0 if count is None else count.trial.share},
             "interlock_challenger_records": _counted(count),
+            "interlock_challenger_duels": _duelled(count),
+            "interlock_challenger_median_seconds": {}
+            if count is None or not count.duels
+            else {(who,): median_s(cells) for who, cells in count.times.items()},
             "interlock_challenger_evidence": {(): 0.0 if count is None else count.level()},
             "interlock_lane_answers_total": {("fast",): fast, ("ordinary",): total - fast},
             "interlock_pool_waiting": {
@@ -254,13 +271,20 @@ class Metrics:
 def _counted(count: Count | None) -> dict[tuple[str, ...], float]:
     """What was seen of the trial that runs, by outcome."""
     if count is None:
-        return dict.fromkeys((("answered",), ("failed",), ("agreed",), ("skipped",)), 0.0)
+        return dict.fromkeys((("answered",), ("failed",), ("compared",), ("agreed",), ("skipped",)), 0.0)
     return {
         ("answered",): count.answered,
         ("failed",): count.failed,
+        ("compared",): count.compared,
         ("agreed",): count.agreed,
         ("skipped",): count.skipped,
     }
+
+
+def _duelled(count: Count | None) -> dict[tuple[str, ...], float]:
+    """Duels of the trial that runs, by outcome."""
+    slower, duels = (0, 0) if count is None else (count.slower, count.duels)
+    return {("slower",): slower, ("not-slower",): duels - slower}
 
 
 def _cumulated(cells: list[int]) -> list[tuple[str, float]]:

@@ -36,6 +36,11 @@ _ERRORS: Final[Mapping[str, str]] = {
     "429": "The quota of the key is used up; Retry-After says in how many seconds to ask again.",
     "503": "Nobody has an acceptable answer now.",
 }
+_PROTOCOL_ERRORS: Final[Mapping[str, str]] = {
+    **{status: says for status, says in _ERRORS.items() if status not in ("413", "422")},
+    "400": "The body is not of the protocol's form, too large, or does not fit the signature.",
+    "404": "There is no such model or version.",
+}
 _HEADERS: Final[Mapping[str, str]] = {
     "Interlock-Tier": "Who answered: champion, challenger, last-good or baseline; of several records the lowest.",
     "Interlock-Release": "Generation of the release that answered.",
@@ -110,10 +115,16 @@ def _own_routes(signature: Signature, example: dict[str, Any]) -> dict[str, _Rou
     one = _told("prediction", _ANSWER, _SHARES)
     many = _told("predictions", {"type": "array", "items": _ANSWER}, {"type": "array", "items": _SHARES})
     bare = {"anyOf": [{"type": "array", "items": _ANSWER}, {"type": "array", "items": one}]}
+    batch = _object("instances", several)
+    if len(signature.inputs) == 1 and signature.inputs[0].step is not None:
+        ahead = _object("horizon", _HORIZON)
+        ahead["properties"]["after"] = {"description": "Not the last time of training, but this later one."}
+        batch = {"anyOf": [batch, ahead]}
+        many["properties"]["times"] = {"type": "array", "description": "With a horizon: what the predictions are for."}
     return {
         "/predict": _Route("A bare record.", record, example, one),
         "/stream": _Route("One record.", _object("instance", given), {"instance": example}, one),
-        "/batch": _Route("Several records.", _object("instances", several), {"instances": [example]}, many),
+        "/batch": _Route("Several records.", batch, {"instances": [example]}, many),
         "/score": _Route("A bare array of records.", several, [example], bare),
     }
 
@@ -194,6 +205,11 @@ _ASKING: Final[dict[str, Any]] = {
     "in": "query",
     "description": "Whether the reply tells the probability of each class (models that give labels).",
     "schema": {"type": "boolean"},
+}
+_HORIZON: Final[dict[str, Any]] = {
+    "type": "integer",
+    "minimum": 1,
+    "description": "So many steps after the last time that training saw.",
 }
 _MOST: Final[dict[str, Any]] = {
     "name": "k",
@@ -387,7 +403,7 @@ def _prediction(route: _Route, kinds: Collection[str], signature: Signature, exa
     if is_v2:
         replies[BYTES] = {"schema": _FILE}
     bodies = {kind: _body(kind, signature, example) for kind in kinds if kind != JSON}
-    told = {**_ERRORS, "404": "There is no such model or version."} if is_v2 else _ERRORS
+    told = _PROTOCOL_ERRORS if is_v2 else _ERRORS
     return {
         "summary": route.summary,
         "security": [{"key": []}, {"header": []}],

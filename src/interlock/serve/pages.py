@@ -40,7 +40,7 @@ def greeting(name: str, live: Live, headers: Mapping[bytes, bytes], source: Sour
         "generation": live.generation,
         "source": source,
         "seats": [(seat.tier, short(seat.model)) for seat in live.everybody],
-        "asked_first": live.tier,
+        "asked_first": live.first.tier,
         "command": command if may_predict else None,
     }
     return _page("greeting.html.j2", facts)

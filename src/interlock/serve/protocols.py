@@ -16,6 +16,7 @@ INVOCATIONS: Final = "/invocations"
 INFER: Final = "/v2/models/{name}/infer"
 INFER_VERSION: Final = "/v2/models/{name}/versions/{version}/infer"
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<rest>/[a-z]+)?")
+_OF_BODIES: Final = frozenset((413, 422))
 _WORDS: Final[Mapping[str, bool]] = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -40,13 +41,21 @@ def forms_of(reader: Reader, live: Live, *, most_rows: int, name: str, probabili
 
 
 def place_of(path: str) -> tuple[str, Mapping[str, str]]:
-    """The route of a path: itself, or one with names in it, and what stands in their places."""
+    """The route of a path: itself, or one with names in it, and what stands in their places.
+
+    ``/v2/`` is ``/v2``: the protocol's text has the one, its OpenAPI file the other.
+    """
     found = _MODEL.fullmatch(path)
     if found is None:
-        return path, {}
+        return "/v2" if path == "/v2/" else path, {}
     version = "" if found["version"] is None else "/versions/{version}"
     named = {name: found[name] for name in ("name", "version") if found[name] is not None}
     return f"/v2/models/{{name}}{version}{found['rest'] or ''}", named
+
+
+def status_in(route: str, status: int) -> int:
+    """A status as the protocol of the route has it: in the Open Inference Protocol a body that is wrong is 400."""
+    return 400 if status in _OF_BODIES and route.startswith("/v2") else status
 
 
 def kind_of(headers: Mapping[bytes, bytes]) -> tuple[str, str]:

@@ -34,10 +34,10 @@ class Recording:
         salt = kept_salt_of(parts.ledger, last_known) if "hash" in log.redact.values() else b""
         self.journal = Journal(folder / PREDICTIONS, log, parts.clock, salt) if log.on else None
 
-    def append(self, served: Served) -> None:
-        """Take the record of an answer."""
-        if self.journal is not None:
-            self.journal.append(served)
+    @property
+    def watchers(self) -> list[Callable[[Served], None]]:
+        """What takes the record of each answer, if anything does."""
+        return [] if self.journal is None else [self.journal.append]
 
     @property
     def settled(self) -> Callable[[bytes], Awaitable[bool]] | None:

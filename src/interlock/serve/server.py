@@ -42,13 +42,15 @@ from interlock.serve.recording import Recording
 from interlock.serve.reload import Follower
 from interlock.serve.shedding import Shedder
 from interlock.serve.tracing import Tracer
-from interlock.serve.workers import Crew, Inherited, inherited, open_port, own_command
+from interlock.serve.workers import Crew, Inherited, Lifeline, inherited, open_port, own_command
 from interlock.settings import Settings
 from interlock.units import seconds
 
 _encode = msgspec.json.Encoder().encode
 _SWITCH_S: Final = 0.0005
 """So long may a thread that loads a model, or writes, keep the loop waiting; with Python's 5 ms a release is felt."""
+_HEAR_EVERY_S: Final = 0.1
+"""How often a server looks whether another one of this host took the champion off duty."""
 Watcher: TypeAlias = Callable[[Served], None]
 
 
@@ -101,7 +103,7 @@ def serve(parts: Parts, orders: Orders) -> None:
         metrics = Metrics(parts.clock, lambda: door.room, duty, board=_board(given))
         metrics.source, metrics.log = (lambda: follower.source), recording.tally
         metrics.challenged = lambda: canary.count
-        watchers = [recording.append, metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
+        watchers = [*recording.watchers, metrics.saw, _voting(duty), canary.saw, *_outward(parts, orders, stack)]
         door = Door(room, _telling(watchers), settled=recording.settled)
         duty.enter(room.live, release)
         canary.enter(room.live)
@@ -110,6 +112,8 @@ def serve(parts: Parts, orders: Orders) -> None:
         app = App(door, keyring, pages, recording.intakes(door), max_body=most)
         house.append(_House(door, duty, canary, follower, recording))
         house[0].each_second.append(metrics.post)
+        if given is not None:
+            house[0].each_second.append(Lifeline(given.parent, orders.say).look)
         if file is not None:
             house[0].also.append(file)
         house[0].also += _issuers(settings, orders, keyring)
@@ -217,6 +221,7 @@ class _House:
         self.each_second: list[Callable[[], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking: asyncio.TimerHandle | None = None
+        self._hearing: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
         """Begin to follow releases, and time."""
@@ -226,11 +231,13 @@ class _House:
         for each in self.also:
             each.start()
         self._tick()
+        self._hear()
 
     def close(self) -> None:
         """Stop following."""
-        if self._ticking is not None:
-            self._ticking.cancel()
+        for timer in (self._ticking, self._hearing):
+            if timer is not None:
+                timer.cancel()
         self._follower.close()
         for each in self.also:
             each.close()
@@ -249,6 +256,11 @@ class _House:
         self._canary.enter(room.live)
         self.door.room = room  # one assignment: a request that began with the old room ends in it
         self.on_room()
+
+    def _hear(self) -> None:
+        assert self._loop is not None
+        self._duty.hear()
+        self._hearing = self._loop.call_later(_HEAR_EVERY_S, self._hear)
 
     def _tick(self) -> None:
         assert self._loop is not None

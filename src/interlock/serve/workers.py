@@ -35,7 +35,7 @@ class Inherited(Record, frozen=True, kw_only=True):
     """What a child is given: descriptors of the listening socket and of the pipe that it tells on, and the key.
 
     ``admin``: that of the admin port, for the first child alone; -1 for the others. ``place``: which child it is, from
-    0; its successor has the same. ``folder``: what the children share.
+    0; its successor has the same. ``folder``: what the children share. ``parent``: the process that keeps them.
     """
 
     listening: int
@@ -44,6 +44,7 @@ class Inherited(Record, frozen=True, kw_only=True):
     admin: int = -1
     place: int = 0
     folder: str = ""
+    parent: int = 0
 
     def admin_socket(self) -> socket.socket | None:
         """The socket of the admin port, where this child answers there."""
@@ -56,6 +57,22 @@ class Inherited(Record, frozen=True, kw_only=True):
     def tell_ready(self) -> None:
         """Say that this child answers."""
         os.write(self.ready, b"+")
+
+
+class Lifeline:
+    """Ends this child, as SIGTERM would, once its parent is gone: nobody else would ever stop it, or follow it."""
+
+    def __init__(self, parent: int, say: Callable[[str], None]) -> None:
+        self._parent = parent
+        self._say = say
+        self._is_cut = False
+
+    def look(self) -> None:
+        """Look whether the parent lives."""
+        if not self._is_cut and os.getppid() != self._parent:
+            self._is_cut = True
+            self._say("the process that kept this worker is gone, so it ends")
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def inherited(environment: dict[str, str] | None = None) -> Inherited | None:
@@ -153,6 +170,7 @@ class Crew:
             admin=admin,
             place=place,
             folder=self._folder,
+            parent=os.getpid(),
         )
         return subprocess.Popen(  # noqa: S603 - our own program, with the arguments that it was given
             self._command,

@@ -11,6 +11,5 @@ class SystemClock:
         """Wall time in UTC."""
         return datetime.now(UTC)
 
-    def monotonic(self) -> float:
-        """Seconds since some fixed moment; never runs backwards."""
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
+    """Seconds since some fixed moment; never runs backwards."""
