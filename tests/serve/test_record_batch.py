@@ -1,10 +1,12 @@
 """What is logged as columns becomes the very rows that it would have become one by one."""
 
 import asyncio
+import io
 from datetime import date, datetime
 
 import msgspec
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,9 +107,24 @@ def test_answers_of_other_kinds_are_not_plain(answers):
     assert not is_plain(answers)
 
 
-def test_nothing_but_the_cells_is_packed():
-    whole = pl.DataFrame({"x": ["a text that is longer than twelve bytes", "another text that nobody asked about"]})
-    assert b"nobody" not in bytes(packed(whole[:1]))
+def test_no_text_but_that_of_the_cells_is_packed():
+    texts = pa.array(
+        ["a text that is longer than twelve bytes", "another text that nobody asked about"], pa.string_view()
+    )
+    _, views, *held = texts.buffers()
+    dragged = pa.Array.from_buffers(pa.string_view(), 1, [None, views.slice(0, 16), *held])
+    frame = pl.DataFrame(pa.record_batch([dragged], names=["x"]))
+    plain = io.BytesIO()
+    frame.write_ipc_stream(plain)
+    assert b"nobody" in plain.getvalue()  # so it would be with the views as they came
+    assert b"nobody" not in bytes(packed(frame))
+
+
+def test_columns_in_several_pieces_are_packed_whole():
+    piece = pl.DataFrame({"x": [1, None], "c": ["a", None]})
+    whole = pl.concat([piece, piece], rechunk=False)
+    assert whole.n_chunks() == 2
+    assert unpacked(bytes(packed(whole))).equals(whole)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 300, 5_000])
@@ -179,6 +196,16 @@ def test_a_table_for_which_there_is_no_room_is_counted_row_by_row(tmp_path):
     assert (rows.height, lost, journal.lost) == (300, 700, 700)
 
 
+def test_a_table_that_cannot_be_packed_is_counted_and_costs_no_answer(tmp_path, monkeypatch):
+    def fails(frame):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "packed", fails)
+        rows, lost, _, journal = logged(tmp_path, Log(flush="1h"), many())
+    assert (rows.height, lost, journal.problem) == (0, 300, "a record cannot be packed (MemoryError)")
+
+
 def test_a_table_waits_for_the_disk_like_any_other(tmp_path):
     async def main():
         journal = Journal(tmp_path, Log(flush="1h", durable=True), ManualClock())
@@ -195,7 +222,7 @@ def test_a_table_waits_for_the_disk_like_any_other(tmp_path):
 def test_few_and_odd_answers_are_logged_by_rows(tmp_path):
     few = many(3)
     pages = pl.DataFrame({"prediction": ["yes"] * 300, "page": ["p"] * 300})
-    odd = many(name=b"1" * 26)._replace(answered=Answered(FramedAnswers(pages), ["champion"] * 300))
+    odd = served(Framed(frame([(None,) * len(NAMES)] * 300)), FramedAnswers(pages), b"1" * 26)
     mixed = many(name=b"2" * 26)
     mixed.answered.tiers[7] = "last-good"
     rows, lost, _, _ = logged(tmp_path, Log(flush="1h"), few, odd, mixed)

@@ -1,8 +1,8 @@
 """The records of one request as columns, for the prediction log: packed where answers are given, made text elsewhere.
 
 A table that came as columns is logged as columns: rows of it would be made only to be taken apart again. It is packed
-as a stream of Arrow IPC, whose text is written out anew (and not as views into what came), so that nothing of a request
-is kept but the cells of the columns that are given here.
+as a stream of Arrow IPC, whose text is written out anew (and not as views into what came), so that no text of a request
+is kept but that of the columns and cells that are given here.
 """
 
 import io
