@@ -17,8 +17,6 @@ from urllib.error import URLError
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from e2e.followed_project import turn
-from e2e.linear_project import make_linear_project
 from infra.certificates import certificate
 from infra.otlp import facts, receiving
 from infra.server import serving
@@ -26,14 +24,6 @@ from interlock.serve.keys import add_key
 
 pytestmark = pytest.mark.slow
 SLOWLY = ["-c", "100", "-r", "100", "-i", "1", "-l", "8", "-p", "2", "-u"]
-
-
-@pytest.fixture(scope="module")
-def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A released project whose champion answers inside the server."""
-    folder = make_linear_project(tmp_path_factory.mktemp("doors") / "project")
-    assert turn(folder).outcome == "released"
-    return folder
 
 
 def settings(**told: str) -> tuple[str, ...]:

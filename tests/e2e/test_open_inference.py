@@ -6,7 +6,7 @@ https://github.com/kserve/open-inference-protocol, ``specification/protocol/infe
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +25,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from e2e.followed_project import turn
-from e2e.linear_project import make_linear_project
-from infra.server import Served, serving
+from infra.server import Served
 
 pytestmark = pytest.mark.slow
 
@@ -105,26 +103,6 @@ def document() -> dict[str, Any]:
     if not FILE.exists():
         pytest.skip(f"there is no {FILE}: make .venv/oip.stamp")
     return mended(json.loads(FILE.read_text("utf-8")))
-
-
-@pytest.fixture(scope="module")
-def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A released project; its batch holds nulls, unicode and quotes."""
-    folder = make_linear_project(tmp_path_factory.mktemp("shades") / "project")
-    assert turn(folder).outcome == "released"
-    return folder
-
-
-@pytest.fixture(scope="module")
-def served(shades: Path) -> Iterator[Served]:
-    """Without keys: who may ask is said by HTTP (401, 403, 429), and the protocol knows nothing of it."""
-    with serving(shades, "--insecure") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def rows(shades: Path) -> pl.DataFrame:
-    return pl.read_csv(shades / "to_score" / "b.csv").sort("id").drop("id")
 
 
 @pytest.fixture(scope="module")

@@ -8,20 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from e2e.followed_project import turn
-from e2e.linear_project import make_linear_project
 from infra.program import interlock
 from infra.server import serving
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A released project whose champion answers inside the server."""
-    folder = make_linear_project(tmp_path_factory.mktemp("shades") / "project")
-    assert turn(folder).outcome == "released"
-    return folder
 
 
 def test_the_doors_keep_what_their_document_says(shades: Path) -> None:

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ import pytest
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
-from e2e.followed_project import turn
-from e2e.linear_project import make_linear_project
 from infra.server import Served, serving
 
 pytestmark = pytest.mark.slow
@@ -39,28 +36,9 @@ print(json.dumps([list(client.invoke(data).get_predictions(predictions_format="n
 
 
 @pytest.fixture(scope="module")
-def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A released project whose champion answers inside the server; its batch holds nulls, unicode and quotes."""
-    folder = make_linear_project(tmp_path_factory.mktemp("shades") / "project")
-    assert turn(folder).outcome == "released"
-    return folder
-
-
-@pytest.fixture(scope="module")
-def served(shades: Path) -> Iterator[Served]:
-    with serving(shades, "--insecure") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def published(shades: Path) -> pl.DataFrame:
     """What the batch answered."""
     return pl.read_parquet(next((shades / "predictions").glob("*.parquet"))).sort("id")
-
-
-@pytest.fixture(scope="module")
-def rows(shades: Path) -> pl.DataFrame:
-    return pl.read_csv(shades / "to_score" / "b.csv").sort("id").drop("id")
 
 
 def posted(served: Served, path: str, body: bytes, **headers: str) -> tuple[dict[str, str], bytes]:
