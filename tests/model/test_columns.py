@@ -59,3 +59,6 @@ def test_labels_have_the_type_of_the_classes(classes):
     codes = np.array([1, 0, 1])
     assert spelled(label_frame(classes, codes, None))["prediction"].to_list() == [classes[code] for code in codes]
     assert label_frame(classes, codes > 0, None).height == 3
+    many = spelled(label_frame(classes, np.tile(codes, 20_000), None))["prediction"]
+    assert many.dtype == spelled(label_frame(classes, codes, None))["prediction"].dtype
+    assert many.to_list() == [classes[code] for code in codes] * 20_000

@@ -129,6 +129,8 @@ def _labels(classes: Sequence[Value], codes: NDArray[Any]) -> pl.Series:
         enum = pl.Enum([str(label) for label in classes])
         width = pl.Series([], dtype=enum).to_physical().to_numpy().dtype
         return pl.Series("prediction", codes.astype(width)).cat.to(enum)
+    if len(codes) > CHUNK_ROWS:  # Polars has memory at hand for that; for few its plan costs more than the answer
+        return pl.Series("prediction", list(classes)).gather(codes.astype(np.uint32))
     return pl.Series("prediction", np.array(classes)[codes.astype(np.intp)])
 
 
