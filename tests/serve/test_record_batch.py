@@ -219,6 +219,26 @@ def test_a_table_waits_for_the_disk_like_any_other(tmp_path):
     assert asyncio.run(asyncio.wait_for(main(), 30)).height == 300
 
 
+def test_tables_of_several_models_in_a_row_are_told_apart(tmp_path, monkeypatch):
+    numbers = FramedAnswers(pl.DataFrame({"prediction": [1.5, 2.5] * 150}))
+    shares = FramedAnswers(pl.DataFrame({"prediction": ["no"] * 300, "probability_0": [0.75] * 300}))
+    rows = Framed(frame([(None,) * len(NAMES)] * 300))
+    tables = [
+        many(),
+        served(rows, numbers, b"1" * 26, 2),
+        served(rows, shares, b"2" * 26, 2),
+        served(rows, shares, b"3" * 26, 3),
+    ]
+    found, _, _, _ = logged(tmp_path / "columns", Log(flush="1h"), *tables)
+    logged(tmp_path / "answers", Log(flush="1h", keep="none"), *tables)
+    both = frame_of([*adopt(tmp_path / "columns"), *adopt(tmp_path / "answers")])[0]
+    monkeypatch.setattr(module, "_MANY", 10**9)
+    expected, _, _, _ = logged(tmp_path / "rows", Log(flush="1h"), *tables)
+    assert found.equals(expected)
+    assert both.equals(pl.concat([expected, expected.with_columns(features=pl.lit(None, dtype=pl.String))]))
+    assert found["release"].to_list() == [1] * 300 + [2] * 600 + [3] * 300
+
+
 def test_few_and_odd_answers_are_logged_by_rows(tmp_path):
     few = many(3)
     pages = pl.DataFrame({"prediction": ["yes"] * 300, "page": ["p"] * 300})

@@ -108,7 +108,7 @@ class FramedAnswers(Sequence[Given]):
             return self._given[place]
         if isinstance(place, slice):
             return _pairs(spelled(self.frame[place]))
-        return _pairs(spelled(self.frame[range(len(self))[place]]))[0]
+        return _pairs(spelled(self.frame[place]))[0]
 
     def __iter__(self) -> Iterator[Given]:
         return iter(self._all())
