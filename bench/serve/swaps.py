@@ -6,7 +6,8 @@ Two models that give every record other probabilities are released in turns by a
 `interlock promote`; each is loaded, verified and warmed anew, for none is last good of the other. Meanwhile 4
 connections ask as fast as they are answered and compare every reply, byte for byte, with what the model of its header
 answers, and the release of its header with the model; an open-loop client at ``--rate`` measures latency from when a
-request was due. The same load before and after, without swaps, is the steady state.
+request was due. The same load before and after, without swaps, is the steady state. From when a release is recorded
+(its promotion has returned) until a worker first answers by it is told too, for each worker that was asked.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from project import OWN, bearer, encoded, http, make_project, records
 from servers import interlock_server
 
 ROWS = 16
+CONNECTIONS = 4
 
 
 def swap(project: Path, count: int, every_s: float) -> None:
@@ -39,7 +41,8 @@ def swap(project: Path, count: int, every_s: float) -> None:
 
     with open_parts(load_settings(project)) as parts:
         models = sorted({release.champion for release in releases(parts.ledger)})
-        print(json.dumps({str(each.generation): each.champion for each in releases(parts.ledger)}), flush=True)
+        before = {str(each.generation): each.champion for each in releases(parts.ledger)}
+        print(json.dumps(before), time.perf_counter(), flush=True)
         for _ in range(count):
             sys.stdin.readline()
             in_force = current(parts.ledger)
@@ -47,7 +50,7 @@ def swap(project: Path, count: int, every_s: float) -> None:
             (other,) = [model for model in models if model != in_force.champion]
             with operator_turn(parts) as turn:
                 made = promote_person(parts, turn, other, "a swap of the benchmark")
-            print(json.dumps({str(made.generation): made.champion}), flush=True)
+            print(json.dumps({str(made.generation): made.champion}), time.perf_counter(), flush=True)
             time.sleep(every_s)
 
 
@@ -58,12 +61,16 @@ class Swapper:
         words = [sys.executable, __file__, "--child", str(project), "--swaps", str(count), "--every", str(every_s)]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.made: dict[str, str] = {}
+        self.made_s: dict[str, float] = {}
         self.swaps = 0
         self.learn()
 
     def learn(self) -> None:
         assert self._process.stdout is not None
-        self.made |= json.loads(self._process.stdout.readline())
+        told, _, at_s = self._process.stdout.readline().rpartition("} ")
+        made: dict[str, str] = json.loads(told + "}")
+        self.made |= made
+        self.made_s |= dict.fromkeys(made, float(at_s))
 
     def swap(self) -> None:
         """One swap, waited for."""
@@ -91,9 +98,14 @@ async def learnt(port: int, requests: list[bytes], model: str) -> list[bytes]:
 
 
 def watched(
-    port: int, requests: list[bytes], right: dict[str, list[bytes]], made: dict[str, str], stop: threading.Event
+    port: int,
+    requests: list[bytes],
+    right: dict[str, list[bytes]],
+    made: dict[str, str],
+    stop: threading.Event,
+    seen_s: dict[tuple[str, str], float],
 ) -> "Counter[str]":
-    """Ask until told to stop; what became of the requests."""
+    """Ask until told to stop; what became of the requests. ``seen_s``: first answer of a release, by worker."""
     counts: Counter[str] = Counter()
 
     async def client(offset: int) -> None:
@@ -110,6 +122,7 @@ def watched(
                 counts[f"failed: {answer.status}"] += 1
                 continue
             model, release = (answer.headers[name].decode() for name in (b"interlock-model", b"interlock-release"))
+            seen_s.setdefault((release, answer.headers[b"interlock-prediction-id"][:16].decode()), answer.ended_s)
             digest = next((each for each in right if each.startswith(model)), "")
             await asyncio.sleep(0)
             fits = bool(digest) and right[digest][place] == answer.body and made.get(release, digest) == digest
@@ -117,7 +130,7 @@ def watched(
             counts["champion" if answer.headers[b"interlock-tier"] == b"champion" else "other tier"] += 1
 
     async def main() -> None:
-        await asyncio.gather(*(client(offset) for offset in range(4)))
+        await asyncio.gather(*(client(offset) for offset in range(CONNECTIONS)))
 
     asyncio.run(main())
     return counts
@@ -144,8 +157,10 @@ def run(journal: Journal, given: Any, project: Path, requests: list[bytes]) -> d
             one, other = right.values()
             assert all(mine != theirs for mine, theirs in zip(one, other, strict=True)), "the models answer alike"
             stop, found = threading.Event(), []
+            seen_s: dict[tuple[str, str], float] = {}
             looking = threading.Thread(
-                target=lambda: found.append(watched(up.server.port, requests, right, swapper.made, stop)), daemon=True
+                target=lambda: found.append(watched(up.server.port, requests, right, swapper.made, stop, seen_s)),
+                daemon=True,
             )
             looking.start()
             steady = [measured(up, journal, given, min(seconds, 10.0), requests[0])]
@@ -154,6 +169,7 @@ def run(journal: Journal, given: Any, project: Path, requests: list[bytes]) -> d
                 target=lambda: latencies.append(measured(up, journal, given, seconds, requests[0])), daemon=True
             )
             under_load.start()
+            before = set(swapper.made)
             for _ in range(given.swaps):
                 swapper.swap()
             under_load.join()
@@ -161,7 +177,9 @@ def run(journal: Journal, given: Any, project: Path, requests: list[bytes]) -> d
             stop.set()
             looking.join(timeout=60.0)
             page = metrics(up.server.port, bearer(project))
-        return {"swaps": given.swaps, "told": dict(found[0]), "steady": steady, "swapping": latencies[0], "trips": page}
+        live_s = [at_s - swapper.made_s[made] for (made, _), at_s in seen_s.items() if made not in before]
+        told = {"told": dict(found[0]), "workers": len({worker for _, worker in seen_s}), "live_s": live_s}
+        return {"swaps": given.swaps, "steady": steady, "swapping": latencies[0], "trips": page, **told}
     finally:
         swapper.close()
 
@@ -207,6 +225,9 @@ def main() -> None:
         print(f"{name}: {found['swaps']} swaps, {compared:,} answers compared, {timed:,} timed")
         print(f"failed {failed + odd}, mixed {told.get('mixed', 0)}, by another tier {told.get('other tier', 0)}")
         print(f"trips {found['trips']:g}")
+        if found.get("live_s"):
+            middle_ms, most_ms = middle(found["live_s"]) * 1000, max(found["live_s"]) * 1000
+            print(f"live in each of {found['workers']} workers after {middle_ms:.0f} ms, {most_ms:.0f} at most")
         table([f"{given.rate:g}/s, open loop", "p50, ms", "p99, ms", "most, ms"], rows)
         print(f"p99 while swapping is {found['swapping']['good']['p99'] / (steady['p99'] or 1):.2f} x the steady one")
     about()
