@@ -71,8 +71,8 @@ def json_rows(frame: pl.DataFrame) -> pl.Series:
 def _json(values: pl.Series) -> pl.Series:
     """Each value as JSON writes it; ``null`` where it is missing."""
     if values.dtype != pl.String:  # no text of these has a comma
-        texts = _encode(values.to_list())[1:-1].decode().split(",") if len(values) else []
-        return pl.Series(texts, dtype=pl.String)
+        texts = pl.Series([_encode(values.to_list())[1:-1].decode()]).str.split(",").explode()
+        return texts[: len(values)]  # of no values the text is empty, and one
     if values.str.contains(_ESCAPED).any():
         return pl.Series([_encode(value).decode() for value in values.to_list()], dtype=pl.String)
     return pl.select(pl.format('"{}"', values).fill_null("null")).to_series()
