@@ -5,6 +5,7 @@ import io
 from datetime import date, datetime
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -74,6 +75,29 @@ def frame(rows):
 def test_rows_are_told_to_the_letter_as_msgspec_tells_them(rows):
     found = json_rows(unpacked(bytes(packed(frame(rows)))))
     assert found.to_list() == [encode(dict(zip(NAMES, row, strict=True))).decode() for row in rows]
+
+
+ORDINARY = st.floats(1e-3, 1e15, exclude_max=True) | st.just(0.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(numbers=st.lists(st.none() | ORDINARY | ORDINARY.map(lambda each: -each), min_size=1, max_size=50))
+def test_ordinary_numbers_are_told_to_the_letter_as_msgspec_tells_them(numbers):
+    assert json_rows(pl.DataFrame({"x": pl.Series(numbers, dtype=pl.Float64)})).to_list() == [
+        encode({"x": number}).decode() for number in numbers
+    ]
+
+
+def test_so_are_very_many_numbers_and_those_at_the_edges():
+    source = np.random.default_rng(7)
+    numbers = np.exp(source.uniform(np.log(1e-3), np.log(1e15), 50_000))
+    powers = 10.0 ** np.arange(-3, 16)
+    edges = np.concatenate(
+        [powers, np.nextafter(powers, 0), np.nextafter(powers, np.inf), [5e-324, 1e308, 1e16, 2.0**53]]
+    )
+    for each in (numbers, np.round(numbers, 4), *edges.reshape(-1, 1)):
+        found = json_rows(pl.DataFrame({"x": each})).to_list()
+        assert found == [encode({"x": number}).decode() for number in each.tolist()]
 
 
 def test_every_character_is_told_as_msgspec_tells_it():

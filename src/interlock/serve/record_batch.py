@@ -9,10 +9,13 @@ import io
 from typing import Final
 
 import msgspec
+import numpy as np
 import polars as pl
 
 _encode = msgspec.json.Encoder().encode
 _PLAIN: Final = (pl.Boolean, pl.Int64, pl.Float64, pl.String)
+_SMALL: Final = 1e-3
+_LARGE: Final = 1e15
 _PROBABILITY: Final = "probability_"
 _ESCAPED: Final = r'["\\\x00-\x1f]'
 """What JSON cannot hold as it is; all else is written as it is."""
@@ -70,9 +73,17 @@ def json_rows(frame: pl.DataFrame) -> pl.Series:
 
 def _json(values: pl.Series) -> pl.Series:
     """Each value as JSON writes it; ``null`` where it is missing."""
+    if values.dtype in (pl.Int64, pl.Boolean) or (values.dtype == pl.Float64 and _is_ordinary(values)):
+        return values.cast(pl.String).fill_null("null")
     if values.dtype != pl.String:  # no text of these has a comma
         texts = pl.Series([_encode(values.to_list())[1:-1].decode()]).str.split(",").explode()
         return texts[: len(values)]  # of no values the text is empty, and one
     if values.str.contains(_ESCAPED).any():
         return pl.Series([_encode(value).decode() for value in values.to_list()], dtype=pl.String)
     return pl.select(pl.format('"{}"', values).fill_null("null")).to_series()
+
+
+def _is_ordinary(numbers: pl.Series) -> bool:
+    """Whether no number is so large or small that Polars and JSON write its exponent in different ways."""
+    sizes = np.abs(numbers.drop_nulls().to_numpy())
+    return bool((((sizes >= _SMALL) & (sizes < _LARGE)) | (sizes == 0.0)).all())
