@@ -257,3 +257,28 @@ def test_runs_are_counted_over_many_as_over_each(kind, calls):
             scalar._answer,
             scalar._row,
         )
+
+
+@pytest.mark.parametrize("labels", [pl.String(), pl.Enum(["no", "yes"]), pl.Enum(["yes"]), pl.Enum(["yes", "perhaps"])])
+def test_labels_that_are_categories_are_known_by_them(labels):
+    sieve = sieve_of(Output(kind="label", type="str", classes=("no", "yes")), LIMITS)
+    answers = answers_of(pl.DataFrame({"prediction": pl.Series(["yes"] * 3, dtype=labels)}), 3)
+    assert sieve(answers) == (not isinstance(labels, pl.Enum) or "perhaps" not in labels.categories)
+
+
+@pytest.mark.parametrize("classes", [tuple(range(3)), tuple(range(40))])
+def test_a_number_that_is_no_class_is_found_among_few_and_many(classes):
+    sieve = sieve_of(Output(kind="label", type="int", classes=classes), LIMITS)
+    assert sieve(answers_of(pl.DataFrame({"prediction": [0, 2, 1]}), 3))
+    assert not sieve(answers_of(pl.DataFrame({"prediction": [0, 2, 41]}), 3))
+
+
+def test_a_long_run_at_the_end_of_categories_is_remembered():
+    seat, labels = seat_of(Output(kind="label", type="str", classes=("no", "yes")), limit=50), pl.Enum(["no", "yes"])
+    answers = answers_of(pl.DataFrame({"prediction": pl.Series(["yes"] * 20 + ["no"] * 44, dtype=labels)}), 64)
+    rows = [(place,) for place in range(64)]
+    assert seat.judged(rows, answers) == [None] * 64
+    assert seat.constancy._run == 43
+    assert seat.judged([(place,) for place in range(64, 128)], answers)[0] is None
+    more = answers_of(pl.DataFrame({"prediction": pl.Series(["no"] * 64, dtype=labels)}), 64)
+    assert "constant" in seat.judged(rows, more)

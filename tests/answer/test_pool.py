@@ -201,7 +201,7 @@ def test_several_workers_answer_at_once():
         two.gate.set()
         return await asyncio.gather(*tasks)
 
-    assert sorted(run([one, two], work)) == [[(2.0, None)], [(4.0, None)]]
+    assert sorted(map(list, run([one, two], work))) == [[(2.0, None)], [(4.0, None)]]
 
 
 class Paced(Doubling):

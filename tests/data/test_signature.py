@@ -3,8 +3,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from interlock.data.signature import check, drift_notes, infer, read_and_check, widen
+from interlock.data.signature import check, drift_notes, infer, read_and_check, suspicious, widen
 from interlock.errors import DataRefused
 from interlock.records import Column
 
@@ -54,6 +56,22 @@ def test_check_finds_nulls_types_and_strange_numbers() -> None:
     assert {(row, column) for row, column, _ in found.rows()} == {(2, "i"), (1, "i"), (1, "s"), (0, "s"), (2, "s")}
     strange = check(pl.DataFrame({"i": [1, 2], "f": [float("nan"), float("inf")], "s": ["a", "b"]}), columns)
     assert strange.rows() == [(0, "f", "is not a finite number"), (1, "f", "is not a finite number")]
+
+
+@given(
+    st.lists(st.none() | st.floats(width=64), max_size=5),
+    st.booleans(),
+    st.sampled_from([(), ("x",), ("*",), ("y",)]),
+)
+def test_what_is_not_suspicious_has_nothing_to_find(
+    cells: list[float | None], nullable: bool, names: tuple[str, ...]
+) -> None:
+    column = Column(name="x", type="float", nullable=nullable)
+    frame = pl.DataFrame({"x": pl.Series(cells, dtype=pl.Float64)})
+    found = check(frame, [column], nullable=names).height > 0
+    seen = suspicious([column], [frame["x"]], nullable=names)
+    assert seen or not found
+    assert found or not seen or sum(abs(cell) for cell in cells if cell is not None) > 1e300
 
 
 def test_nullable_allows_by_name_or_all() -> None:

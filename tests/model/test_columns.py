@@ -1,9 +1,10 @@
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlock.model.columns import Coder, label_frame, spelled
+from interlock.model.columns import Coder, label_frame, places, spelled
 
 
 class TestCoder:
@@ -41,3 +42,23 @@ def test_labels_are_an_enum_until_they_are_spelled():
     assert spelled(answers)["prediction"].dtype == pl.String()
     assert spelled(answers)["prediction"].to_list() == ["yes", "no"]
     assert label_frame([3, 5], np.array([1, 0]), None)["prediction"].to_list() == [5, 3]
+
+
+@pytest.mark.parametrize("size", [3, 300, 5_000])
+def test_the_places_of_categories_are_found_by_arrow_and_by_polars(size):
+    names = [str(place) for place in range(size)]
+    coded = pl.Series(["1", None, names[-1], "0", None] * 3).cast(pl.Enum(names))
+    assert places(coded, size).tolist() == [1, size, size - 1, 0, size] * 3
+    assert places(coded[3:14], size).tolist() == ([1, size, size - 1, 0, size] * 3)[3:14]
+    assert places(coded.drop_nulls(), size).tolist() == [1, size - 1, 0] * 3
+    assert places(coded.clear(), size).tolist() == []
+
+
+@pytest.mark.parametrize("classes", [(3, 1, 2), (2.5, 0.5, 1.5), (True, False), ("b", "a", "c")])
+def test_labels_have_the_type_of_the_classes(classes):
+    codes = np.array([1, 0, 1])
+    assert spelled(label_frame(classes, codes, None))["prediction"].to_list() == [classes[code] for code in codes]
+    assert label_frame(classes, codes > 0, None).height == 3
+    many = spelled(label_frame(classes, np.tile(codes, 20_000), None))["prediction"]
+    assert many.dtype == spelled(label_frame(classes, codes, None))["prediction"].dtype
+    assert many.to_list() == [classes[code] for code in codes] * 20_000

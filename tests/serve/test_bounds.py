@@ -71,10 +71,10 @@ async def dribbled(reader, writer, raw, every_s=0.03):
     for place in range(len(raw)):
         writer.write(raw[place : place + 1])
         try:
-            found = await asyncio.wait_for(reader.read(), every_s)
+            found = await asyncio.wait_for(reader.read(1), every_s)
         except TimeoutError:
             continue
-        return found
+        return found + await reader.read()
     return b"it took all of it"
 
 

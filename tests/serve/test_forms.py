@@ -1,10 +1,13 @@
 """Every form of every protocol: the same rows, the same answers, whichever way they came."""
 
 import asyncio
+import dataclasses
 import io
 import json
+import math
 import struct
 
+import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -14,9 +17,9 @@ from answer.kit import SIGNATURE, rows
 from interlock.answer.predict import Answered, Live, Seat
 from interlock.answer.reading import Reader
 from interlock.errors import DataRefused
-from interlock.model.rows import MANY, Framed
+from interlock.model.rows import MANY, Framed, FramedAnswers
 from interlock.records import Column, Output, Signature
-from interlock.serve.forms import ARROW, CSV, JSON, PLAIN, How
+from interlock.serve.forms import ARROW, CSV, JSON, PLAIN, How, share_columns
 from interlock.serve.keys import Keyring
 from interlock.serve.protocols import INFER, forms_of, how_of, place_of
 from serve.conftest import house_of
@@ -122,6 +125,61 @@ def test_the_same_rows_get_the_same_answers_to_the_bit(project, name, times):
     else:
         assert told == {"predictions": labels * times, "probabilities": shares * times}
     assert isinstance(house.served[-1].rows, Framed) == (times > 1 or kind != JSON or path.startswith("/v2"))
+
+
+@pytest.mark.parametrize("times", [1, MANY // len(GOLDEN)])
+@pytest.mark.parametrize("asking", ["arrow", "csv"])
+def test_many_rows_of_a_table_come_back_as_few_do(project, times, asking):
+    house = house_of(project, Keyring(None), max_rows=2_000, max_body=1_000_000)
+    labels, shares = predictions(asked(house, "/batch", {"instances": GOLDEN}, query=b"probabilities=1")[2])
+    expected = [(label, *share.values()) for label, share in zip(labels, shares, strict=True)] * times
+    path, body, kind = bodies(GOLDEN * times)[asking]
+    _, _, content = asked(house, path, body, kind, accept=ARROW, query=b"probabilities=true")
+    assert pl.read_ipc_stream(io.BytesIO(content)).rows() == expected
+    _, _, content = asked(house, path, body, kind, accept=ARROW)
+    assert pl.read_ipc_stream(io.BytesIO(content)).rows() == [(label,) for label, *_ in expected]
+    _, _, content = asked(house, path, body, kind, accept="text/csv", query=b"probabilities=true")
+    lines = content.decode().splitlines()[-len(expected) :]
+    assert lines == [",".join([label, *map(repr, rest)]) for label, *rest in expected]
+    assert isinstance(house.served[-1].answered.answers, FramedAnswers) == (times > 1)
+
+
+@pytest.mark.parametrize("times", [1, MANY // len(GOLDEN)])
+@pytest.mark.parametrize(
+    ("field", "cell", "why"), [("colour", "", "is empty"), ("x", None, "is empty"), ("x", math.inf, "is not a finite")]
+)
+def test_one_cell_of_a_table_that_may_not_be_there_is_named(project, times, field, cell, why):
+    house = house_of(project, Keyring(None), max_rows=2_000, max_body=1_000_000)
+    columns = columns_of(GOLDEN * times)
+    columns["x"] = [float(value) for value in columns["x"]]
+    columns[field][2] = cell
+    body = io.BytesIO()
+    pl.DataFrame(columns, schema={"x": pl.Float64, "n": pl.Float64, "colour": pl.String}).write_ipc_stream(body)
+    status, _, content = asked(house, "/batch", body.getvalue(), ARROW)
+    error = json.loads(content)["error"]
+    assert (status, error["field"], error["row"]) == (422, field, 2)
+    assert why in error["message"]
+
+
+def test_probabilities_are_taken_by_columns_only_where_these_are_those_of_the_classes(house):
+    live = house.door.room.live
+    seat = live.seats[0]
+    turned = dataclasses.replace(
+        seat,
+        tier="last-good",
+        signature=msgspec.structs.replace(
+            SIGNATURE, output=msgspec.structs.replace(SIGNATURE.output, classes=("yes", "no"))
+        ),
+    )
+    live = dataclasses.replace(live, seats=(seat, turned))
+    frame = pl.DataFrame({"prediction": ["no", "yes"], "probability_0": [0.75, 0.5], "probability_1": [0.25, 0.5]})
+    answers = FramedAnswers(frame)
+    found = share_columns(Answered(answers, ["champion"] * 2), live)
+    assert [column.to_list() for column in found] == [[0.75, 0.5], [0.25, 0.5]]
+    assert share_columns(Answered(answers, ["last-good"] * 2), live) is None
+    assert share_columns(Answered(answers, ["champion", "last-good"]), live) is None
+    assert share_columns(Answered(list(answers), ["champion"] * 2), live) is None
+    assert share_columns(Answered(FramedAnswers(frame[["prediction"]]), ["champion"] * 2), live) is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ dictionary stays encoded (as Enum), so that what is done with a text value is do
 a row. Large CSV and JSON lines are read piece by piece.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from interlock.answer.pieces import Piece, pieces
 from interlock.data.casting import DTYPES, NOT_A, convert, logical
 from interlock.data.opening import kind_of, refuse_nul, shown
 from interlock.data.readers import BAD_SCHEMA, ROW, Unreadable, read_file
-from interlock.data.signature import check, merge_bad, require
+from interlock.data.signature import check, merge_bad, require, suspicious
 from interlock.errors import DataRefused
 from interlock.records import Column, ColumnType
 
@@ -290,7 +289,7 @@ def _checked(
                 found.append(_cells(rows, failed, column))
         typed.append(values)
     frame = pl.DataFrame(typed)
-    if known.height or len(found) > 1 or _suspicious(frame, layout):
+    if known.height or len(found) > 1 or suspicious(layout.inputs, typed, nullable=layout.nullable):
         numbers = pl.Series(ROW, rows)
         bad = merge_bad(pl.concat(found), check(frame, layout.inputs, nullable=layout.nullable), numbers)
         good = ~numbers.is_in(bad["row"].implode())
@@ -298,18 +297,6 @@ def _checked(
         kept = {name: array.filter(mask) for name, array in kept.items()}
         return Chunk(len(rows), rows[good.to_numpy()], frame, kept, bad)
     return Chunk(len(rows), rows, frame, kept, known)
-
-
-def _suspicious(frame: pl.DataFrame, layout: Layout) -> bool:
-    """May a cell be bad? A quick look at null counts and sums (a sum is finite only when every value is)."""
-    for column in layout.inputs:
-        values = frame[column.name]
-        may_be_null = column.nullable or not layout.nullable.isdisjoint((column.name, "*"))
-        if values.null_count() and not may_be_null:
-            return True
-        if column.type == "float" and not math.isfinite(values.sum()):
-            return True
-    return False
 
 
 def _cells(rows: NDArray[np.int64], failed: pl.Series, column: Column) -> pl.DataFrame:

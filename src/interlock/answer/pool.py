@@ -48,19 +48,19 @@ class _Asked:
 
     rows: Sequence[Row]
     loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[list[Given]]"
+    future: "asyncio.Future[Sequence[Given]]"
     clock: Callable[[], float] | None = None
     began_s: float = 0.0
     ended_s: float = 0.0
 
-    def settle(self, given: list[Given] | Exception) -> None:
+    def settle(self, given: Sequence[Given] | Exception) -> None:
         """Give the answers to whoever waits, in the thread of its loop."""
         if self.clock is not None:
             self.ended_s = self.clock()
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             self.loop.call_soon_threadsafe(self._set, given)
 
-    def _set(self, given: list[Given] | Exception) -> None:
+    def _set(self, given: Sequence[Given] | Exception) -> None:
         if self.future.done():
             return
         if isinstance(given, Exception):
@@ -140,11 +140,11 @@ class Pool:
         for thread in self._threads:
             thread.start()
 
-    async def ask(self, rows: Sequence[Row]) -> list[Given]:
+    async def ask(self, rows: Sequence[Row]) -> Sequence[Given]:
         """One answer or error per row; raises :class:`Overloaded` when too much waits already."""
         return await self._put(rows).future
 
-    async def timed(self, rows: Sequence[Row]) -> tuple[list[Given], float]:
+    async def timed(self, rows: Sequence[Row]) -> tuple[Sequence[Given], float]:
         """As :meth:`ask`, in a call of its own, and its seconds from when a worker took it."""
         asked = self._put(rows, self._clock)
         return await asked.future, asked.ended_s - asked.began_s
@@ -271,7 +271,7 @@ def _bystander(error: InterlockError) -> InterlockError:
     return made
 
 
-def _asked(model: FrameRows, rows: Sequence[Row]) -> list[Given] | InterlockError:
+def _asked(model: FrameRows, rows: Sequence[Row]) -> Sequence[Given] | InterlockError:
     try:
         return model.together(rows)
     except InterlockError as error:

@@ -36,11 +36,11 @@ _RESCUERS: Final[dict[Tier, tuple[Tier, ...]]] = {
 class Elsewhere(Protocol):
     """Answers rows in another process."""
 
-    def ask(self, rows: Sequence[Row]) -> Awaitable[list[Given]]:
+    def ask(self, rows: Sequence[Row]) -> Awaitable[Sequence[Given]]:
         """One answer or error per row, in order."""
         ...
 
-    def timed(self, rows: Sequence[Row]) -> Awaitable[tuple[list[Given], float]]:
+    def timed(self, rows: Sequence[Row]) -> Awaitable[tuple[Sequence[Given], float]]:
         """The same in a call of its own, and the seconds that it took, without those in a queue."""
         ...
 
@@ -150,7 +150,7 @@ class Fault(NamedTuple):
 class Answered(msgspec.Struct):
     """What became of rows: an answer each, or None where the row was abstained from; by whom; and what went wrong."""
 
-    answers: list[Answer | None]
+    answers: Sequence[Answer | None]
     tiers: list[Tier]
     faults: list[Fault] = []
 
@@ -171,7 +171,7 @@ class Answered(msgspec.Struct):
     def take(self, tier: Tier, place: int, given: Given, cause: Cause | None) -> None:
         """Keep an answer that the guard of its seat lets pass, else the fault."""
         if cause is None:
-            self.answers[place] = given  # type: ignore[assignment]
+            self.answers[place] = given  # type: ignore[index]  # rows are answered one by one in a list
             self.tiers[place] = tier
         else:
             bystander = isinstance(given, InterlockError) and given.facts.get("bystander") is True

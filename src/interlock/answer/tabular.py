@@ -13,12 +13,12 @@ from typing import Any, Final
 import polars as pl
 
 from interlock.answer.reading import bad_field, malformed
-from interlock.data.casting import DTYPES, NOT_A, convert, logical
+from interlock.data.casting import DTYPES, NOT_A, convert, empty_as_null, logical
 from interlock.data.delimited import Shape, read_csv
 from interlock.data.opening import Unreadable
 from interlock.data.raw import FAILED, Expected
 from interlock.data.readers import finish
-from interlock.data.signature import check
+from interlock.data.signature import check, suspicious
 from interlock.errors import DataRefused
 from interlock.model.rows import Framed
 from interlock.records import Column
@@ -40,23 +40,33 @@ def too_many(rows: int, most: int) -> DataRefused:
 
 def rows_of_frame(frame: pl.DataFrame, columns: Sequence[Column]) -> Framed:
     """The rows of a table by ``columns``; further columns are left alone. Raises :class:`DataRefused`."""
+    found = {values.name: values for values in frame.get_columns()}
     typed = []
     for column in columns:
-        if column.name not in frame.columns:
+        if column.name not in found:
             raise bad_field(column.name, "is missing")
-        values = frame[column.name]
-        if logical(values.dtype) is None:
-            raise bad_field(column.name, "holds lists or structs, which are no plain values")
-        if values.dtype != DTYPES[column.type] or values.dtype == pl.String:
-            values, failed = convert(values, column.type)
-            if failed is not None:
-                raise bad_field(column.name, NOT_A[column.type], failed.arg_true()[0])
-        typed.append(values)
-    return _checked(pl.DataFrame(typed), columns)
+        typed.append(_typed(found[column.name], column))
+    return _checked(typed, columns)
 
 
-def _checked(frame: pl.DataFrame, columns: Sequence[Column]) -> Framed:
-    """The rows, when the signature allows every cell."""
+def _typed(values: pl.Series, column: Column) -> pl.Series:
+    """The values of a column by its type; raises :class:`DataRefused`."""
+    have = values.dtype
+    if have == DTYPES[column.type]:
+        return empty_as_null(values) if column.type == "str" else values
+    if logical(have) is None:
+        raise bad_field(column.name, "holds lists or structs, which are no plain values")
+    values, failed = convert(values, column.type)
+    if failed is not None:
+        raise bad_field(column.name, NOT_A[column.type], failed.arg_true()[0])
+    return values
+
+
+def _checked(typed: Sequence[pl.Series], columns: Sequence[Column]) -> Framed:
+    """The rows, when the signature allows every cell. ``typed``: the values of each column, by its type."""
+    frame = pl.DataFrame(typed)
+    if not suspicious(columns, typed):
+        return Framed(frame)
     bad = check(frame, columns)
     if bad.height:
         row, column, reason = bad.sort("row", maintain_order=True).row(0)
@@ -102,7 +112,7 @@ def rows_of_csv(body: bytes, columns: Sequence[Column], most: int, header: bool 
     if bad.height:
         row, column, reason = bad.row(0)
         raise bad_field(column, reason, row - 1)
-    return _checked(reading.frame.select(names), columns)
+    return _checked([reading.frame[name] for name in names], columns)
 
 
 def text_of(body: bytes) -> str:
@@ -152,14 +162,21 @@ def rows_of_arrow(body: bytes, columns: Sequence[Column], most: int) -> Framed:
         if table.num_rows > most:
             raise too_many(table.num_rows, most)
         table.validate(full=True)
-        wanted = [name for name in dict.fromkeys(column.name for column in columns) if name in table.column_names]
-        frame = pl.DataFrame(table.select(wanted)) if wanted else pl.DataFrame()
+        have = table.column_names
+        wanted = [name for name in dict.fromkeys(column.name for column in columns) if name in have]
+        frame = _framed(table if wanted == have else table.select(wanted)) if wanted else pl.DataFrame()
     except (pa.ArrowException, ValueError, TypeError, KeyError, *FAILED) as error:
         raise malformed(
             f"The body is no Arrow IPC stream that can be read ({type(error).__name__}).",
             "Write it with pyarrow.ipc.new_stream, or Polars' write_ipc_stream.",
         ) from None
     return rows_of_frame(frame, columns)
+
+
+def _framed(table: Any) -> pl.DataFrame:
+    """An Arrow table as a frame; one batch, as most tables have, is a third of the work."""
+    batches = table.to_batches()
+    return pl.DataFrame(batches[0] if len(batches) == 1 else table)
 
 
 def _is_compressed(message: Any) -> bool:

@@ -4,6 +4,7 @@
 (soft findings: categories never seen, numbers outside of the range seen). Ingest and batch scoring use the same code.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +155,19 @@ def check(frame: pl.DataFrame, columns: Sequence[Column], *, nullable: Collectio
         if mask is not None:
             found.append(_where(mask, column.name, f"is {logical(series.dtype)} where {column.type} is expected"))
     return pl.concat(found) if found else pl.DataFrame(schema=CELL_SCHEMA)
+
+
+def suspicious(columns: Sequence[Column], values: Sequence[pl.Series], *, nullable: Collection[str] = ()) -> bool:
+    """May a cell break the signature? A quick look at null counts and sums (a sum is finite only when every value is).
+
+    ``values``: those of each column, in the order and of the types of ``columns``. Where not, :func:`check` finds none.
+    """
+    for column, series in zip(columns, values, strict=True):
+        if series.null_count() and not (column.nullable or column.name in nullable or "*" in nullable):
+            return True
+        if column.type == "float" and not math.isfinite(series.sum()):
+            return True
+    return False
 
 
 def _counts(frame: pl.DataFrame, columns: Sequence[Column]) -> dict[str, int]:

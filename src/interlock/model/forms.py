@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import msgspec
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from interlock.errors import BundleCorrupt
 from interlock.model.columns import (
@@ -274,11 +275,16 @@ class _Categories:
         refused = (math.nan,) * width
         self._table = np.array([*term.weights, term.unknown or refused, term.missing or refused])
         self._coder = Coder(term.keys)
+        self._known: tuple[NDArray[np.intp], Floats] | None = None
+        """The weights in the order of the codes that came last: most often the next ones have the same."""
 
     def reader(self, series: pl.Series) -> _Add:
         """What adds the weights of the values of ``series``."""
         codes, positions = self._coder.codes(series)
-        tables = np.ascontiguousarray(self._table[positions].T)
+        known = self._known
+        if known is None or known[0] is not positions:
+            known = self._known = positions, np.ascontiguousarray(self._table[positions].T)
+        tables = known[1]
         places = np.empty(min(CHUNK_ROWS, len(codes)), dtype=np.intp)
 
         def add(block: Floats, part: slice, buffer: Floats) -> None:

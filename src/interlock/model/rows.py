@@ -6,103 +6,60 @@ their order, or further columns by name), or None. A row that the model refuses 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias, overload
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import polars as pl
 
 from interlock.data.casting import DTYPES
 from interlock.errors import InterlockError, UserCodeFailed
-from interlock.model.columns import Key, Value, spelled
+from interlock.model.columns import Key, Value
 from interlock.model.forest import TreeForest
 from interlock.model.forms import CategoryTerm, Constant, Form, Linear, NumberTerm, Ranked
+from interlock.model.framed import Answer, Extra, Framed, FramedAnswers, Given, Row, answers_of, frame_of
 from interlock.model.onnx_graph import OnnxForm
 from interlock.model.trees import LightGbm, Mapped, Plain
 from interlock.records import ColumnType, Signature
 
-Row: TypeAlias = tuple[Any, ...]
-Extra: TypeAlias = tuple[float, ...] | Mapping[str, Any] | None
-Answer: TypeAlias = tuple[Any, Extra]
-Given: TypeAlias = Answer | InterlockError
+__all__ = [
+    "FRAMED",
+    "MANY",
+    "SEVERAL",
+    "Answer",
+    "Extra",
+    "FrameRows",
+    "Framed",
+    "FramedAnswers",
+    "Given",
+    "Row",
+    "Rows",
+    "answers_of",
+    "frame_of",
+    "refused",
+    "rows_of",
+    "schema_of",
+]
 
 _EXP_LIMIT = 709.782712893384
 """``exp`` of more than this is infinite."""
-_PREFIX = "probability_"
 MANY = 1_024
 """From so many rows on a frame is quicker: with two classes it breaks even at about 2,000, with four at 500."""
 SEVERAL = 32
 """From so many rows on, rows of one score are added up by columns."""
-FRAMED = 640
-"""From so many rows on a frame is quicker for one score, where it is there already; to make one is never quicker."""
+FRAMED = 256
+"""From so many rows on a frame is quicker where it is there already. For one score to make one is never quicker."""
 
 
-class Framed(Sequence[Row]):
-    """Rows that are a frame too, of the types of the signature: who answers many at once takes the frame.
-
-    The one is made of the other when somebody first asks for it.
-    """
-
-    __slots__ = ("_frame", "_rows", "_schema")
-
-    def __init__(self, frame: pl.DataFrame | None, rows: Sequence[Row] | None = None) -> None:
-        self._frame = frame
-        self._rows = rows
-        self._schema: Mapping[str, pl.DataType] = {}
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], schema: Mapping[str, pl.DataType]) -> "Framed":
-        """Rows whose frame will have this schema."""
-        made = cls(None, rows)
-        made._schema = schema
-        return made
-
-    @property
-    def has_frame(self) -> bool:
-        """Whether the frame is made already."""
-        return self._frame is not None
-
-    @property
-    def frame(self) -> pl.DataFrame:
-        """The frame."""
-        if self._frame is None:
-            assert self._rows is not None
-            self._frame = frame_of(self._rows, self._schema)
-        return self._frame
-
-    def __len__(self) -> int:
-        return self.frame.height if self._rows is None else len(self._rows)
-
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
-        if self._rows is not None:
-            return self._rows[place]
-        return self.frame[place].rows() if isinstance(place, slice) else self.frame.row(place)
-
-    def __iter__(self) -> Iterator[Row]:
-        if self._rows is None:
-            self._rows = self.frame.rows()
-        return iter(self._rows)
-
-    def select(self, names: Sequence[str]) -> "Framed":
-        """Some of the columns."""
-        return Framed(self.frame.select(names))
-
-    def take(self, places: Sequence[int]) -> "Framed":
-        """Some of the rows."""
-        return self if len(places) == len(self) else Framed(self.frame[list(places)])
+def _is_large(rows: Framed) -> bool:
+    """Whether a frame that is there is quicker."""
+    return rows.has_frame and len(rows) >= FRAMED
 
 
-class FramedAnswers(list[Given]):
-    """Answers that came as a frame, and still have it."""
-
-    def __init__(self, given: Iterable[Given], frame: pl.DataFrame) -> None:
-        super().__init__(given)
-        self.frame = frame
+def _is_worth(rows: Framed) -> bool:
+    """Whether a frame is quicker, be it that one has to be made."""
+    return len(rows) >= MANY or _is_large(rows)
 
 
 class Rows(Protocol):
@@ -113,7 +70,7 @@ class Rows(Protocol):
         """Whether many rows together cost much less than one after the other."""
         ...
 
-    def answers(self, rows: Sequence[Row]) -> list[Given]:
+    def answers(self, rows: Sequence[Row]) -> Sequence[Given]:
         """One answer or error per row, in order."""
         ...
 
@@ -165,12 +122,12 @@ class FrameRows:
         self._answer = answer
         self._schema = schema_of(signature)
 
-    def together(self, rows: Sequence[Row]) -> list[Given]:
+    def together(self, rows: Sequence[Row]) -> Sequence[Given]:
         """Ask for all at once; raises :class:`UserCodeFailed` when the model refuses any."""
         frame = rows.frame if isinstance(rows, Framed) else frame_of(rows, self._schema)
         return answers_of(self._answer(frame), len(rows))
 
-    def answers(self, rows: Sequence[Row]) -> list[Given]:
+    def answers(self, rows: Sequence[Row]) -> Sequence[Given]:
         """Ask for all at once, and in halves where that is refused."""
         try:
             return self.together(rows)
@@ -184,34 +141,6 @@ class FrameRows:
 def schema_of(signature: Signature) -> dict[str, pl.DataType]:
     """The types of a frame with the inputs of ``signature``."""
     return {column.name: DTYPES[column.type] for column in signature.inputs}
-
-
-def frame_of(rows: Sequence[Row], schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """A frame of rows, of the types of ``schema``."""
-    return pl.DataFrame(
-        [
-            pl.Series(name, [row[place] for row in rows], dtype=dtype)
-            for place, (name, dtype) in enumerate(schema.items())
-        ]
-    )
-
-
-def answers_of(frame: pl.DataFrame, rows: int) -> list[Given]:
-    """The answers of a frame; raises :class:`UserCodeFailed` when they are not ``rows``."""
-    if frame.height != rows:
-        raise UserCodeFailed(
-            f"The model gave {frame.height} answers for {rows} rows.",
-            next_step="Return one answer per row.",
-            cause="nonsense",
-        )
-    frame = spelled(frame)
-    values = frame["prediction"].to_list()
-    if frame.width == 1:
-        return FramedAnswers(((value, None) for value in values), frame)
-    others = frame.drop("prediction")
-    if others.columns == [f"{_PREFIX}{place}" for place in range(others.width)]:
-        return FramedAnswers(zip(values, others.rows(), strict=True), frame)
-    return FramedAnswers(zip(values, others.rows(named=True), strict=True), frame)
 
 
 # ---- linear ------------------------------------------------------------------------------------------------------
@@ -243,11 +172,11 @@ class _LinearRows:
         self._terms = [_Term(term, *places[term.column]) for term in form.terms]
         self._runs = _runs(self._terms) if len(form.intercepts) == 1 else []
 
-    def answers(self, rows: Sequence[Row]) -> list[Given]:
+    def answers(self, rows: Sequence[Row]) -> Sequence[Given]:
         single = len(self._intercepts) == 1
         if single and len(rows) < SEVERAL:
             return [self._one(row) for row in rows]
-        if isinstance(rows, Framed) and (len(rows) >= FRAMED and rows.has_frame if single else len(rows) >= MANY):
+        if isinstance(rows, Framed) and (_is_large(rows) if single else _is_worth(rows)):
             with suppress(UserCodeFailed):  # one by one tells which row it was
                 return answers_of(self._form.answer(rows.frame), len(rows))
         if not single:
@@ -405,8 +334,8 @@ class _FewOrMany:
         self._few, self._many = few, many
         self.gathers = few.gathers
 
-    def answers(self, rows: Sequence[Row]) -> list[Given]:
-        way = self._many if isinstance(rows, Framed) and len(rows) >= MANY else self._few
+    def answers(self, rows: Sequence[Row]) -> Sequence[Given]:
+        way = self._many if isinstance(rows, Framed) and _is_worth(rows) else self._few
         return way.answers(rows)
 
 

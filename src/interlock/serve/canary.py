@@ -47,7 +47,7 @@ class _Shadow(NamedTuple):
     champion: Seat | None
     client: object
     rows: Sequence[Row]
-    answers: list[Answer | None]
+    answers: Sequence[Answer | None]
     tiers: list[Tier]
 
     def places(self) -> list[int]:
@@ -257,12 +257,13 @@ class Canary:
         asked = seat.picked(taken(shadow.rows, places))
         given = seat.asked_here(asked) if seat.here is not None else await seat.asked_elsewhere(asked)
         faults: list[tuple[Cause, bool | None]] = []
+        answers = shadow.answers[: places[-1] + 1]
         for place, each, cause in zip(places, given, seat.judged(asked, given), strict=True):
             learnt = shadow.tiers[place] in ("champion", "last-good")
             if cause is not None:
                 faults.append((cause, learnt))
             elif shadow.tiers[place] == "champion":
-                count.compare([(each, shadow.answers[place])])  # type: ignore[list-item]
+                count.compare([(each, answers[place])])  # type: ignore[list-item]
         voted = self._counted(count, shadow.challenge, shadow.client, faults, len(places) - len(faults))
         if voted and self._duels_now(shadow):
             await self._duel(shadow, count)

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from interlock.app import open_tables
@@ -27,6 +28,7 @@ from interlock.ports import Clock, Tables
 from interlock.records import digest
 from interlock.serve.journal import Preface, Room
 from interlock.serve.outcomes import OUTCOMES, has_waiting, move
+from interlock.serve.record_batch import answer_columns, json_rows, unpacked
 from interlock.serve.segment import OPEN, SEALED, adopt, blocks, cut_off
 from interlock.settings import Settings
 from interlock.store.clock import SystemClock
@@ -39,6 +41,8 @@ LOG: Final = "log"
 _GROUP: Final = "group.json"
 _MOST_BYTES: Final = 32 << 20
 """Segments of a group are together not much larger."""
+_ROWS_AT_ONCE: Final = 100_000
+"""Records that came as columns become rows together, up to so many."""
 _LAST_S: Final = 20.0
 _SHORTEST_S: Final = 0.1
 _SCHEMA: Final[dict[str, Any]] = {
@@ -59,13 +63,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Record(msgspec.Struct, array_like=True, gc=False):
+    """The records of one request. Bytes are columns, of features and answers alike, which one tier gave."""
+
     name: bytes
     at: float
     seconds: float
     route: str
-    tiers: list[str]
-    rows: list[list[Any]] | None
-    answers: list[Any]
+    tiers: list[str] | str
+    rows: list[list[Any]] | bytes | None
+    answers: list[Any] | bytes
 
 
 _decoder = msgspec.msgpack.Decoder(tuple[Preface, list[_Record]])
@@ -148,27 +154,105 @@ def _finish(folder: Path, group: _Group, tables: Tables) -> None:
 
 def frame_of(paths: Sequence[Path]) -> tuple[pl.DataFrame, int]:
     """The rows of segments, in the order in which they were written, and how many records were left out."""
-    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA}
+    frames: list[pl.DataFrame] = []
+    columns = _nothing()
+    sheets: list[_Sheet] = []
     lost = 0
     for path in paths:
         for block in blocks(path):
             preface, records = _decoder.decode(block)
             lost += preface.lost
             for record in records:
-                _add(columns, preface.room, record)
-    moments = pl.Series("time", columns.pop("time"), dtype=pl.Float64)
-    frame = pl.DataFrame(columns, schema={name: dtype for name, dtype in _SCHEMA.items() if name != "time"})
-    times = (moments * 1e6).round().cast(pl.Int64).cast(pl.Datetime("us", "UTC"))
-    return frame.with_columns(times).select(list(_SCHEMA)), lost
+                sheet = _sheet(preface.room, record)
+                if sheets and (sheet is None or not sheet.continues(sheets)):
+                    frames.append(_of_columns(sheets))
+                    sheets = []
+                if sheet is None:
+                    _add(columns, preface.room, record)
+                    continue
+                if columns["id"]:
+                    frames.append(_framed(columns))
+                    columns = _nothing()
+                sheets.append(sheet)
+    if sheets:
+        frames.append(_of_columns(sheets))
+    return pl.concat([*frames, _framed(columns)]), lost
+
+
+def _nothing() -> dict[str, list[Any]]:
+    return {name: [] for name in _SCHEMA}
+
+
+def _framed(columns: dict[str, list[Any]]) -> pl.DataFrame:
+    """Rows that were added one by one."""
+    moments = columns["time"]
+    frame = pl.DataFrame({**columns, "time": [None] * len(moments)}, schema=_SCHEMA)
+    return frame.with_columns(_times(moments))
+
+
+def _times(moments: Sequence[float]) -> pl.Series:
+    """Seconds since 1970 as the column ``time``."""
+    seconds_ = pl.Series("time", moments, dtype=pl.Float64)
+    return (seconds_ * 1e6).round().cast(pl.Int64).cast(_SCHEMA["time"])
+
+
+class _Sheet(NamedTuple):
+    """The records of one request that were packed as columns. ``features``: None where none are kept."""
+
+    room: Room
+    record: _Record
+    answers: pl.DataFrame
+    features: pl.DataFrame | None
+
+    def continues(self, before: Sequence["_Sheet"]) -> bool:
+        """Whether it has the columns of others, and they are not too many to become rows at once."""
+        mine, theirs = (None if each.features is None else each.features.schema for each in (self, before[-1]))
+        alike = mine == theirs and self.answers.schema == before[-1].answers.schema
+        return alike and sum(each.answers.height for each in before) < _ROWS_AT_ONCE
+
+
+def _sheet(room: Room, record: _Record) -> _Sheet | None:
+    """A record as columns; None where it was packed as rows."""
+    if not isinstance(record.answers, bytes):
+        return None
+    features = unpacked(record.rows) if isinstance(record.rows, bytes) else None
+    return _Sheet(room, record, unpacked(record.answers), features)
+
+
+def _of_columns(sheets: Sequence[_Sheet]) -> pl.DataFrame:
+    """The rows of requests whose records were packed as the same columns, as :func:`_add` would have added them."""
+    heights = [sheet.answers.height for sheet in sheets]
+    alike = pl.DataFrame(
+        {
+            "time": _times([sheet.record.at for sheet in sheets]),
+            "release": [sheet.room.generation for sheet in sheets],
+            "tier": [sheet.record.tiers for sheet in sheets],
+            "model": [sheet.room.models.get(str(sheet.record.tiers)) for sheet in sheets],
+            "details": [None] * len(sheets),
+            "latency_ms": [sheet.record.seconds * 1e3 for sheet in sheets],
+            "route": [sheet.record.route for sheet in sheets],
+            "id": [sheet.record.name.decode() + ("-" if sheet.answers.height > 1 else "") for sheet in sheets],
+        },
+        schema_overrides=_SCHEMA,
+    )
+    frame = alike[np.repeat(np.arange(len(sheets)), heights)]
+    numbers = [str(place) if height > 1 else "" for height in heights for place in range(height)]
+    told = [sheet.features for sheet in sheets if sheet.features is not None]
+    features = (
+        json_rows(pl.concat(told)) if told else pl.Series([None], dtype=pl.String).new_from_index(0, sum(heights))
+    )
+    columns = {**answer_columns(pl.concat([sheet.answers for sheet in sheets])), "features": features}
+    return frame.with_columns(pl.col("id") + pl.Series(numbers, dtype=pl.String), **columns).select(list(_SCHEMA))
 
 
 def _add(columns: dict[str, list[Any]], room: Room, record: _Record) -> None:
     """Add the rows of one request."""
-    name = record.name.decode()
+    name, rows = record.name.decode(), record.rows
+    assert not isinstance(rows, bytes)
     many = len(record.answers) > 1
     for place, (tier, answer) in enumerate(zip(record.tiers, record.answers, strict=True)):
         value, others = (None, None) if answer is None else answer
-        features = None if record.rows is None else dict(zip(room.features, record.rows[place], strict=True))
+        features = None if rows is None else dict(zip(room.features, rows[place], strict=True))
         columns["id"].append(f"{name}-{place}" if many else name)
         columns["time"].append(record.at)
         columns["release"].append(room.generation)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
+import polars as pl
 
 from interlock.answer.predict import Answered, Live
 from interlock.answer.reading import Reader, malformed
 from interlock.answer.tabular import too_many
 from interlock.data.casting import DTYPES
 from interlock.model.horizon import steps_ahead
-from interlock.model.rows import MANY, Answer, Framed, Row
+from interlock.model.rows import MANY, Answer, Framed, FramedAnswers, Row
 from interlock.records import Tier
 
 JSON: Final = "application/json"
@@ -105,6 +106,8 @@ def _cut(write: Write, k: int) -> Write:
 
 def values_of(answered: Answered) -> list[Any]:
     """The predictions."""
+    if isinstance(answered.answers, FramedAnswers):
+        return answered.answers.spelled["prediction"].to_list()
     answers: Sequence[Answer] = answered.answers  # type: ignore[assignment]  # rows without an answer have no reply
     return [answer[0] for answer in answers]
 
@@ -125,6 +128,19 @@ def shares_of(answered: Answered, live: Live) -> list[dict[str, float] | None]:
         names, shares = named[tier], None if answer is None else answer[1]
         found.append(None if names is None or not isinstance(shares, tuple) else dict(zip(names, shares, strict=True)))
     return found
+
+
+def share_columns(answered: Answered, live: Live) -> list[pl.Series] | None:
+    """Probabilities by the classes of the first tier, where one model gave those of all records as columns."""
+    answers, tiers = answered.answers, answered.tiers
+    if not isinstance(answers, FramedAnswers) or tiers.count(tiers[0]) < len(tiers):
+        return None
+    names = class_names(live, live.seats[0].tier)
+    if names is None or len(set(names)) < len(names) or names != class_names(live, tiers[0]):
+        return None
+    if answers.frame.columns[1:] != [f"probability_{place}" for place in range(len(names))]:
+        return None
+    return answers.frame.get_columns()[1:]
 
 
 def _single(answered: Answered, live: Live) -> Written:

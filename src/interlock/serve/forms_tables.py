@@ -25,6 +25,7 @@ from interlock.serve.forms import (
     Written,
     class_names,
     encode,
+    share_columns,
     shares_of,
     values_of,
 )
@@ -113,8 +114,13 @@ def _csv(columns: Mapping[str, Sequence[Any]], *, header: bool) -> Written:
     writer = csv.writer(lines, lineterminator="\n")
     if header:
         writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
+    writer.writerows(zip(*map(_cells, columns.values()), strict=True))
     return Written(lines.getvalue().encode(), b"text/csv; charset=utf-8")
+
+
+def _cells(values: Sequence[Any]) -> Sequence[Any]:
+    """The values of a column as CSV has them; of plain text and numbers the writer of CSV says the same."""
+    return values if {*map(type, values)} <= {str, int, float} else [_cell(value) for value in values]
 
 
 def _cell(value: Any) -> Any:
@@ -130,18 +136,22 @@ _PLAIN: Final = (pl.Boolean, pl.Int64, pl.Float64, pl.String)
 def _plain_arrow(answered: Answered, live: Live, *, shares: bool) -> Written:
     """Answers as an Arrow stream: from the frame that they came as, where they did."""
     answers = answered.answers
-    if not shares and isinstance(answers, FramedAnswers) and answers.frame["prediction"].dtype in _PLAIN:
-        body = io.BytesIO()
-        answers.frame.select("prediction").write_ipc_stream(body)
-        return Written(body.getvalue(), ARROW.encode())
+    if isinstance(answers, FramedAnswers) and answers.spelled["prediction"].dtype in _PLAIN:
+        columns = share_columns(answered, live) if shares else []
+        if columns is not None:
+            return _stream(pl.DataFrame([answers.spelled["prediction"], *columns]))
     return _arrow(_columns(answered, live, shares=shares))
 
 
-def _arrow(columns: Mapping[str, Sequence[Any]]) -> Written:
+def _stream(frame: pl.DataFrame) -> Written:
     body = io.BytesIO()
+    frame.write_ipc_stream(body)
+    return Written(body.getvalue(), ARROW.encode())
+
+
+def _arrow(columns: Mapping[str, Sequence[Any]]) -> Written:
     values = columns["prediction"]
     if not all(isinstance(value, bool | int | float | str | list) for value in values):
         columns = {**columns, "prediction": [encode(value).decode() for value in values]}
     types = {name: pl.Float64() for name in columns if name != "prediction"}
-    pl.DataFrame(columns, schema_overrides=types).write_ipc_stream(body)
-    return Written(body.getvalue(), ARROW.encode())
+    return _stream(pl.DataFrame(columns, schema_overrides=types))

@@ -32,6 +32,7 @@ from interlock.serve.forms import (
     Written,
     class_names,
     encode,
+    share_columns,
     shares_of,
     values_of,
 )
@@ -254,10 +255,14 @@ def _series(given: _Input, values: Any, column: Column) -> pl.Series:
         return _bytes_series(values, column)
     kind: type | tuple[type, ...] = bool if given.datatype == "BOOL" else (int, float)
     number = given.datatype != "BOOL"
-    for row, value in enumerate(values):
-        if value is not None and (not isinstance(value, kind) or (number and isinstance(value, bool))):
-            raise bad_field(column.name, f"is not of the type {given.datatype}", row)
+    kinds = {*map(type, values)}
+    if not kinds <= ({int, float} if number else {bool}):
+        for row, value in enumerate(values):
+            if value is not None and (not isinstance(value, kind) or (number and isinstance(value, bool))):
+                raise bad_field(column.name, f"is not of the type {given.datatype}", row)
     if given.datatype.startswith("FP"):
+        if kinds == {float}:
+            return pl.Series(column.name, values, dtype=pl.Float64)
         return pl.Series(column.name, [None if value is None else float(value) for value in values], dtype=pl.Float64)
     if any(isinstance(value, float) and value != value // 1 for value in values):
         row = next(row for row, value in enumerate(values) if isinstance(value, float) and value != value // 1)
@@ -271,6 +276,8 @@ def _series(given: _Input, values: Any, column: Column) -> pl.Series:
 
 def _bytes_series(values: Sequence[Any], column: Column) -> pl.Series:
     """Texts, or the bytes of a column of bytes (in JSON as base64)."""
+    if column.type != "bytes" and {*map(type, values)} == {str}:
+        return pl.Series(column.name, values, dtype=pl.String)
     found: list[Any] = []
     for row, value in enumerate(values):
         try:
@@ -331,6 +338,11 @@ class _Writer:
         names = class_names(live, live.seats[0].tier)
         asked = any(output.name == "probabilities" for output in self._outputs or ())
         if names is not None and (asked or (self._shares and self._outputs is None)):
+            columns = share_columns(answered, live)
+            if columns is not None:
+                flat = np.column_stack([column.to_numpy() for column in columns]).ravel().tolist()
+                found["probabilities"] = _described("probabilities", "FP64", [len(values), len(names)]), flat
+                return found
             told = shares_of(answered, live)
             flat = [0.0 if each is None else each.get(name, 0.0) for each in told for name in names]
             if all(each is not None for each in told):

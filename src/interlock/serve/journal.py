@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
+import polars as pl
 
-from interlock.answer.predict import Live
+from interlock.answer.predict import Answered, Live
 from interlock.errors import SettingsError, StoreFault
-from interlock.model.rows import Row
+from interlock.model.rows import Framed, FramedAnswers, Row
 from interlock.ports import Clock
 from interlock.records import Column
 from interlock.serve.door import Served
+from interlock.serve.record_batch import is_plain, packed
 from interlock.serve.segment import OPEN, SEALED, Segment
 from interlock.serving import Log
 from interlock.store.disk import make_folder
@@ -42,6 +44,8 @@ _BLOCK_BYTES: Final = 1 << 20
 _SEGMENT_BYTES: Final = 16 << 20
 _SHORTEST_S: Final = 0.005
 _CHANCES: Final = 2**32
+_MANY: Final = 256
+"""So many records that came as columns are logged as columns; fewer cost less as rows, here and at the clerk's."""
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -102,6 +106,7 @@ class Journal:
         self._most_spool = int(log.spool_mb * 1e6)
         self._live: Live | None = None
         self._pick: Callable[[Sequence[Row]], Any] | None = None
+        self._choose: Callable[[pl.DataFrame], pl.DataFrame]
         self._batch = _Batch(Room(0, {}, []))
         self._writing = 0
         self._held = 0
@@ -140,9 +145,14 @@ class Journal:
         pick = self._pick
         before = len(batch.buffer)
         try:
-            features = None if pick is None else pick(_plain(served.rows))
+            tiers: Any = answered.tiers
+            answers: Any = answered.answers
+            if type(answers) is list:
+                features = None if pick is None else pick(_plain(served.rows))
+            else:
+                features, tiers, answers = self._by_columns(served.rows, answered)
             at = self._wall + self._monotonic()
-            record = (name, at, served.seconds, served.route, answered.tiers, features, answered.answers)
+            record = (name, at, served.seconds, served.route, tiers, features, answers)
             _encoder.encode_into(record, batch.buffer, -1)
         except Exception as error:  # noqa: BLE001 - an answer is not lost because its record cannot be written
             del batch.buffer[before:]
@@ -153,6 +163,21 @@ class Journal:
         batch.records += len(answered.answers)
         if len(batch.buffer) > _BLOCK_BYTES:
             self._hand_over()
+
+    def _by_columns(self, rows: Sequence[Row], answered: Answered) -> tuple[Any, Any, Any]:
+        """Features, tiers and answers of answers that came as a frame: as columns where they are many, else as rows."""
+        answers, tiers = answered.answers, answered.tiers
+        if (
+            isinstance(answers, FramedAnswers)
+            and len(answers) >= _MANY
+            and isinstance(rows, Framed)
+            and rows.has_frame
+            and is_plain(answers.spelled)
+            and tiers.count(tiers[0]) == len(tiers)
+        ):
+            features = None if self._pick is None else packed(self._choose(rows.frame))
+            return features, tiers[0], packed(answers.spelled)
+        return None if self._pick is None else self._pick(_plain(rows)), tiers, list(answers)
 
     async def settled(self, name: bytes) -> bool:
         """Whether the record of an answer is on the disk; waits for it, together with all that wait."""
@@ -180,7 +205,7 @@ class Journal:
         """Records of another release begin: they are in blocks of their own."""
         self._hand_over()
         names, pick = picker(live.columns, self._log, self._salt)
-        self._live, self._pick = live, pick
+        self._live, self._pick, self._choose = live, pick, chooser(names, self._log, self._salt)
         self._batch.room = Room(live.generation, {seat.tier: seat.model for seat in live.everybody}, names)
 
     # ---- from time to time ---------------------------------------------------------------------------------------
@@ -339,6 +364,23 @@ def picker(
         return wanted, lambda rows: [(row[only],) for row in rows]
     chosen = itemgetter(*places)
     return wanted, lambda rows: [chosen(row) for row in rows]
+
+
+def chooser(names: Sequence[str], log: Log, salt: bytes) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """What takes the features with these ``names`` from a frame, as :func:`picker` takes them from rows."""
+    hashed = {name for name in names if log.redact.get(name) == "hash"}
+
+    def choose(frame: pl.DataFrame) -> pl.DataFrame:
+        if not hashed and frame.columns == names:
+            return frame
+        return pl.DataFrame([_masked(frame[name], salt) if name in hashed else frame[name] for name in names])
+
+    return choose
+
+
+def _masked(values: pl.Series, salt: bytes) -> pl.Series:
+    cells = [None if value is None else masked(value, salt) for value in values.to_list()]
+    return pl.Series(values.name, cells, dtype=pl.String)
 
 
 def _hidden(row: Row, places: Sequence[int], hashed: Sequence[int], salt: bytes) -> list[Any]:
