@@ -225,7 +225,7 @@ class _Rows(FrameRows):
         super().__init__(predictor.predict, signature)
         self._few = predictor.few
 
-    def together(self, rows: Sequence[Row]) -> list[Given]:
+    def together(self, rows: Sequence[Row]) -> Sequence[Given]:
         """As :meth:`FrameRows.together`."""
         given = None if isinstance(rows, Framed) else self._few(rows)
         return super().together(rows) if given is None else answers_of(given, len(rows))
