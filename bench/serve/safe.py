@@ -43,8 +43,8 @@ TASKS = ("regression", "classification")
 CHUNK = 5_000
 CONNECTIONS = 32
 FAILING, DEADLY = 0.3, 0.0005
-STREAK = 20
-"""So many answers of last good in a row are a flip, and no rescues."""
+STREAK = 100
+"""So many answers of last good in a row are a flip, and no rescues: a call that is late holds those of all probes."""
 
 
 def mode_of(task: str, source: random.Random) -> str:
