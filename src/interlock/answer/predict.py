@@ -9,7 +9,6 @@ others answer what it cannot. Nothing here knows HTTP or keeps time; models in o
 
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -17,7 +16,7 @@ import msgspec
 from interlock.answer.guard import Cause, Check, Constancy, Sieve
 from interlock.answer.lots import Lots
 from interlock.errors import InterlockError, UserCodeFailed
-from interlock.model.rows import Answer, Framed, Given, Row, Rows
+from interlock.model.rows import Answer, Framed, Given, Row, Rows, taker
 from interlock.records import Column, Signature, Tier
 from interlock.release.canary import Trial
 
@@ -341,9 +340,4 @@ def picker(have: Sequence[Column], wanted: Signature) -> Callable[[Row], Row] | 
     places = [names.index(name) for name in wanted.names]
     if places == list(range(len(names))):
         return None
-    if len(places) == 1:
-        only = places[0]
-        return lambda row: (row[only],)
-    if not places:
-        return lambda _: ()
-    return itemgetter(*places)
+    return taker(places)

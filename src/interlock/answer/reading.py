@@ -12,17 +12,15 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from operator import itemgetter
 from typing import Any, Final, NoReturn
 
 import msgspec
 
 from interlock.data.casting import NOT_A
 from interlock.errors import DataRefused
-from interlock.model.rows import Row
+from interlock.model.rows import Row, taker
 from interlock.records import Column
 
-_values_of = msgspec.structs.astuple
 _EXACT: Final = 2**53
 _INT64: Final = 2**63
 _DATETIME = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?:Z|[+-]\d{2}:?\d{2})?)?")
@@ -74,8 +72,7 @@ class Reader:
         )
         self._finish = [(place, _FINISH[column.type]) for place, column in enumerate(columns) if column.type in _FINISH]
         self._texts_alone = all(finish is _text for _, finish in self._finish)
-        self._texts = _taker([place for place, _ in self._finish])
-        self._width = len(self.names)
+        self._texts = taker([place for place, _ in self._finish])
         self._one = msgspec.json.Decoder(self.record)
         self._many = msgspec.json.Decoder(list[self.record])  # type: ignore[name-defined]
 
@@ -134,8 +131,7 @@ class Reader:
     def one(self, body: bytes) -> Row:
         """The row of a bare record."""
         found = self.decode(self._one, body)
-        if body.count(b":") != self._width:
-            self.once(body, self._width)
+        self.once(body, len(self.names))
         return self.row(found)
 
     def many(self, body: bytes) -> list[Row]:
@@ -148,7 +144,7 @@ class Reader:
 
     def row(self, record: Any, number: int | None = None) -> Row:
         """The values of a decoded record, in the order of the columns."""
-        values = _values_of(record)
+        values = msgspec.structs.astuple(record)
         if self._texts_alone and all(self._texts(values)):
             return values
         finished = list(values)
@@ -188,13 +184,6 @@ class Reader:
                     raise
                 field = str(refusal.facts["field"])
                 raise bad_field(field, refusal.message.partition(f"'{field}' ")[2].rstrip("."), number) from None
-
-
-def _taker(places: Sequence[int]) -> Callable[[Row], Row]:
-    """What takes the values at some places."""
-    if len(places) > 1:
-        return itemgetter(*places)
-    return lambda values: tuple(values[place] for place in places)
 
 
 def _type_of(column: Column) -> Any:

@@ -8,6 +8,7 @@ their order, or further columns by name), or None. A row that the model refuses 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -40,6 +41,7 @@ __all__ = [
     "refused",
     "rows_of",
     "schema_of",
+    "taker",
 ]
 
 _EXP_LIMIT = 709.782712893384
@@ -136,6 +138,13 @@ class FrameRows:
                 return [error]
         half = len(rows) // 2
         return [*self.answers(rows[:half]), *self.answers(rows[half:])]
+
+
+def taker(places: Sequence[int]) -> Callable[[Row], Row]:
+    """What takes the values at some places of a row."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda row: tuple(row[place] for place in places)
 
 
 def schema_of(signature: Signature) -> dict[str, pl.DataType]:

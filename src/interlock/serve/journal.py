@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -27,7 +26,7 @@ import polars as pl
 
 from interlock.answer.predict import Answered, Live
 from interlock.errors import SettingsError, StoreFault
-from interlock.model.rows import Framed, FramedAnswers, Row
+from interlock.model.rows import Framed, FramedAnswers, Row, taker
 from interlock.ports import Clock
 from interlock.records import Column
 from interlock.serve.door import Served
@@ -359,10 +358,7 @@ def picker(
         return wanted, lambda rows: [_hidden(row, places, hashed, salt) for row in rows]
     if len(wanted) == len(names):
         return wanted, lambda rows: rows
-    if len(places) == 1:
-        only = places[0]
-        return wanted, lambda rows: [(row[only],) for row in rows]
-    chosen = itemgetter(*places)
+    chosen = taker(places)
     return wanted, lambda rows: [chosen(row) for row in rows]
 
 
