@@ -164,8 +164,8 @@ class App:
     def _has_room(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether a body may come: a large one only where there is time for its answer."""
         told = headers.get(b"content-length", b"")
-        is_large = told.isdigit() and int(told) >= _LARGE
-        return not (is_large and self._door.lets_wait) or self._door.shedder is None or self._door.shedder.has_room()
+        line = self._door.line if told.isdigit() and int(told) >= _LARGE else None
+        return line is None or line.has_room()
 
     def _is_served(self, named: Mapping[str, str]) -> bool:
         """Whether the model and the version in a path are those that answer."""

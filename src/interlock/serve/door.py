@@ -186,11 +186,11 @@ class Door:
         return self._settled is None and self.room.live.gathers
 
     @property
-    def lets_wait(self) -> bool:
-        """Whether requests may wait for their turn to be answered here."""
+    def line(self) -> Shedder | None:
+        """Who keeps the line, where requests may wait for their turn to be answered here."""
         shedder = self.shedder
         is_on = shedder is not None and shedder.is_on
-        return is_on and self._settled is None and self.room.live.first.here is not None
+        return shedder if is_on and self._settled is None and self.room.live.first.here is not None else None
 
     def too_much(self, route: str, client: object = None) -> Reply:
         """The reply to a request that is refused because there is too much to do."""

@@ -84,8 +84,8 @@ class Lane:
 
     def must_wait(self) -> bool:
         """Whether others wait already, or this turn of the loop has answered for long enough."""
-        shedder = self.door.shedder
-        return shedder is not None and self.door.lets_wait and (bool(self._gathered) or shedder.is_late())
+        line = self.door.line
+        return line is not None and (bool(self._gathered) or line.is_late())
 
     def settle(self, *, everything: bool = False) -> None:
         """Answer those who wait, or some of them: then it looks who has come. In a turn of the loop, or at the end."""
@@ -258,9 +258,9 @@ class _Connection(Bounded):
 
     def _expect(self, head: Head, data: bytes, rest: int) -> None:
         """Let the rest of a body come, unless it is known already that there is no time for it."""
-        door = self.shared.door
-        if door.shedder is not None and door.lets_wait:
-            self._is_promised = door.shedder.promises()
+        line = self.shared.door.line
+        if line is not None:
+            self._is_promised = line.promises()
             if not self._is_promised:
                 self._turn_away(head, rest)
                 return
