@@ -159,8 +159,7 @@ class Duty:
                 self._step(Released(self._wall.now_s(), release.champion, has_last_good))
         if not self._is_guess:
             self._records.put((self.state, ()))
-        for detector in self._detectors.values():
-            detector.reset()
+        self._forget_votes()
         self._route()
 
     def back(self, release: Release) -> None:
@@ -183,8 +182,7 @@ class Duty:
         if kept.state.model == self.state.model and kept.state.epoch > self.state.epoch:
             self.state = msgspec.structs.replace(kept.state, permits=())
             self._records.put((self.state, None))
-            for detector in self._detectors.values():
-                detector.reset()
+            self._forget_votes()
             self._route()
 
     def _begin(self, release: Release) -> None:
@@ -261,8 +259,11 @@ class Duty:
         if any(alarms):
             reading = self._detectors[kind].reading()
             self._step(Alarm(self._wall.now_s(), self.state.epoch, kind, cause, reading))
-            for detector in self._detectors.values():
-                detector.reset()
+            self._forget_votes()
+
+    def _forget_votes(self) -> None:
+        for detector in self._detectors.values():
+            detector.reset()
 
     # ---- shadow --------------------------------------------------------------------------------------------------
 
