@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from interlock.answer.guard import Cause
-from interlock.answer.predict import Challenge, Live, Seat, taken
+from interlock.answer.predict import Answered, Challenge, Live, Seat, taken
 from interlock.errors import InterlockError
 from interlock.model.rows import Answer, Row
 from interlock.ports import Parts
@@ -53,6 +53,14 @@ class _Shadow(NamedTuple):
     def places(self) -> list[int]:
         """Places of the records that the challenger has drawn."""
         return list(self.challenge.lots.drawn(self.rows, self.client))
+
+
+def _shadow_of(served: Served, challenge: Challenge, answered: Answered) -> _Shadow:
+    """What is to be asked for unseen of a request, which the release that the trial belongs to has answered."""
+    assert served.live is not None
+    first = served.live.first
+    champion = first if first.tier == "champion" else None
+    return _Shadow(challenge, champion, served.client, served.rows, answered.answers, answered.tiers)
 
 
 class Count:
@@ -169,12 +177,8 @@ class Canary:
         then = None if served.live is None else served.live.challenge
         if then is None or then.trial.began != count.trial.began:
             return  # it began before the trial did
-        live = served.live
-        assert live is not None
-        champion = live.first if live.first.tier == "champion" else None
-        shadow = _Shadow(challenge, champion, served.client, served.rows, answered.answers, answered.tiers)
         if challenge.trial.shadow:
-            self._follow(shadow)
+            self._follow(_shadow_of(served, challenge, answered))
             return
         well = answered.tiers.count("challenger")
         faults = [
@@ -182,12 +186,10 @@ class Canary:
             for fault in answered.faults
             if fault.tier == "challenger"
         ]
-        if (
-            (well or faults)
-            and self._counted(count, challenge, served.client, faults, well)
-            and self._duels_now(shadow)
-        ):
-            self._follow(shadow)
+        if (well or faults) and self._counted(count, challenge, served.client, faults, well):
+            shadow = _shadow_of(served, challenge, answered)
+            if self._duels_now(shadow):
+                self._follow(shadow)
 
     def tick(self) -> None:
         """Let what was seen be written down, and judged."""
